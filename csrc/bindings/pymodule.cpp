@@ -1,0 +1,192 @@
+// pyconvopt._C: what is not a torch operator. Instruction sets, the kernel table, memory, and the
+// kernels on numpy arrays by name (for tests, and for those who want the kernels alone).
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "arena.hpp"
+#include "conv.hpp"
+#include "dispatch.hpp"
+
+namespace py = pybind11;
+
+namespace pyconvopt::binding {
+
+void define_elementwise(py::module_& m);  // pymodule_elementwise.cpp
+
+namespace {
+
+using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Pair = std::pair<int64_t, int64_t>;
+
+ConvShape make_shape(int64_t batch, int64_t in_channels, int64_t in_height, int64_t in_width, int64_t out_channels,
+                     Pair kernel, Pair stride, Pair padding, Pair dilation, int64_t groups) {
+  ConvShape s{batch,          in_channels,    in_height,       in_width,      out_channels,
+              kernel.first,   kernel.second,  stride.first,    stride.second, padding.first,
+              padding.second, dilation.first, dilation.second, groups};
+  const auto positive = [](const char* name, int64_t value) {
+    if (value <= 0) throw std::invalid_argument(std::string(name) + " must be positive, got " + std::to_string(value));
+  };
+  positive("stride", std::min(stride.first, stride.second));
+  positive("dilation", std::min(dilation.first, dilation.second));
+  positive("kernel size", std::min(kernel.first, kernel.second));
+  positive("groups", groups);
+  if (in_channels % groups || out_channels % groups)
+    throw std::invalid_argument("groups must divide both channel counts");
+  if (s.out_height() <= 0 || s.out_width() <= 0)
+    throw std::invalid_argument("the kernel is larger than the padded input");
+  return s;
+}
+
+template <class P>
+const Kernel<P>& pick(const P& p, const std::string& name) {
+  return name.empty() ? choose(p) : find(p, name);
+}
+
+// (name, reason) of the kernel that a pass of this convolution gets.
+std::pair<std::string, std::string> choose_conv(const std::string& pass, const ConvShape& s, const std::string& name) {
+  const auto describe = [](const auto& kernel) {
+    return std::pair<std::string, std::string>(kernel.name, kernel.reason);
+  };
+  if (pass == "forward")
+    return describe(pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}}, name));
+  if (pass == "forward_pool")
+    return describe(pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .pool = true}, name));
+  if (pass == "data_gradient")
+    return describe(
+        pick(ConvDataGradient{.shape = s, .output_gradient = {}, .weight = {}, .weight_strides = {}}, name));
+  if (pass == "weight_gradient")
+    return describe(
+        pick(ConvWeightGradient{.shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}}, name));
+  throw std::invalid_argument("pass must be forward, data_gradient or weight_gradient, got '" + pass + "'");
+}
+
+// Weights of the numpy entries are (K, R, S, C): channels last, like the maps.
+WeightStrides krsc(const ConvShape& s) {
+  const int64_t c = s.in_channels / s.groups;
+  return {s.kernel_height * s.kernel_width * c, 1, s.kernel_width * c, c};
+}
+
+ConvShape shape_of(const Array& map, const Array& weight, Pair stride, Pair padding, Pair dilation, int64_t groups,
+                   Pair input_size) {
+  if (map.ndim() != 4 || weight.ndim() != 4)
+    throw std::invalid_argument("expected a map (N, H, W, C) and weights (K, R, S, C) of 4 dimensions, got " +
+                                std::to_string(map.ndim()) + " and " + std::to_string(weight.ndim()));
+  return make_shape(map.shape(0), weight.shape(3) * groups, input_size.first, input_size.second, weight.shape(0),
+                    {weight.shape(1), weight.shape(2)}, stride, padding, dilation, groups);
+}
+
+void expect_channels(const Array& map, int64_t channels, const char* what) {
+  if (map.shape(3) != channels)
+    throw std::invalid_argument(std::string(what) + " has " + std::to_string(map.shape(3)) + " channels, expected " +
+                                std::to_string(channels));
+}
+
+py::object conv_forward(const Array& x, const Array& w, const std::optional<Array>& bias, Pair stride, Pair padding,
+                        Pair dilation, int64_t groups, bool relu, bool pool, const std::string& kernel) {
+  const ConvShape s = shape_of(x, w, stride, padding, dilation, groups, {x.shape(1), x.shape(2)});
+  expect_channels(x, s.in_channels, "input");
+  if (bias && bias->size() != s.out_channels)
+    throw std::invalid_argument("bias must have one element an output channel");
+  const int64_t h = pool ? s.out_height() / 2 : s.out_height(), width = pool ? s.out_width() / 2 : s.out_width();
+  Array y({s.batch, h, width, s.out_channels});
+  py::array_t<uint8_t> argmax(pool ? std::vector<int64_t>{s.batch, h, width, s.out_channels} : std::vector<int64_t>{0});
+  const ConvForward p{s,
+                      x.data(),
+                      w.data(),
+                      krsc(s),
+                      bias ? bias->data() : nullptr,
+                      relu ? Activation::relu : Activation::none,
+                      pool,
+                      y.mutable_data(),
+                      argmax.mutable_data()};
+  {
+    const Kernel<ConvForward>& chosen = pick(p, kernel);
+    py::gil_scoped_release release;
+    if (y.size()) chosen.run(p);
+  }
+  if (pool) return py::make_tuple(y, argmax);
+  return std::move(y);
+}
+
+Array conv_data_gradient(const Array& g, const Array& w, Pair input_size, Pair stride, Pair padding, Pair dilation,
+                         int64_t groups, const std::string& kernel) {
+  const ConvShape s = shape_of(g, w, stride, padding, dilation, groups, input_size);
+  expect_channels(g, s.out_channels, "output gradient");
+  Array dx({s.batch, s.in_height, s.in_width, s.in_channels});
+  const ConvDataGradient p{s, g.data(), w.data(), krsc(s), dx.mutable_data()};
+  const Kernel<ConvDataGradient>& chosen = pick(p, kernel);
+  py::gil_scoped_release release;
+  if (dx.size()) chosen.run(p);
+  return dx;
+}
+
+Array conv_weight_gradient(const Array& x, const Array& g, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
+                           int64_t groups, const std::string& kernel) {
+  if (x.ndim() != 4 || g.ndim() != 4) throw std::invalid_argument("expected maps (N, H, W, C) of 4 dimensions");
+  const ConvShape s = make_shape(x.shape(0), x.shape(3), x.shape(1), x.shape(2), g.shape(3), kernel_size, stride,
+                                 padding, dilation, groups);
+  if (g.shape(0) != s.batch || g.shape(1) != s.out_height() || g.shape(2) != s.out_width())
+    throw std::invalid_argument("output gradient does not have the shape of the convolution's output");
+  Array dw({s.out_channels, s.kernel_height, s.kernel_width, s.in_channels / s.groups});
+  const ConvWeightGradient p{s, x.data(), g.data(), dw.mutable_data(), krsc(s)};
+  const Kernel<ConvWeightGradient>& chosen = pick(p, kernel);
+  py::gil_scoped_release release;
+  chosen.run(p);
+  return dw;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Kernels of pyconvopt: instruction sets, the kernel table, memory, numpy entries.";
+
+  m.def("isa", [] { return isa_name(active_isa()); }, "The instruction set in use.");
+  m.def("set_isa", &set_isa, py::arg("name"), "Forces an instruction set; 'auto' takes the best available.");
+  m.def("available_isas", [] {
+    std::vector<std::string> names;
+    for (const Isa isa : all_isas)
+      if (isa != Isa::reference && isa_available(isa)) names.push_back(isa_name(isa));
+    return names;
+  });
+  m.def("winograd", &winograd_enabled);
+  m.def("set_winograd", &set_winograd, py::arg("enabled"));
+  m.def(
+      "kernel_names",
+      [] {
+        std::vector<std::tuple<std::string, std::string, std::string>> rows;
+        for (const KernelName& n : kernel_names()) rows.emplace_back(n.problem, n.kernel, n.isa);
+        return rows;
+      },
+      "(problem, kernel, instruction set) of every kernel, in the table's order.");
+  m.def(
+      "choose_conv",
+      [](const std::string& pass, int64_t batch, int64_t in_channels, int64_t in_height, int64_t in_width,
+         int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair dilation, int64_t groups,
+         const std::string& kernel) {
+        return choose_conv(pass,
+                           make_shape(batch, in_channels, in_height, in_width, out_channels, kernel_size, stride,
+                                      padding, dilation, groups),
+                           kernel);
+      },
+      py::arg("pass_"), py::arg("batch"), py::arg("in_channels"), py::arg("in_height"), py::arg("in_width"),
+      py::arg("out_channels"), py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
+      py::arg("groups"), py::arg("kernel") = "", "(kernel, reason) for one pass of a convolution.");
+
+  m.def("arena_bytes", &arena_bytes);
+  m.def("arena_set_cap", &arena_set_cap, py::arg("bytes"));
+  m.def("arena_release", &arena_release);
+  m.def("keep_freed_memory", &keep_freed_memory, "Lets malloc reuse large blocks instead of returning them at once.");
+
+  m.def("conv_forward", &conv_forward, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
+        py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("relu"), py::arg("pool"),
+        py::arg("kernel") = "");
+  m.def("conv_data_gradient", &conv_data_gradient, py::arg("gradient"), py::arg("weight"), py::arg("input_size"),
+        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "");
+  m.def("conv_weight_gradient", &conv_weight_gradient, py::arg("x"), py::arg("gradient"), py::arg("kernel_size"),
+        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "");
+
+  define_elementwise(m);
+}
+
+}  // namespace pyconvopt::binding

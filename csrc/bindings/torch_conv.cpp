@@ -1,0 +1,159 @@
+// torch.ops.pyconvopt: the three passes of convolution. All maps are float32, channels_last, dense.
+#include "conv.hpp"
+#include "dispatch.hpp"
+#include "torch_tensor.hpp"
+
+namespace pyconvopt::binding {
+namespace {
+
+WeightStrides strides_of(const Tensor& weight) {
+  return {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+}
+
+struct Hyper {  // the arguments every pass shares
+  int64_t stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups;
+};
+
+ConvShape shape_of(const char* op, int64_t batch, int64_t channels, int64_t height, int64_t width, const Tensor& weight,
+                   const Hyper& h) {
+  check_float32_cpu(weight, op, "weight");
+  STD_TORCH_CHECK(weight.dim() == 4, op, ": expected weight of 4 dimensions, but got shape ", shape_text(weight));
+  STD_TORCH_CHECK(h.stride_height > 0 && h.stride_width > 0, op, ": non-positive stride is not supported");
+  STD_TORCH_CHECK(h.padding_height >= 0 && h.padding_width >= 0, op, ": negative padding is not supported");
+  STD_TORCH_CHECK(h.dilation_height > 0 && h.dilation_width > 0, op, ": dilation should be greater than zero");
+  STD_TORCH_CHECK(h.groups > 0 && weight.size(0) % h.groups == 0, op, ": expected groups to divide the ",
+                  weight.size(0), " output channels, but got groups=", h.groups);
+  STD_TORCH_CHECK(weight.size(1) * h.groups == channels, op, ": given groups=", h.groups, ", weight of size ",
+                  shape_text(weight), ", expected input to have ", weight.size(1) * h.groups, " channels, but got ",
+                  channels, " channels instead");
+  const ConvShape s{batch,           channels,          height,           width,          weight.size(0),
+                    weight.size(2),  weight.size(3),    h.stride_height,  h.stride_width, h.padding_height,
+                    h.padding_width, h.dilation_height, h.dilation_width, h.groups};
+  const int64_t reach_height = h.dilation_height * (weight.size(2) - 1) + 1;
+  const int64_t reach_width = h.dilation_width * (weight.size(3) - 1) + 1;
+  STD_TORCH_CHECK(height + 2 * h.padding_height >= reach_height && width + 2 * h.padding_width >= reach_width, op,
+                  ": calculated padded input size per channel: (", height + 2 * h.padding_height, " x ",
+                  width + 2 * h.padding_width, "). Kernel size: (", reach_height, " x ", reach_width,
+                  "). Kernel size can't be greater than actual input size");
+  return s;
+}
+
+ConvForward forward_problem(const char* op, const Tensor& input, const Tensor& weight,
+                            const std::optional<Tensor>& bias, const Hyper& h, bool relu) {
+  check_map(input, op, "input");
+  const ConvShape s = shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight, h);
+  if (bias) check_vector(*bias, s.out_channels, op, "bias");
+  return {.shape = s,
+          .input = input.const_data_ptr<float>(),
+          .weight = weight.const_data_ptr<float>(),
+          .weight_strides = strides_of(weight),
+          .bias = data_or_null(bias),
+          .activation = relu ? Activation::relu : Activation::none};
+}
+
+Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t stride_height,
+              int64_t stride_width, int64_t padding_height, int64_t padding_width, int64_t dilation_height,
+              int64_t dilation_width, int64_t groups, bool relu) {
+  ConvForward p = forward_problem(
+      "conv2d", input, weight, bias,
+      {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups}, relu);
+  Tensor output = empty_map(p.shape.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width());
+  p.output = output.mutable_data_ptr<float>();
+  if (output.numel()) run(p);
+  return output;
+}
+
+std::tuple<Tensor, Tensor> conv2d_max_pool(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                                           int64_t stride_height, int64_t stride_width, int64_t padding_height,
+                                           int64_t padding_width, int64_t dilation_height, int64_t dilation_width,
+                                           int64_t groups, bool relu) {
+  ConvForward p = forward_problem(
+      "conv2d_max_pool", input, weight, bias,
+      {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups}, relu);
+  const int64_t height = p.shape.out_height() / 2, width = p.shape.out_width() / 2;
+  STD_TORCH_CHECK(height > 0 && width > 0, "conv2d_max_pool: the convolution's output is ", p.shape.out_height(), " x ",
+                  p.shape.out_width(), ", too small for a 2 x 2 pool");
+  Tensor output = empty_map(p.shape.batch, p.shape.out_channels, height, width);
+  Tensor argmax = empty_map(p.shape.batch, p.shape.out_channels, height, width, ScalarType::Byte);
+  p.pool = true;
+  p.output = output.mutable_data_ptr<float>();
+  p.argmax = argmax.mutable_data_ptr<uint8_t>();
+  if (output.numel()) run(p);
+  return {output, argmax};
+}
+
+Tensor conv2d_data_gradient(const Tensor& output_gradient, const Tensor& weight, int64_t height, int64_t width,
+                            int64_t stride_height, int64_t stride_width, int64_t padding_height, int64_t padding_width,
+                            int64_t dilation_height, int64_t dilation_width, int64_t groups) {
+  const char* op = "conv2d_data_gradient";
+  check_map(output_gradient, op, "output_gradient");
+  STD_TORCH_CHECK(weight.dim() == 4, op, ": expected weight of 4 dimensions, but got shape ", shape_text(weight));
+  const ConvShape s =
+      shape_of(op, output_gradient.size(0), weight.size(1) * groups, height, width, weight,
+               {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
+  STD_TORCH_CHECK(output_gradient.size(1) == s.out_channels && output_gradient.size(2) == s.out_height() &&
+                      output_gradient.size(3) == s.out_width(),
+                  op, ": expected output_gradient of shape [", s.batch, ", ", s.out_channels, ", ", s.out_height(),
+                  ", ", s.out_width(), "], but got ", shape_text(output_gradient));
+  Tensor gradient = empty_map(s.batch, s.in_channels, height, width);
+  if (gradient.numel())
+    run(ConvDataGradient{s, output_gradient.const_data_ptr<float>(), weight.const_data_ptr<float>(), strides_of(weight),
+                         gradient.mutable_data_ptr<float>()});
+  return gradient;
+}
+
+// `weight` gives the shape and the strides of the result; its values are not read.
+Tensor conv2d_weight_gradient(const Tensor& input, const Tensor& output_gradient, const Tensor& weight,
+                              int64_t stride_height, int64_t stride_width, int64_t padding_height,
+                              int64_t padding_width, int64_t dilation_height, int64_t dilation_width, int64_t groups) {
+  const char* op = "conv2d_weight_gradient";
+  check_map(input, op, "input");
+  check_map(output_gradient, op, "output_gradient");
+  const ConvShape s =
+      shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight,
+               {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
+  STD_TORCH_CHECK(output_gradient.size(0) == s.batch && output_gradient.size(1) == s.out_channels &&
+                      output_gradient.size(2) == s.out_height() && output_gradient.size(3) == s.out_width(),
+                  op, ": expected output_gradient of shape [", s.batch, ", ", s.out_channels, ", ", s.out_height(),
+                  ", ", s.out_width(), "], but got ", shape_text(output_gradient));
+  const int64_t k = weight.size(0), c = weight.size(1), r = weight.size(2), q = weight.size(3);
+  // Of the weight's own strides, so that autograd keeps it as it is instead of copying it.
+  const bool dense = dense_contiguous(weight) || dense_channels_last(weight);
+  Tensor gradient =
+      dense ? empty_strided({k, c, r, q}, {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)})
+            : empty_strided({k, c, r, q}, {c * r * q, r * q, q, 1});
+  if (!gradient.numel()) return gradient;
+  if (s.batch == 0) return torch::stable::zero_(gradient);
+  run(ConvWeightGradient{s, input.const_data_ptr<float>(), output_gradient.const_data_ptr<float>(),
+                         gradient.mutable_data_ptr<float>(), strides_of(gradient)});
+  return gradient;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(pyconvopt, m) {
+  m.def(
+      "conv2d(Tensor input, Tensor weight, Tensor? bias, int stride_height, int stride_width, int padding_height, "
+      "int padding_width, int dilation_height, int dilation_width, int groups, bool relu) -> Tensor");
+  m.def(
+      "conv2d_max_pool(Tensor input, Tensor weight, Tensor? bias, int stride_height, int stride_width, "
+      "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups, bool relu) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "conv2d_data_gradient(Tensor output_gradient, Tensor weight, SymInt height, SymInt width, int stride_height, "
+      "int stride_width, int padding_height, int padding_width, int dilation_height, int dilation_width, int groups) "
+      "-> Tensor");
+  m.def(
+      "conv2d_weight_gradient(Tensor input, Tensor output_gradient, Tensor weight, int stride_height, "
+      "int stride_width, int padding_height, int padding_width, int dilation_height, int dilation_width, int groups) "
+      "-> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
+  m.impl("conv2d", TORCH_BOX(&conv2d));
+  m.impl("conv2d_max_pool", TORCH_BOX(&conv2d_max_pool));
+  m.impl("conv2d_data_gradient", TORCH_BOX(&conv2d_data_gradient));
+  m.impl("conv2d_weight_gradient", TORCH_BOX(&conv2d_weight_gradient));
+}
+
+}  // namespace pyconvopt::binding

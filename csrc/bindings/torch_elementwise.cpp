@@ -1,0 +1,113 @@
+// torch.ops.pyconvopt: ReLU, sums over rows, dropout and 2×2 max-pooling.
+#include "activation.hpp"
+#include "dispatch.hpp"
+#include "dropout.hpp"
+#include "pool.hpp"
+#include "torch_rows.hpp"
+
+namespace pyconvopt::binding {
+namespace {
+
+Tensor relu(const Tensor& input) {
+  check_dense(input, "relu", "input");
+  Tensor output = torch::stable::empty_like(input);
+  run(ReluForward{input.numel(), input.const_data_ptr<float>(), output.mutable_data_ptr<float>()});
+  return output;
+}
+
+std::tuple<Tensor, Tensor> relu_backward(const Tensor& output_gradient, const Tensor& output, bool channel_sum) {
+  const char* op = "relu_backward";
+  check_dense(output, op, "output");
+  check_like(output_gradient, output, op, "output_gradient");
+  if (channel_sum) check_rows(output, op, "output");
+  Tensor gradient = torch::stable::empty_like(output);
+  const MapShape shape = channel_sum ? map_shape(output) : MapShape{1, 1, 1, output.numel()};
+  Tensor sum = channel_sum ? empty_vector(shape.channels) : nothing();
+  run(ReluBackward{shape.rows(), shape.channels, output_gradient.const_data_ptr<float>(),
+                   output.const_data_ptr<float>(), gradient.mutable_data_ptr<float>(),
+                   channel_sum ? sum.mutable_data_ptr<float>() : nullptr});
+  return {gradient, sum};
+}
+
+Tensor channel_sum(const Tensor& input) {
+  check_rows(input, "channel_sum", "input");
+  const MapShape shape = map_shape(input);
+  Tensor sum = empty_vector(shape.channels);
+  run(ChannelSum{shape.rows(), shape.channels, input.const_data_ptr<float>(), sum.mutable_data_ptr<float>()});
+  return sum;
+}
+
+Tensor dropout(const Tensor& input, double p, int64_t seed, int64_t offset) {
+  check_dense(input, "dropout", "input");
+  check_probability(p, "dropout");
+  Tensor output = torch::stable::empty_like(input);
+  run(Dropout{.size = input.numel(),
+              .input = input.const_data_ptr<float>(),
+              .key = {p, uint64_t(seed), uint64_t(offset)},
+              .output = output.mutable_data_ptr<float>()});
+  return output;
+}
+
+Tensor dropout_channels(const Tensor& input, double p, int64_t seed, int64_t offset) {
+  check_map(input, "dropout_channels", "input");
+  check_probability(p, "dropout_channels");
+  const MapShape shape = map_shape(input);
+  Tensor output = empty_rows(input);
+  run(Dropout{.size = input.numel(),
+              .input = input.const_data_ptr<float>(),
+              .key = {p, uint64_t(seed), uint64_t(offset)},
+              .output = output.mutable_data_ptr<float>(),
+              .pixels = shape.height * shape.width,
+              .channels = shape.channels});
+  return output;
+}
+
+std::tuple<Tensor, Tensor> max_pool2x2(const Tensor& input) {
+  check_map(input, "max_pool2x2", "input");
+  check_poolable(input, "max_pool2x2");
+  Tensor output = empty_pooled(input), argmax = empty_pooled(input, ScalarType::Byte);
+  run(MaxPoolForward{map_shape(input), input.const_data_ptr<float>(), output.mutable_data_ptr<float>(),
+                     argmax.mutable_data_ptr<uint8_t>()});
+  return {output, argmax};
+}
+
+std::tuple<Tensor, Tensor> max_pool2x2_backward(const Tensor& output_gradient, const Tensor& argmax, int64_t height,
+                                                int64_t width, bool channel_sum) {
+  const char* op = "max_pool2x2_backward";
+  STD_TORCH_CHECK(height >= 2 && width >= 2, op, ": expected an input of at least 2 x 2 pixels, but got ", height,
+                  " x ", width);
+  check_pooled(output_gradient, argmax, height, width, op);
+  const MapShape shape{output_gradient.size(0), height, width, output_gradient.size(1)};
+  Tensor gradient = empty_map(shape.batch, shape.channels, height, width);
+  Tensor sum = channel_sum ? empty_vector(shape.channels) : nothing();
+  run(MaxPoolBackward{shape, output_gradient.const_data_ptr<float>(), argmax.const_data_ptr<uint8_t>(),
+                      gradient.mutable_data_ptr<float>(), channel_sum ? sum.mutable_data_ptr<float>() : nullptr});
+  return {gradient, sum};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
+  m.def("relu(Tensor input) -> Tensor");
+  m.def(
+      "relu_backward(Tensor output_gradient, Tensor output, bool channel_sum) -> (Tensor input_gradient, Tensor sum)");
+  m.def("channel_sum(Tensor input) -> Tensor");
+  m.def("dropout(Tensor input, float p, int seed, int offset) -> Tensor");
+  m.def("dropout_channels(Tensor input, float p, int seed, int offset) -> Tensor");
+  m.def("max_pool2x2(Tensor input) -> (Tensor output, Tensor argmax)");
+  m.def(
+      "max_pool2x2_backward(Tensor output_gradient, Tensor argmax, SymInt height, SymInt width, bool channel_sum) "
+      "-> (Tensor input_gradient, Tensor sum)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
+  m.impl("relu", TORCH_BOX(&relu));
+  m.impl("relu_backward", TORCH_BOX(&relu_backward));
+  m.impl("channel_sum", TORCH_BOX(&channel_sum));
+  m.impl("dropout", TORCH_BOX(&dropout));
+  m.impl("dropout_channels", TORCH_BOX(&dropout_channels));
+  m.impl("max_pool2x2", TORCH_BOX(&max_pool2x2));
+  m.impl("max_pool2x2_backward", TORCH_BOX(&max_pool2x2_backward));
+}
+
+}  // namespace pyconvopt::binding

@@ -1,0 +1,135 @@
+// torch.ops.pyconvopt: batch normalisation with what follows it, forward and backward.
+#include "dispatch.hpp"
+#include "torch_rows.hpp"
+
+namespace pyconvopt::binding {
+namespace {
+
+void check_optional_vector(const std::optional<Tensor>& t, int64_t size, const char* op, const char* argument) {
+  if (t) check_vector(*t, size, op, argument);
+}
+
+void check_options(const char* op, bool relu, bool pool, double dropout, bool residual) {
+  check_probability(dropout, op);
+  STD_TORCH_CHECK(dropout == 0 || relu || pool, op,
+                  ": dropout is fused behind relu or pool only; use torch.ops.pyconvopt.dropout without them");
+  STD_TORCH_CHECK(!(residual && pool), op, ": a residual together with pool is not supported");
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const std::optional<Tensor>& weight,
+                                                   const std::optional<Tensor>& bias,
+                                                   const std::optional<Tensor>& residual,
+                                                   std::optional<Tensor> running_mean,
+                                                   std::optional<Tensor> running_var, bool training, double momentum,
+                                                   double epsilon, bool relu, bool pool, double dropout, int64_t seed,
+                                                   int64_t offset) {
+  const char* op = "batch_norm_forward";
+  check_rows(input, op, "input");
+  check_options(op, relu, pool, dropout, residual.has_value());
+  const MapShape shape = map_shape(input);
+  check_optional_vector(weight, shape.channels, op, "weight");
+  check_optional_vector(bias, shape.channels, op, "bias");
+  check_optional_vector(running_mean, shape.channels, op, "running_mean");
+  check_optional_vector(running_var, shape.channels, op, "running_var");
+  STD_TORCH_CHECK(training || (running_mean && running_var), op,
+                  ": Expected running_mean and running_var to be defined when training=False");
+  if (residual) {
+    check_rows(*residual, op, "residual");
+    check_same_shape(*residual, input, op, "residual");
+  }
+  if (pool) check_poolable(input, op);
+  Tensor output = pool ? empty_pooled(input) : empty_rows(input);
+  Tensor argmax = pool ? empty_pooled(input, ScalarType::Byte) : nothing(ScalarType::Byte);
+  Tensor mean = empty_vector(shape.channels), invstd = empty_vector(shape.channels);
+  run(BatchNormForward{.shape = shape,
+                       .input = input.const_data_ptr<float>(),
+                       .weight = data_or_null(weight),
+                       .bias = data_or_null(bias),
+                       .residual = data_or_null(residual),
+                       .training = training,
+                       .running_mean = running_mean ? running_mean->mutable_data_ptr<float>() : nullptr,
+                       .running_variance = running_var ? running_var->mutable_data_ptr<float>() : nullptr,
+                       .momentum = momentum,
+                       .epsilon = epsilon,
+                       .activation = relu ? Activation::relu : Activation::none,
+                       .pool = pool,
+                       .dropout = {dropout, uint64_t(seed), uint64_t(offset)},
+                       .output = output.mutable_data_ptr<float>(),
+                       .argmax = argmax.mutable_data_ptr<uint8_t>(),
+                       .saved_mean = mean.mutable_data_ptr<float>(),
+                       .saved_invstd = invstd.mutable_data_ptr<float>()});
+  return {output, argmax, mean, invstd};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradient, const Tensor& input,
+                                                    const std::optional<Tensor>& output,
+                                                    const std::optional<Tensor>& argmax,
+                                                    const std::optional<Tensor>& weight, const Tensor& saved_mean,
+                                                    const Tensor& saved_invstd, bool training, bool relu, bool pool,
+                                                    double dropout, bool input_needed, bool residual_needed) {
+  const char* op = "batch_norm_backward";
+  check_rows(input, op, "input");
+  check_options(op, relu, pool, dropout, residual_needed);
+  const MapShape shape = map_shape(input);
+  check_optional_vector(weight, shape.channels, op, "weight");
+  check_vector(saved_mean, shape.channels, op, "saved_mean");
+  check_vector(saved_invstd, shape.channels, op, "saved_invstd");
+  const bool masked = relu && !pool;
+  if (pool) {
+    check_poolable(input, op);
+    STD_TORCH_CHECK(argmax, op, ": expected argmax with pool=True");
+    check_pooled(output_gradient, *argmax, shape.height, shape.width, op);
+    STD_TORCH_CHECK(output_gradient.size(0) == shape.batch && output_gradient.size(1) == shape.channels, op,
+                    ": expected output_gradient of ", shape.batch, " images and ", shape.channels,
+                    " channels, but got shape ", shape_text(output_gradient));
+  } else {
+    check_rows(output_gradient, op, "output_gradient");
+    check_same_shape(output_gradient, input, op, "output_gradient");
+  }
+  if (masked) {
+    STD_TORCH_CHECK(output, op, ": expected output with relu=True and pool=False");
+    check_rows(*output, op, "output");
+    check_same_shape(*output, input, op, "output");
+  }
+  Tensor input_gradient = input_needed ? empty_rows(input) : nothing();
+  Tensor residual_gradient = residual_needed ? empty_rows(input) : nothing();
+  Tensor weight_gradient = empty_vector(shape.channels), bias_gradient = empty_vector(shape.channels);
+  run(BatchNormBackward{.shape = shape,
+                        .output_gradient = output_gradient.const_data_ptr<float>(),
+                        .input = input.const_data_ptr<float>(),
+                        .output = masked ? output->const_data_ptr<float>() : nullptr,
+                        .argmax = pool ? argmax->const_data_ptr<uint8_t>() : nullptr,
+                        .weight = data_or_null(weight),
+                        .saved_mean = saved_mean.const_data_ptr<float>(),
+                        .saved_invstd = saved_invstd.const_data_ptr<float>(),
+                        .training = training,
+                        .activation = relu ? Activation::relu : Activation::none,
+                        .pool = pool,
+                        .dropout_probability = dropout,
+                        .input_gradient = input_needed ? input_gradient.mutable_data_ptr<float>() : nullptr,
+                        .residual_gradient = residual_needed ? residual_gradient.mutable_data_ptr<float>() : nullptr,
+                        .weight_gradient = weight_gradient.mutable_data_ptr<float>(),
+                        .bias_gradient = bias_gradient.mutable_data_ptr<float>()});
+  return {input_gradient, residual_gradient, weight_gradient, bias_gradient};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
+  m.def(
+      "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, Tensor(a!)? running_mean, "
+      "Tensor(b!)? running_var, bool training, float momentum, float eps, bool relu, bool pool, float dropout, "
+      "int seed, int offset) -> (Tensor output, Tensor argmax, Tensor saved_mean, Tensor saved_invstd)");
+  m.def(
+      "batch_norm_backward(Tensor output_gradient, Tensor input, Tensor? output, Tensor? argmax, Tensor? weight, "
+      "Tensor saved_mean, Tensor saved_invstd, bool training, bool relu, bool pool, float dropout, "
+      "bool input_needed, bool residual_needed) "
+      "-> (Tensor input_gradient, Tensor residual_gradient, Tensor weight_gradient, Tensor bias_gradient)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
+  m.impl("batch_norm_forward", TORCH_BOX(&forward));
+  m.impl("batch_norm_backward", TORCH_BOX(&backward));
+}
+
+}  // namespace pyconvopt::binding

@@ -1,0 +1,82 @@
+// What the operators share: checks of tensors with torch's kind of messages, and output allocation.
+#pragma once
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pyconvopt::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_text(const Tensor& t) {
+  std::string text = "[";
+  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
+  return text + "]";
+}
+
+inline void check_float32_cpu(const Tensor& t, const char* op, const char* argument) {
+  STD_TORCH_CHECK(t.is_cpu(), op, ": expected ", argument, " on the CPU, but got a tensor on another device");
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float, op, ": expected ", argument,
+                  " of dtype float32, but got scalar type ", int(t.scalar_type()));
+}
+
+inline bool dense_contiguous(const Tensor& t) {
+  int64_t expected = 1;
+  for (int64_t d = t.dim() - 1; d >= 0; --d) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+inline bool dense_channels_last(const Tensor& t) {
+  int64_t expected = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+// A 4-D float32 tensor, channels last without gaps (or empty).
+inline void check_map(const Tensor& t, const char* op, const char* argument) {
+  check_float32_cpu(t, op, argument);
+  STD_TORCH_CHECK(t.dim() == 4, op, ": expected ", argument, " of 4 dimensions (N, C, H, W), but got shape ",
+                  shape_text(t));
+  STD_TORCH_CHECK(t.numel() == 0 || dense_channels_last(t), op, ": expected ", argument,
+                  " in dense channels_last memory format, but got shape ", shape_text(t), " with other strides");
+}
+
+// A float32 vector of `size` elements without gaps.
+inline void check_vector(const Tensor& t, int64_t size, const char* op, const char* argument) {
+  check_float32_cpu(t, op, argument);
+  STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == size && (size <= 1 || t.stride(0) == 1), op, ": expected ", argument,
+                  " to be a contiguous vector of ", size, " elements, but got shape ", shape_text(t));
+}
+
+inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                            ScalarType type = ScalarType::Float) {
+  AtenTensorHandle handle;
+  const int32_t dtype = type == ScalarType::Byte ? aoti_torch_dtype_uint8() : aoti_torch_dtype_float32();
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+inline Tensor empty_map(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type = ScalarType::Float) {
+  return empty_strided({n, c, h, w}, {h * w * c, 1, w * c, c}, type);
+}
+
+inline Tensor empty_vector(int64_t n) { return empty_strided({n}, {1}); }
+
+inline const float* data_or_null(const std::optional<Tensor>& t) { return t ? t->const_data_ptr<float>() : nullptr; }
+
+}  // namespace pyconvopt::binding

@@ -1,0 +1,107 @@
+#include "arena.hpp"
+
+#include <malloc.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace pyconvopt {
+namespace {
+
+constexpr std::size_t huge_page = std::size_t(2) << 20;
+
+struct Block {
+  char* address;
+  std::size_t size;
+};
+
+struct Pool {
+  std::mutex mutex;
+  std::vector<Block> idle;
+  std::size_t held = 0;
+  std::size_t cap = std::size_t(1) << 30;
+
+  // The smallest idle block that is large enough, or a new one.
+  Block take(std::size_t bytes) {
+    const std::size_t size = (bytes + huge_page - 1) / huge_page * huge_page;
+    const std::lock_guard lock(mutex);
+    auto best = idle.end();
+    for (auto block = idle.begin(); block != idle.end(); ++block)
+      if (block->size >= size && (best == idle.end() || block->size < best->size)) best = block;
+    if (best != idle.end()) {
+      const Block block = *best;
+      idle.erase(best);
+      return block;
+    }
+    void* address = std::aligned_alloc(huge_page, size);
+    if (!address) throw std::bad_alloc();
+    madvise(address, size, MADV_HUGEPAGE);  // advice only: without it the block works just as well
+    held += size;
+    return {static_cast<char*>(address), size};
+  }
+
+  void give_back(Block block) {
+    const std::lock_guard lock(mutex);
+    idle.push_back(block);
+    shrink(cap);
+  }
+
+  void shrink(std::size_t limit) {
+    while (held > limit && !idle.empty()) {
+      std::free(idle.front().address);
+      held -= idle.front().size;
+      idle.erase(idle.begin());
+    }
+  }
+};
+
+Pool& pool() {
+  static Pool* pool = new Pool;  // never destroyed: kernels may run while the process ends
+  return *pool;
+}
+
+}  // namespace
+
+Workspace::Workspace(std::size_t bytes) {
+  const Block block = pool().take(bytes ? bytes : 1);
+  block_ = block.address;
+  capacity_ = block.size;
+}
+
+Workspace::~Workspace() { pool().give_back({block_, capacity_}); }
+
+void* Workspace::take(std::size_t bytes) {
+  char* address = block_ + used_;
+  used_ += (bytes + 63) / 64 * 64;
+  if (used_ > capacity_) throw std::bad_alloc();  // a kernel asked for less than it cut off
+  return address;
+}
+
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most glibc accepts
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
+  mallopt(M_TOP_PAD, 16 << 20);
+#endif
+}
+
+std::size_t arena_bytes() {
+  const std::lock_guard lock(pool().mutex);
+  return pool().held;
+}
+
+void arena_set_cap(std::size_t bytes) {
+  const std::lock_guard lock(pool().mutex);
+  pool().cap = bytes;
+  pool().shrink(bytes);
+}
+
+void arena_release() {
+  const std::lock_guard lock(pool().mutex);
+  pool().shrink(0);
+}
+
+}  // namespace pyconvopt

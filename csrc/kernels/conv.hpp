@@ -1,0 +1,63 @@
+// 2-D convolution: problem structures of its three passes.
+//
+// Activations are NHWC (channels last), dense; weights are addressed by four strides, so that both
+// of torch's memory formats, and the flipped and transposed weights of the data gradient, are the
+// same thing to a kernel.
+#pragma once
+#include "kernel.hpp"
+
+namespace pyconvopt {
+
+struct ConvShape {
+  int64_t batch, in_channels, in_height, in_width;
+  int64_t out_channels, kernel_height, kernel_width;
+  int64_t stride_height = 1, stride_width = 1;
+  int64_t padding_height = 0, padding_width = 0;
+  int64_t dilation_height = 1, dilation_width = 1;
+  int64_t groups = 1;
+
+  int64_t out_height() const {
+    return (in_height + 2 * padding_height - dilation_height * (kernel_height - 1) - 1) / stride_height + 1;
+  }
+  int64_t out_width() const {
+    return (in_width + 2 * padding_width - dilation_width * (kernel_width - 1) - 1) / stride_width + 1;
+  }
+};
+
+struct WeightStrides {
+  int64_t out_channel, in_channel, row, column;
+};
+
+// output = activation(convolution(input, weight) + bias), then, if `pool` is set, 2×2 max-pooling
+// with stride 2: `output` then holds the pooled map and `argmax` one byte per pooled element, the
+// position 0..3 of the maximum in its window, or `pool_dead` where ReLU stopped the gradient.
+struct ConvForward {
+  ConvShape shape;
+  const float* input;
+  const float* weight;
+  WeightStrides weight_strides;
+  const float* bias = nullptr;  // out_channels, or null
+  Activation activation = Activation::none;
+  bool pool = false;
+  float* output = nullptr;
+  uint8_t* argmax = nullptr;
+};
+inline constexpr uint8_t pool_dead = 4;
+
+struct ConvDataGradient {
+  ConvShape shape;
+  const float* output_gradient;
+  const float* weight;
+  WeightStrides weight_strides;
+  float* input_gradient = nullptr;
+};
+
+struct ConvWeightGradient {
+  ConvShape shape;
+  const float* input;
+  const float* output_gradient;
+  float* weight_gradient = nullptr;
+  WeightStrides weight_strides;
+};
+
+}  // namespace pyconvopt

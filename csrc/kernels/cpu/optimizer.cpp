@@ -1,0 +1,101 @@
+// SGD and Adam steps over all parameters of a model in one pass and one parallel region.
+//
+// The tensors are cut in pieces of 16384 elements and the pieces handed to whichever thread is free,
+// so one large and many small tensors keep all threads busy. Every element is computed on its own:
+// the split changes no bit of the result. SGD with momentum moves 20 bytes an element, Adam 28,
+// against 36 and 60 and up when each operation of the formula is a pass of its own.
+#include "../optim.hpp"
+
+#include <omp.h>
+
+#include "vec.hpp"
+
+namespace pyconvopt::cpu::PYCONVOPT_ISA {
+namespace {
+
+constexpr int64_t piece = 16384;
+
+int64_t pieces(int64_t size) { return (size + piece - 1) / piece; }
+
+// update(tensor, begin, end) for every piece of every tensor.
+template <class Tensor, class Update>
+void for_each_piece(const Tensor* tensors, int64_t count, Update update) {
+  int64_t total = 0, elements = 0;
+  for (int64_t t = 0; t < count; ++t) {
+    total += pieces(tensors[t].size);
+    elements += tensors[t].size;
+  }
+  const int threads = elements > piece ? int(least(omp_get_max_threads(), total)) : 1;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    const FlushDenormals flush;
+    int64_t tensor = 0, before = 0;  // pieces come in ascending order to each thread
+#pragma omp for schedule(monotonic : dynamic)
+    for (int64_t i = 0; i < total; ++i) {
+      while (i - before >= pieces(tensors[tensor].size)) before += pieces(tensors[tensor++].size);
+      const int64_t begin = (i - before) * piece;
+      update(tensors[tensor], begin, least(tensors[tensor].size, begin + piece));
+    }
+  }
+}
+
+void sgd(const SgdStep& p) {
+  const Vec sign = broadcast(p.maximize ? -1.0f : 1.0f), decay = broadcast(float(p.weight_decay));
+  const Vec momentum = broadcast(float(p.momentum)), fresh = broadcast(float(1 - p.dampening));
+  const Vec step = broadcast(float(-p.lr));
+  for_each_piece(p.tensors, p.count, [&](const SgdTensor& t, int64_t begin, int64_t end) {
+    for_each_vector(end - begin, [&](int64_t i, auto part) __attribute__((always_inline)) {
+      const int64_t at = begin + i;
+      const Vec parameter = load(t.parameter + at, part);
+      Vec gradient = load(t.gradient + at, part) * sign;
+      if (p.weight_decay != 0) gradient += decay * parameter;
+      if (t.momentum) {
+        const Vec velocity = t.first ? gradient : load(t.momentum + at, part) * momentum + fresh * gradient;
+        store(t.momentum + at, velocity, part);
+        gradient = p.nesterov ? gradient + momentum * velocity : velocity;
+      }
+      store(t.parameter + at, parameter + step * gradient, part);
+    });
+  });
+}
+
+void adam(const AdamStep& p) {
+  const Vec sign = broadcast(p.maximize ? -1.0f : 1.0f), decay = broadcast(float(p.weight_decay));
+  const bool coupled = p.weight_decay != 0 && !p.decoupled;
+  const Vec shrink = broadcast(float(p.decoupled ? 1 - p.lr * p.weight_decay : 1));
+  const Vec fresh1 = broadcast(float(1 - p.beta1)), beta1 = broadcast(float(p.beta1));
+  const Vec beta2 = broadcast(float(p.beta2)), fresh2 = broadcast(float(1 - p.beta2)),
+            epsilon = broadcast(float(p.epsilon));
+  const bool small_step = 1 - p.beta1 < 0.5;  // torch's lerp starts from the nearer end
+  for_each_piece(p.tensors, p.count, [&](const AdamTensor& t, int64_t begin, int64_t end) {
+    const Vec step = broadcast(float(-p.lr / (1 - __builtin_pow(p.beta1, t.step))));
+    const Vec root = broadcast(float(__builtin_sqrt(1 - __builtin_pow(p.beta2, t.step))));
+    for_each_vector(end - begin, [&](int64_t i, auto part) __attribute__((always_inline)) {
+      const int64_t at = begin + i;
+      const Vec parameter = load(t.parameter + at, part) * shrink;
+      Vec gradient = load(t.gradient + at, part) * sign;
+      if (coupled) gradient += decay * parameter;
+      const Vec mean = load(t.mean + at, part), difference = gradient - mean;
+      const Vec new_mean = small_step ? mean + fresh1 * difference : gradient - difference * beta1;
+      const Vec variance = load(t.variance + at, part) * beta2 + fresh2 * (gradient * gradient);
+      store(t.mean + at, new_mean, part);
+      store(t.variance + at, variance, part);
+      store(t.parameter + at, parameter + step * (new_mean / (sqrt(variance) / root + epsilon)), part);
+    });
+  });
+}
+
+template <class P>
+bool applies(const P&) {
+  return true;
+}
+
+}  // namespace
+
+constexpr const char* why = "all parameters in one pass";
+extern const Kernel<SgdStep> fused_sgd;
+const Kernel<SgdStep> fused_sgd{"fused", why, applies<SgdStep>, sgd};
+extern const Kernel<AdamStep> fused_adam;
+const Kernel<AdamStep> fused_adam{"fused", why, applies<AdamStep>, adam};
+
+}  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -1,0 +1,236 @@
+// Winograd F(4×4, 3×3), forward and data gradient.  (The method: winograd.hpp.)
+//
+// Activations are NHWC, so channels are the vector axis and the transforms need no transposes.
+//   U[panel][36][C][panel width]   weights, transformed
+//   V[36][T][C]                    a block of T input tiles, transformed
+//   M[36][T][panel width]          their products for one panel of output channels
+// For each panel the 36 products are followed at once by the output transform, bias, activation
+// and pooling, so M stays in the first- or second-level cache and V in the second.
+//
+// Two orders of the same work. Few weights: U is made once, threads take blocks of tiles. Many
+// weights and few tiles (the late layers): V is made once for a large block of tiles, threads take
+// panels, and each transforms its own weights just before using them, so that U, four times the
+// weights, never travels to memory and back.
+#include <omp.h>
+
+#include "../arena.hpp"
+#include "gemm.hpp"
+#include "winograd.hpp"
+#include "winograd_weights.hpp"
+
+namespace pyconvopt::cpu::PYCONVOPT_ISA {
+namespace winograd {
+namespace {
+
+// Bᵀ d B of tile number `index` into row `row` of V.
+void transform_tile(const ConvForward& p, const Layout& layout, const Tiles& tiles, int64_t index, float* v,
+                    int64_t position_step, const float* zeros) {
+  const ConvShape& s = p.shape;
+  const TilePlace place(tiles, index);
+  const int64_t row = place.row - s.padding_height, column = place.column - s.padding_width;
+  const float* image = p.input + place.image * s.in_height * s.in_width * s.in_channels;
+  const bool interior = row >= 0 && column >= 0 && row + tile <= s.in_height && column + tile <= s.in_width;
+  const int64_t whole = s.in_channels / lanes * lanes;
+  if (interior) {
+    const float* corner = image + (row * s.in_width + column) * s.in_channels;
+    const int64_t line = s.in_width * s.in_channels, pixel = s.in_channels;
+    for (int64_t c = 0; c < whole; c += lanes)
+      input_tile([&](int at) { return load(corner + at / tile * line + at % tile * pixel + c); }, v + c, position_step);
+    if (whole == layout.channels) return;
+  }
+  const PixelPointers<tile> pixels(image, s.in_height, s.in_width, s.in_channels, row, column, zeros);
+  for (int64_t c = interior ? whole : 0; c < whole; c += lanes)
+    input_tile([&](int at) { return load(pixels.at[at] + c); }, v + c, position_step);
+  if (whole < s.in_channels)
+    input_tile([&](int at) { return load_first(pixels.at[at] + whole, int(s.in_channels - whole)); }, v + whole,
+               position_step);
+}
+
+// 2×2 maxima of a 4×4 tile of outputs; rows and columns of windows that lie inside the map.
+PYCONVOPT_INLINE void store_pooled(const ConvForward& p, const Vec* y, const TilePlace& place, int64_t k,
+                                   int64_t left) {
+  const ConvShape& s = p.shape;
+  const int64_t height = s.out_height() / 2, width = s.out_width() / 2;
+  for (int i = 0; i < 2 && place.row / 2 + i < height; ++i)
+    for (int j = 0; j < 2 && place.column / 2 + j < width; ++j) {
+      const Vec* window = y + i * 8 + j * 2;
+      Vec best = window[0];
+      IVec position{};
+      const Vec others[3] = {window[1], window[4], window[5]};
+      for (int n = 0; n < 3; ++n) {
+        const IVec better = (others[n] > best) | (others[n] != others[n]);
+        best = better ? others[n] : best;
+        position = better ? IVec{} + (n + 1) : position;
+      }
+      if (p.activation == Activation::relu) {
+        position = best <= 0.0f ? IVec{} + int(pool_dead) : position;
+        best = relu(best);
+      }
+      const int64_t at =
+          ((place.image * height + place.row / 2 + i) * width + place.column / 2 + j) * s.out_channels + k;
+      store_channels(p.output + at, best, left);
+      store_bytes(p.argmax + at, position, left);
+    }
+}
+
+// Aᵀ M A of one tile, bias, activation, pooling; writes what lies inside the map.
+void transform_outputs(const ConvForward& p, const Tiles& tiles, int64_t index, const float* m, int64_t position_step,
+                       int64_t panel_index) {
+  const ConvShape& s = p.shape;
+  const TilePlace place(tiles, index);
+  const int64_t rows = least(output_tile, s.out_height() - place.row);
+  const int64_t columns = least(output_tile, s.out_width() - place.column);
+  for (int half = 0; half < 2; ++half) {
+    const int64_t k = panel_index * panel + half * lanes, left = s.out_channels - k;
+    if (left <= 0) return;
+    Vec half_way[output_tile * tile], y[output_tile * output_tile];
+#pragma GCC unroll 6
+    for (int j = 0; j < tile; ++j) {
+      Vec column[tile];
+#pragma GCC unroll 6
+      for (int i = 0; i < tile; ++i) column[i] = load(m + (i * tile + j) * position_step + half * lanes);
+      transform_output4(column, 1, half_way + j, tile);
+    }
+    const Vec bias = p.bias ? load_channels(p.bias + k, left) : Vec{};
+#pragma GCC unroll 4
+    for (int i = 0; i < output_tile; ++i) {
+      transform_output4(half_way + i * tile, 1, y + i * output_tile, 1);
+#pragma GCC unroll 4
+      for (int j = 0; j < output_tile; ++j) y[i * output_tile + j] += bias;
+    }
+    if (p.pool) {
+      store_pooled(p, y, place, k, left);
+      continue;
+    }
+    float* corner =
+        p.output + ((place.image * s.out_height() + place.row) * s.out_width() + place.column) * s.out_channels + k;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; ++j) {
+        const Vec value = y[i * output_tile + j];
+        store_channels(corner + (i * s.out_width() + j) * s.out_channels,
+                       p.activation == Activation::relu ? relu(value) : value, left);
+      }
+  }
+}
+
+// Products and output transforms of `count` tiles (from `first`) for one panel of output channels.
+void finish_panel(const ConvForward& p, const Layout& layout, const Tiles& tiles, int64_t first, int64_t count,
+                  const float* v, int64_t v_step, const float* panel_u, int64_t panel_index, float* m) {
+  const int64_t m_step = count * panel + 16;
+  for (int at = 0; at < positions; ++at)
+    product(v + at * v_step, layout.channels, panel_u + at * layout.channels * panel, layout.channels, m + at * m_step,
+            panel, count);
+  for (int64_t t = 0; t < count; ++t) transform_outputs(p, tiles, first + t, m + t * panel, m_step, panel_index);
+}
+
+// As many tiles as keep V in about half of a second-level cache, in whole register blocks.
+int64_t block_tiles(const Layout& layout) {
+  const int64_t fit = (int64_t(256) << 10) / int64_t(sizeof(float)) / (positions * layout.channels);
+  return greatest(1, fit / product_rows) * product_rows;
+}
+
+void few_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles) {
+  const int threads = omp_get_max_threads();
+  const int64_t block = least(block_tiles(layout), round_up((tiles.count + threads - 1) / threads, 1));
+  const int64_t blocks = (tiles.count + block - 1) / block;
+  const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
+  Workspace space(Workspace::bytes_for(layout.panels * layout.panel_weights) + Workspace::bytes_for(layout.channels) +
+                  threads * (Workspace::bytes_for(positions * v_step) + Workspace::bytes_for(m_size)));
+  float* u = space.floats(layout.panels * layout.panel_weights);
+  float* zeros = space.floats(layout.channels);
+  float* blocks_v = space.floats(threads * positions * v_step);
+  float* blocks_m = space.floats(threads * m_size);
+  for (int64_t c = 0; c < layout.channels; ++c) zeros[c] = 0;
+#pragma omp parallel num_threads(threads)
+  {
+    const FlushDenormals flush;
+    float* v = blocks_v + omp_get_thread_num() * positions * v_step;
+    float* m = blocks_m + omp_get_thread_num() * m_size;
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t k = 0; k < layout.panels; ++k)
+      for (int64_t c = 0; c < layout.channels; c += lanes)
+        transform_weights(p, layout, k, c, u + k * layout.panel_weights);
+#pragma omp for schedule(dynamic)
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t first = b * block, count = least(block, tiles.count - first);
+      for (int64_t t = 0; t < count; ++t)
+        transform_tile(p, layout, tiles, first + t, v + t * layout.channels, v_step, zeros);
+      for (int64_t k = 0; k < layout.panels; ++k)
+        finish_panel(p, layout, tiles, first, count, v, v_step, u + k * layout.panel_weights, k, m);
+    }
+  }
+}
+
+void many_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles) {
+  const int threads = omp_get_max_threads();
+  const int64_t block = least(tiles.count, 128);
+  const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
+  Workspace space(Workspace::bytes_for(positions * v_step) + Workspace::bytes_for(layout.channels) +
+                  threads * (Workspace::bytes_for(layout.panel_weights) + Workspace::bytes_for(m_size)));
+  float* v = space.floats(positions * v_step);
+  float* zeros = space.floats(layout.channels);
+  float* all_u = space.floats(threads * layout.panel_weights);
+  float* all_m = space.floats(threads * m_size);
+  for (int64_t c = 0; c < layout.channels; ++c) zeros[c] = 0;
+#pragma omp parallel num_threads(threads)
+  {
+    const FlushDenormals flush;
+    float* u = all_u + omp_get_thread_num() * layout.panel_weights;
+    float* m = all_m + omp_get_thread_num() * m_size;
+    for (int64_t first = 0; first < tiles.count; first += block) {
+      const int64_t count = least(block, tiles.count - first);
+#pragma omp for schedule(static)
+      for (int64_t t = 0; t < count; ++t)
+        transform_tile(p, layout, tiles, first + t, v + t * layout.channels, v_step, zeros);
+#pragma omp for schedule(dynamic)
+      for (int64_t k = 0; k < layout.panels; ++k) {
+        for (int64_t c = 0; c < layout.channels; c += lanes) transform_weights(p, layout, k, c, u);
+        finish_panel(p, layout, tiles, first, count, v, v_step, u, k, m);
+      }
+    }
+  }
+}
+
+void forward(const ConvForward& p) {
+  const Layout layout(p.shape);
+  const Tiles tiles(p.shape);
+  // Below this many tiles the weights weigh more than the activations.
+  if (tiles.count <= 256 && layout.panels >= 2 * omp_get_max_threads()) many_weights(p, layout, tiles);
+  else few_weights(p, layout, tiles);
+}
+
+// The gradient of the input is the convolution of the output's gradient with the weights flipped
+// in both directions and the channels exchanged: negative strides say just that.
+ConvForward as_forward(const ConvDataGradient& p) {
+  ConvShape s = p.shape;
+  s.in_channels = p.shape.out_channels;
+  s.out_channels = p.shape.in_channels;
+  s.in_height = p.shape.out_height();
+  s.in_width = p.shape.out_width();
+  s.padding_height = 2 - p.shape.padding_height;
+  s.padding_width = 2 - p.shape.padding_width;
+  const WeightStrides& w = p.weight_strides;
+  return {.shape = s,
+          .input = p.output_gradient,
+          .weight = p.weight + 2 * w.row + 2 * w.column,
+          .weight_strides = {w.in_channel, w.out_channel, -w.row, -w.column},
+          .output = p.input_gradient};
+}
+
+bool forward_applies(const ConvForward& p) { return takes_shape(p.shape); }
+bool data_gradient_applies(const ConvDataGradient& p) {
+  return p.shape.padding_height <= 2 && p.shape.padding_width <= 2 && takes_shape(p.shape);
+}
+void data_gradient(const ConvDataGradient& p) { forward(as_forward(p)); }
+
+}  // namespace
+}  // namespace winograd
+
+constexpr const char* why = "3x3, stride 1: Winograd F(4x4, 3x3) multiplies 2.25 to 4 times less";
+extern const Kernel<ConvForward> winograd_f4x3_forward;
+const Kernel<ConvForward> winograd_f4x3_forward{"winograd_f4x3", why, winograd::forward_applies, winograd::forward};
+extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient;
+const Kernel<ConvDataGradient> winograd_f4x3_data_gradient{"winograd_f4x3", why, winograd::data_gradient_applies,
+                                                           winograd::data_gradient};
+
+}  // namespace pyconvopt::cpu::PYCONVOPT_ISA

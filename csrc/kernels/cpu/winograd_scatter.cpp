@@ -1,0 +1,159 @@
+// Data gradient of a 3×3 convolution by the transposed Winograd algorithm.  (The method: winograd.hpp.)
+//
+// Transposing the forward algorithm with respect to its input gives  dX = B [(G w Gᵀ) ∘ (A dY Aᵀ)] Bᵀ:
+// each 4×4 tile of the output's gradient adds to the 6×6 pixels of the input that it came from. The
+// tiles are those of the output; without padding it is smaller than the input (13 → 11 pixels: 9 tiles
+// an image instead of 16; 5 → 3: 1 instead of 4), and so is the number of products. Where padding
+// keeps the size the other way, gathering (winograd.cpp), writes less and is taken.
+//
+// A thread takes whole images and sums overlapping tiles in a small map of its own, in their order.
+#include <omp.h>
+
+#include "../arena.hpp"
+#include "winograd.hpp"
+#include "winograd_weights.hpp"
+
+namespace pyconvopt::cpu::PYCONVOPT_ISA {
+namespace winograd {
+namespace {
+
+// A dY Aᵀ of one 4×4 tile for all channels of the output.
+void transform_gradient_tile(const ConvDataGradient& p, const Layout& layout, const TilePlace& place, float* v,
+                             int64_t position_step, const float* zeros) {
+  const ConvShape& s = p.shape;
+  const int64_t height = s.out_height(), width = s.out_width();
+  const PixelPointers<output_tile> pixels(p.output_gradient + place.image * height * width * s.out_channels, height,
+                                          width, s.out_channels, place.row, place.column, zeros);
+  for (int64_t k = 0; k < layout.channels; k += lanes) {
+    Vec half_way[tile * output_tile];
+#pragma GCC unroll 4
+    for (int j = 0; j < output_tile; ++j) {
+      Vec column[output_tile];
+#pragma GCC unroll 4
+      for (int i = 0; i < output_tile; ++i)
+        column[i] = load_channels(pixels.at[i * output_tile + j] + k, s.out_channels - k);
+      transform_gradient4(column, 1, half_way + j, output_tile);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < tile; ++i) {
+      Vec d[tile];
+      transform_gradient4(half_way + i * output_tile, 1, d, 1);
+#pragma GCC unroll 6
+      for (int j = 0; j < tile; ++j) store(v + (i * tile + j) * position_step + k, d[j]);
+    }
+  }
+}
+
+// Adds B M Bᵀ of one tile to the map of sums, at the tile's first pixel.
+void add_tile(const float* m, int64_t position_step, float* sums, int64_t line) {
+  for (int half = 0; half < panel; half += lanes) {
+    Vec half_way[positions];
+#pragma GCC unroll 6
+    for (int j = 0; j < tile; ++j) {
+      Vec column[tile];
+#pragma GCC unroll 6
+      for (int i = 0; i < tile; ++i) column[i] = load(m + (i * tile + j) * position_step + half);
+      transform_scatter(column, 1, half_way + j, tile);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < tile; ++i) {
+      Vec d[tile];
+      transform_scatter(half_way + i * tile, 1, d, 1);
+#pragma GCC unroll 6
+      for (int j = 0; j < tile; ++j) {
+        float* at = sums + i * line + j * panel + half;
+        store(at, load(at) + d[j]);
+      }
+    }
+  }
+}
+
+void scatter(const ConvDataGradient& p) {
+  const ConvShape& s = p.shape;
+  const Tiles tiles(s);
+  const int64_t tiles_an_image = tiles.rows * tiles.columns;
+  // The weights seen from the output: its channels are the reduced ones.
+  ConvForward weights{.shape = s, .input = nullptr, .weight = p.weight, .weight_strides = p.weight_strides};
+  weights.shape.in_channels = s.out_channels;
+  weights.shape.out_channels = s.in_channels;
+  weights.weight_strides.out_channel = p.weight_strides.in_channel;
+  weights.weight_strides.in_channel = p.weight_strides.out_channel;
+  const Layout layout(weights.shape);
+
+  const int threads = omp_get_max_threads();
+  const int64_t fit = greatest(1, (int64_t(256) << 10) / int64_t(sizeof(float)) / (positions * layout.channels));
+  const int64_t images = least(greatest(1, fit / tiles_an_image), (s.batch + threads - 1) / threads);  // a block
+  const int64_t blocks = (s.batch + images - 1) / images, most = images * tiles_an_image;
+  const int64_t v_step = layout.position_step(most), m_step = most * panel + 16;
+  const int64_t line = (tiles.columns * output_tile + 2) * panel, map = (tiles.rows * output_tile + 2) * line;
+  Workspace space(Workspace::bytes_for(layout.panels * layout.panel_weights) + Workspace::bytes_for(layout.channels) +
+                  Workspace::bytes_for(threads * positions * v_step) +
+                  Workspace::bytes_for(threads * positions * m_step) + Workspace::bytes_for(threads * map));
+  float* u = space.floats(layout.panels * layout.panel_weights);
+  float* zeros = space.floats(layout.channels);
+  float* all_v = space.floats(threads * positions * v_step);
+  float* all_m = space.floats(threads * positions * m_step);
+  float* all_maps = space.floats(threads * map);
+  for (int64_t c = 0; c < layout.channels; ++c) zeros[c] = 0;
+
+#pragma omp parallel num_threads(threads)
+  {
+    const FlushDenormals flush;
+    float* v = all_v + omp_get_thread_num() * positions * v_step;
+    float* m = all_m + omp_get_thread_num() * positions * m_step;
+    float* sums = all_maps + omp_get_thread_num() * map;
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t c = 0; c < layout.panels; ++c)
+      for (int64_t k = 0; k < layout.channels; k += lanes)
+        transform_weights(weights, layout, c, k, u + c * layout.panel_weights);
+#pragma omp for schedule(dynamic)
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t first = b * images, last = least(first + images, s.batch);
+      const int64_t count = (last - first) * tiles_an_image;
+      for (int64_t t = 0; t < count; ++t)
+        transform_gradient_tile(p, layout, TilePlace(tiles, first * tiles_an_image + t), v + t * layout.channels,
+                                v_step, zeros);
+      for (int64_t c = 0; c < layout.panels; ++c) {
+        for (int at = 0; at < positions; ++at)
+          product(v + at * v_step, layout.channels, u + c * layout.panel_weights + at * layout.channels * panel,
+                  layout.channels, m + at * m_step, panel, count);
+        for (int64_t n = first; n < last; ++n) {
+          for (int64_t i = 0; i < map; i += lanes) store(sums + i, Vec{});
+          for (int64_t t = 0; t < tiles_an_image; ++t) {
+            const TilePlace place(tiles, t);
+            add_tile(m + ((n - first) * tiles_an_image + t) * panel, m_step,
+                     sums + place.row * line + place.column * panel, line);
+          }
+          for (int64_t y = 0; y < s.in_height; ++y)
+            for (int64_t x = 0; x < s.in_width; ++x)
+              for (int half = 0; half < panel; half += lanes)
+                if (const int64_t at = c * panel + half; at < s.in_channels)
+                  store_channels(p.input_gradient + ((n * s.in_height + y) * s.in_width + x) * s.in_channels + at,
+                                 load(sums + (y + s.padding_height) * line + (x + s.padding_width) * panel + half),
+                                 s.in_channels - at);
+        }
+      }
+    }
+  }
+}
+
+// Where the output has clearly fewer tiles than the input, and a map of sums fits a cache.
+bool scatter_applies(const ConvDataGradient& p) {
+  const ConvShape& s = p.shape;
+  if (!takes_shape(s)) return false;
+  const Tiles tiles(s);
+  const int64_t gathered =
+      (s.in_height + output_tile - 1) / output_tile * ((s.in_width + output_tile - 1) / output_tile);
+  return s.padding_height == 0 && s.padding_width == 0 && tiles.rows * tiles.columns <= 64 &&
+         5 * tiles.rows * tiles.columns <= 4 * gathered;
+}
+
+}  // namespace
+}  // namespace winograd
+
+extern const Kernel<ConvDataGradient> winograd_f4x3_scatter;
+const Kernel<ConvDataGradient> winograd_f4x3_scatter{
+    "winograd_f4x3_scatter", "3x3 without padding: Winograd F(4x4, 3x3) transposed, over the output's fewer tiles",
+    winograd::scatter_applies, winograd::scatter};
+
+}  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -1,0 +1,231 @@
+// Winograd F(3×3, 4×4): the weight gradient of a 3×3 convolution.  (The method: winograd.hpp.)
+//
+//   V[36][C/16][T][16]              input tiles, transformed as in the forward pass
+//   D[36][K/panel][T][panel]        4×4 tiles of the output's gradient, transformed
+//   W[36][C][K] = Σ_t Vᵀ D          summed over all tiles before the one inverse transform
+//
+// Both are stored in packs as wide as the product reads them: rows of C or K floats apart would map
+// to the same few cache sets. Sums run over tiles in their order, whatever the number of threads:
+// the result never depends on it. Two orders of the work:
+// - All tiles fit a cache: transform them all, then threads take blocks of channels × channels,
+//   sum them in a small W of their own and transform it at once. W, four times the weights, is
+//   never a whole.
+// - Many tiles: block after block of tiles, all threads transform it, then each adds its positions
+//   to the whole W, which is small here.
+#include <omp.h>
+
+#include "../arena.hpp"
+#include "gemm.hpp"
+#include "winograd.hpp"
+
+namespace pyconvopt::cpu::PYCONVOPT_ISA {
+namespace winograd {
+namespace {
+
+struct GradientLayout {
+  int64_t packs, panels;   // of input and output channels
+  int64_t v_step, d_step;  // floats from one position to the next
+  int64_t tiles;           // T of the block
+  GradientLayout(const ConvShape& s, int64_t tiles)
+      : packs((s.in_channels + pack - 1) / pack),
+        panels((s.out_channels + panel - 1) / panel),
+        v_step(packs * tiles * pack + 16),
+        d_step(panels * tiles * panel + 16),
+        tiles(tiles) {}
+};
+
+struct Block {  // the transformed tiles
+  float *v, *d;
+  const float* zeros;
+};
+
+void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles& tiles, int64_t index,
+                          int64_t t, const Block& block) {
+  const ConvShape& s = p.shape;
+  const TilePlace place(tiles, index);
+  const float* image = p.input + place.image * s.in_height * s.in_width * s.in_channels;
+  const PixelPointers<tile> pixels(image, s.in_height, s.in_width, s.in_channels, place.row - s.padding_height,
+                                   place.column - s.padding_width, block.zeros);
+  for (int64_t c = 0; c < layout.packs * pack; c += lanes) {
+    float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
+    const int64_t left = s.in_channels - c;
+    if (left >= lanes) input_tile([&](int at) { return load(pixels.at[at] + c); }, out, layout.v_step);
+    else if (left > 0) input_tile([&](int at) { return load_first(pixels.at[at] + c, int(left)); }, out, layout.v_step);
+    else
+      for (int at = 0; at < positions; ++at) store(out + at * layout.v_step, Vec{});
+  }
+}
+
+template <class Fetch>
+PYCONVOPT_INLINE void gradient_tile(Fetch fetch, float* out, int64_t step) {
+  Vec half_way[tile * output_tile];
+#pragma GCC unroll 4
+  for (int j = 0; j < output_tile; ++j) {
+    Vec column[output_tile];
+#pragma GCC unroll 4
+    for (int i = 0; i < output_tile; ++i) column[i] = fetch(i * output_tile + j);
+    transform_filter4(column, 1, half_way + j, output_tile);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < tile; ++i) {
+    Vec d[tile];
+    transform_filter4(half_way + i * output_tile, 1, d, 1);
+#pragma GCC unroll 6
+    for (int j = 0; j < tile; ++j) store(out + (i * tile + j) * step, d[j]);
+  }
+}
+
+void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles& tiles,
+                             int64_t index, int64_t t, const Block& block) {
+  const ConvShape& s = p.shape;
+  const TilePlace place(tiles, index);
+  const float* image = p.output_gradient + place.image * s.out_height() * s.out_width() * s.out_channels;
+  const PixelPointers<output_tile> pixels(image, s.out_height(), s.out_width(), s.out_channels, place.row, place.column,
+                                          block.zeros);
+  for (int64_t k = 0; k < layout.panels * panel; k += lanes) {
+    float* out = block.d + (k / panel * layout.tiles + t) * panel + k % panel;
+    const int64_t left = s.out_channels - k;
+    if (left >= lanes) gradient_tile([&](int at) { return load(pixels.at[at] + k); }, out, layout.d_step);
+    else if (left > 0)
+      gradient_tile([&](int at) { return load_first(pixels.at[at] + k, int(left)); }, out, layout.d_step);
+    else
+      for (int at = 0; at < positions; ++at) store(out + at * layout.d_step, Vec{});
+  }
+}
+
+// W[c0..][k0..] of one pack × panel: Aᵀ W A, then to the weight gradient's own layout.
+void finish_weights(const ConvWeightGradient& p, const float* w, int64_t position_step, int64_t row_step, int64_t c0,
+                    int64_t k0) {
+  const WeightStrides& strides = p.weight_strides;
+  const int64_t cs = least(pack, p.shape.in_channels - c0);
+  for (int half = 0; half < 2; ++half) {
+    const int64_t k = k0 + half * lanes, ks = least(lanes, p.shape.out_channels - k);
+    if (ks <= 0) return;
+    float results[9][pack][lanes];
+    for (int64_t c = 0; c < cs; ++c) {
+      Vec half_way[3 * tile];
+#pragma GCC unroll 6
+      for (int j = 0; j < tile; ++j) {
+        Vec column[tile];
+#pragma GCC unroll 6
+        for (int i = 0; i < tile; ++i)
+          column[i] = load(w + (i * tile + j) * position_step + c * row_step + half * lanes);
+        transform_output3(column, 1, half_way + j, tile);
+      }
+#pragma GCC unroll 3
+      for (int i = 0; i < 3; ++i) {
+        Vec g[3];
+        transform_output3(half_way + i * tile, 1, g, 1);
+#pragma GCC unroll 3
+        for (int j = 0; j < 3; ++j) store(results[i * 3 + j][c], g[j]);
+      }
+    }
+    for (int64_t i = 0; i < ks; ++i)
+      for (int tap = 0; tap < 9; ++tap) {
+        float* out = p.weight_gradient + (k + i) * strides.out_channel + c0 * strides.in_channel +
+                     tap / 3 * strides.row + tap % 3 * strides.column;
+        for (int64_t c = 0; c < cs; ++c) out[c * strides.in_channel] = results[tap][c][i];
+      }
+  }
+}
+
+void transform_block(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles& tiles, int64_t first,
+                     int64_t count, const Block& block) {
+#pragma omp for schedule(static)
+  for (int64_t t = 0; t < 2 * count; ++t)
+    if (t < count) transform_input_tile(p, layout, tiles, first + t, t, block);
+    else transform_gradient_tile(p, layout, tiles, first + t - count, t - count, block);
+}
+
+inline constexpr int64_t group = 4;  // packs and panels in a block of channels that one thread takes
+
+void tiles_at_once(const ConvWeightGradient& p, const Tiles& tiles) {
+  const ConvShape& s = p.shape;
+  const int threads = omp_get_max_threads();
+  const GradientLayout layout(s, tiles.count);
+  const int64_t zeros_size = greatest(s.in_channels, s.out_channels) + lanes;
+  const int64_t w_step = pack * panel * group + 16;  // one position: a pack × a group of panels
+  Workspace space(Workspace::bytes_for(positions * layout.v_step) + Workspace::bytes_for(positions * layout.d_step) +
+                  Workspace::bytes_for(zeros_size) + Workspace::bytes_for(threads * positions * w_step));
+  float* v = space.floats(positions * layout.v_step);
+  float* d = space.floats(positions * layout.d_step);
+  float* zeros = space.floats(zeros_size);
+  float* all_w = space.floats(threads * positions * w_step);
+  for (int64_t i = 0; i < zeros_size; ++i) zeros[i] = 0;
+  const int64_t panel_groups = (layout.panels + group - 1) / group;
+#pragma omp parallel num_threads(threads)
+  {
+    const FlushDenormals flush;
+    transform_block(p, layout, tiles, 0, tiles.count, {v, d, zeros});
+    float* w = all_w + omp_get_thread_num() * positions * w_step;
+#pragma omp for collapse(2) schedule(dynamic)
+    for (int64_t kg = 0; kg < panel_groups; ++kg)
+      for (int64_t c = 0; c < layout.packs; ++c) {
+        const int64_t first = kg * group, last = least(first + group, layout.panels);
+        for (int at = 0; at < positions; ++at)
+          for (int64_t k = first; k < last; ++k)
+            outer_product<false>(v + at * layout.v_step + c * tiles.count * pack,
+                                 d + at * layout.d_step + k * tiles.count * panel, tiles.count,
+                                 w + at * w_step + (k - first) * panel, group * panel);
+        for (int64_t k = first; k < last; ++k)
+          finish_weights(p, w + (k - first) * panel, w_step, group * panel, c * pack, k * panel);
+      }
+  }
+}
+
+void block_by_block(const ConvWeightGradient& p, const Tiles& tiles, int64_t block) {
+  const ConvShape& s = p.shape;
+  const int threads = omp_get_max_threads();
+  const GradientLayout layout(s, block);
+  const int64_t zeros_size = greatest(s.in_channels, s.out_channels) + lanes;
+  const int64_t row_step = layout.panels * panel, w_step = layout.packs * pack * row_step + 16;
+  Workspace space(Workspace::bytes_for(positions * layout.v_step) + Workspace::bytes_for(positions * layout.d_step) +
+                  Workspace::bytes_for(zeros_size) + Workspace::bytes_for(positions * w_step));
+  float* v = space.floats(positions * layout.v_step);
+  float* d = space.floats(positions * layout.d_step);
+  float* zeros = space.floats(zeros_size);
+  float* w = space.floats(positions * w_step);
+  for (int64_t i = 0; i < zeros_size; ++i) zeros[i] = 0;
+#pragma omp parallel num_threads(threads)
+  {
+    const FlushDenormals flush;
+    for (int64_t first = 0; first < tiles.count; first += block) {
+      const int64_t count = least(block, tiles.count - first);
+      transform_block(p, layout, tiles, first, count, {v, d, zeros});
+#pragma omp for schedule(static)
+      for (int at = 0; at < positions; ++at)
+        for (int64_t c = 0; c < layout.packs; ++c)
+          for (int64_t k = 0; k < layout.panels; ++k) {
+            const float* a = v + at * layout.v_step + c * block * pack;
+            const float* b = d + at * layout.d_step + k * block * panel;
+            float* sums = w + at * w_step + c * pack * row_step + k * panel;
+            if (first) outer_product<true>(a, b, count, sums, row_step);
+            else outer_product<false>(a, b, count, sums, row_step);
+          }
+    }
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t c = 0; c < layout.packs; ++c)
+      for (int64_t k = 0; k < layout.panels; ++k)
+        finish_weights(p, w + c * pack * row_step + k * panel, w_step, row_step, c * pack, k * panel);
+  }
+}
+
+bool gradient_applies(const ConvWeightGradient& p) { return takes_shape(p.shape); }
+
+void weight_gradient(const ConvWeightGradient& p) {
+  const Tiles tiles(p.shape);
+  const GradientLayout one(p.shape, 1);
+  const int64_t tile_bytes = positions * int64_t(sizeof(float)) * (one.packs * pack + one.panels * panel);
+  if (tiles.count * tile_bytes <= (int64_t(10) << 20)) tiles_at_once(p, tiles);
+  else block_by_block(p, tiles, greatest(24, (int64_t(3) << 20) / tile_bytes / 8 * 8));
+}
+
+}  // namespace
+}  // namespace winograd
+
+extern const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient;
+const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient{
+    "winograd_f4x3", "3x3, stride 1: Winograd F(3x3, 4x4) multiplies 2.25 to 4 times less", winograd::gradient_applies,
+    winograd::weight_gradient};
+
+}  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -1,0 +1,19 @@
+// What a kernel is to the rest of the program: a name, the problems it takes, and the function that runs it.
+#pragma once
+#include <cstdint>
+
+namespace pyconvopt {
+
+enum class Activation { none, relu };
+
+// A problem type P describes one call: shapes and pointers. Kernels of the same P compete; the
+// table (cpu/kernels.inc) lists them best first, and the first that applies is run.
+template <class P>
+struct Kernel {
+  const char* name;
+  const char* reason;         // why it is chosen where it applies, for explain()
+  bool (*applies)(const P&);  // must look at shapes only, never at pointers
+  void (*run)(const P&);
+};
+
+}  // namespace pyconvopt

@@ -1,0 +1,124 @@
+// Plain loops with double accumulation: the meaning of every kernel, and the last resort of the table.
+#include "../conv.hpp"
+
+#include <cmath>
+
+#include "reference.hpp"
+
+namespace pyconvopt {
+namespace {
+
+// Walks every (output element, weight element, input element) triple that the convolution multiplies.
+template <class Visit>
+void for_each_output(const ConvShape& s, Visit visit) {
+  for (int64_t n = 0; n < s.batch; ++n)
+    for (int64_t oy = 0; oy < s.out_height(); ++oy)
+      for (int64_t ox = 0; ox < s.out_width(); ++ox)
+        for (int64_t k = 0; k < s.out_channels; ++k) visit(n, oy, ox, k);
+}
+
+template <class Visit>
+void for_each_tap(const ConvShape& s, int64_t oy, int64_t ox, int64_t k, Visit visit) {
+  const int64_t group_in = s.in_channels / s.groups, group = k / (s.out_channels / s.groups);
+  for (int64_t r = 0; r < s.kernel_height; ++r) {
+    const int64_t iy = oy * s.stride_height - s.padding_height + r * s.dilation_height;
+    if (iy < 0 || iy >= s.in_height) continue;
+    for (int64_t q = 0; q < s.kernel_width; ++q) {
+      const int64_t ix = ox * s.stride_width - s.padding_width + q * s.dilation_width;
+      if (ix < 0 || ix >= s.in_width) continue;
+      for (int64_t c = 0; c < group_in; ++c) visit(iy, ix, group * group_in + c, r, q, c);
+    }
+  }
+}
+
+int64_t input_at(const ConvShape& s, int64_t n, int64_t y, int64_t x, int64_t c) {
+  return ((n * s.in_height + y) * s.in_width + x) * s.in_channels + c;
+}
+int64_t output_at(const ConvShape& s, int64_t n, int64_t y, int64_t x, int64_t k) {
+  return ((n * s.out_height() + y) * s.out_width() + x) * s.out_channels + k;
+}
+int64_t weight_at(const WeightStrides& w, int64_t k, int64_t c, int64_t r, int64_t q) {
+  return k * w.out_channel + c * w.in_channel + r * w.row + q * w.column;
+}
+
+double convolve_at(const ConvForward& p, int64_t n, int64_t oy, int64_t ox, int64_t k) {
+  double sum = p.bias ? p.bias[k] : 0.0;
+  for_each_tap(p.shape, oy, ox, k, [&](int64_t iy, int64_t ix, int64_t ic, int64_t r, int64_t q, int64_t c) {
+    sum += double(p.input[input_at(p.shape, n, iy, ix, ic)]) * p.weight[weight_at(p.weight_strides, k, c, r, q)];
+  });
+  return p.activation == Activation::relu && sum < 0 ? 0.0 : sum;
+}
+
+void forward(const ConvForward& p) {
+  const ConvShape& s = p.shape;
+  if (!p.pool) {
+    for_each_output(s, [&](int64_t n, int64_t oy, int64_t ox, int64_t k) {
+      p.output[output_at(s, n, oy, ox, k)] = float(convolve_at(p, n, oy, ox, k));
+    });
+    return;
+  }
+  const int64_t pooled_height = s.out_height() / 2, pooled_width = s.out_width() / 2;
+  for (int64_t n = 0; n < s.batch; ++n)
+    for (int64_t py = 0; py < pooled_height; ++py)
+      for (int64_t px = 0; px < pooled_width; ++px)
+        for (int64_t k = 0; k < s.out_channels; ++k) {
+          float best = -INFINITY;
+          uint8_t position = 0;
+          for (uint8_t i = 0; i < 4; ++i) {
+            const float value = float(convolve_at(p, n, 2 * py + i / 2, 2 * px + i % 2, k));
+            if (value > best || std::isnan(value)) best = value, position = i;
+          }
+          const int64_t at = ((n * pooled_height + py) * pooled_width + px) * s.out_channels + k;
+          p.output[at] = best;
+          p.argmax[at] = p.activation == Activation::relu && best <= 0 ? pool_dead : position;
+        }
+}
+
+void data_gradient(const ConvDataGradient& p) {
+  const ConvShape& s = p.shape;
+  const int64_t size = s.batch * s.in_height * s.in_width * s.in_channels;
+  double* sums = new double[std::size_t(size)]();
+  for_each_output(s, [&](int64_t n, int64_t oy, int64_t ox, int64_t k) {
+    const double g = p.output_gradient[output_at(s, n, oy, ox, k)];
+    for_each_tap(s, oy, ox, k, [&](int64_t iy, int64_t ix, int64_t ic, int64_t r, int64_t q, int64_t c) {
+      sums[input_at(s, n, iy, ix, ic)] += g * p.weight[weight_at(p.weight_strides, k, c, r, q)];
+    });
+  });
+  for (int64_t i = 0; i < size; ++i) p.input_gradient[i] = float(sums[i]);
+  delete[] sums;
+}
+
+void weight_gradient(const ConvWeightGradient& p) {
+  const ConvShape& s = p.shape;
+  for (int64_t k = 0; k < s.out_channels; ++k)
+    for (int64_t r = 0; r < s.kernel_height; ++r)
+      for (int64_t q = 0; q < s.kernel_width; ++q)
+        for (int64_t c = 0; c < s.in_channels / s.groups; ++c) {
+          const int64_t ic = k / (s.out_channels / s.groups) * (s.in_channels / s.groups) + c;
+          double sum = 0;
+          for (int64_t n = 0; n < s.batch; ++n)
+            for (int64_t oy = 0; oy < s.out_height(); ++oy) {
+              const int64_t iy = oy * s.stride_height - s.padding_height + r * s.dilation_height;
+              if (iy < 0 || iy >= s.in_height) continue;
+              for (int64_t ox = 0; ox < s.out_width(); ++ox) {
+                const int64_t ix = ox * s.stride_width - s.padding_width + q * s.dilation_width;
+                if (ix < 0 || ix >= s.in_width) continue;
+                sum += double(p.input[input_at(s, n, iy, ix, ic)]) * p.output_gradient[output_at(s, n, oy, ox, k)];
+              }
+            }
+          p.weight_gradient[weight_at(p.weight_strides, k, c, r, q)] = float(sum);
+        }
+}
+
+}  // namespace
+
+using reference::last_resort;
+using reference::takes_all;
+extern const Kernel<ConvForward> reference_conv_forward;
+const Kernel<ConvForward> reference_conv_forward{"reference", last_resort, takes_all, forward};
+extern const Kernel<ConvDataGradient> reference_conv_data_gradient;
+const Kernel<ConvDataGradient> reference_conv_data_gradient{"reference", last_resort, takes_all, data_gradient};
+extern const Kernel<ConvWeightGradient> reference_conv_weight_gradient;
+const Kernel<ConvWeightGradient> reference_conv_weight_gradient{"reference", last_resort, takes_all, weight_gradient};
+
+}  // namespace pyconvopt
