@@ -1,0 +1,68 @@
+"""The compiled part: instruction sets, the kernel table, memory, kernels on numpy arrays."""
+
+from typing import Any
+
+import numpy as np
+
+Pair = tuple[int, int]
+
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def available_isas() -> list[str]: ...
+def winograd() -> bool: ...
+def set_winograd(enabled: bool) -> None: ...
+def kernel_names() -> list[tuple[str, str, str]]: ...
+def choose_conv(
+    pass_: str,
+    batch: int,
+    in_channels: int,
+    in_height: int,
+    in_width: int,
+    out_channels: int,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    kernel: str = "",
+) -> tuple[str, str]: ...
+def arena_bytes() -> int: ...
+def arena_set_cap(bytes: int) -> None: ...
+def arena_release() -> None: ...
+def keep_freed_memory() -> None: ...
+def conv_forward(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    relu: bool,
+    pool: bool,
+    kernel: str = "",
+) -> Any: ...
+def conv_data_gradient(
+    gradient: np.ndarray,
+    weight: np.ndarray,
+    input_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    kernel: str = "",
+) -> np.ndarray: ...
+def conv_weight_gradient(
+    x: np.ndarray,
+    gradient: np.ndarray,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    kernel: str = "",
+) -> np.ndarray: ...
+def philox4x32(
+    c0: int, c1: int, c2: int, c3: int, k0: int, k1: int
+) -> tuple[int, int, int, int]: ...
+def dropout_multiplier(p: float, seed: int, offset: int, element: int) -> float: ...

@@ -1,0 +1,132 @@
+"""Autograd of convolution: each pass on the kernel its plan names, or on torch's.
+
+``y = pool(activation(conv(x, w) + b))`` is one node of the graph. Its backward runs this library's
+kernels; where a gradient of the gradient is wanted (``create_graph=True``) it is written in torch's
+own differentiable operations instead, the reference path.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ..ops import TORCH, ConvPlan
+from .pool import unpool
+
+_conv2d = torch.ops.pyconvopt.conv2d.default
+_conv2d_max_pool = torch.ops.pyconvopt.conv2d_max_pool.default
+_data_gradient = torch.ops.pyconvopt.conv2d_data_gradient.default
+_weight_gradient = torch.ops.pyconvopt.conv2d_weight_gradient.default
+_channel_sum = torch.ops.pyconvopt.channel_sum.default
+_relu_backward = torch.ops.pyconvopt.relu_backward.default
+_max_pool_backward = torch.ops.pyconvopt.max_pool2x2_backward.default
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: ConvPlan, relu: bool) -> Tensor:
+    """The forward pass alone, on the plan's kernel; `x` is dense channels_last."""
+    if plan.forward != TORCH:
+        return _conv2d(x, weight, bias, *plan.hyper, relu)
+    sh, sw, ph, pw, dh, dw, groups = plan.hyper
+    y = torch.conv2d(x, weight, bias, (sh, sw), (ph, pw), (dh, dw), groups)
+    y = y.contiguous(memory_format=torch.channels_last)
+    return y.relu_() if relu else y
+
+
+def _gradients(
+    ctx: Any, x: Tensor, weight: Tensor, dz: Tensor, need_x: bool, need_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of input and weight from that of the convolution's output."""
+    plan: ConvPlan = ctx.plan
+    own_x = need_x and plan.data_gradient != TORCH
+    own_weight = need_weight and plan.weight_gradient != TORCH
+    dx = dw = None
+    if own_x:
+        dx = _data_gradient(dz, weight, x.shape[2], x.shape[3], *plan.hyper)
+    if own_weight:
+        dw = _weight_gradient(x, dz, weight, *plan.hyper)
+    rest_x, rest_weight = need_x and not own_x, need_weight and not own_weight
+    if rest_x or rest_weight:
+        other_x, other_weight, _ = _torch_backward(
+            plan, dz, x, weight, None, rest_x, rest_weight, False
+        )
+        dx = other_x if rest_x else dx
+        dw = other_weight if rest_weight else dw
+    return dx, dw
+
+
+def _torch_backward(
+    plan: ConvPlan,
+    dz: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: list[int] | None,
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    sh, sw, ph, pw, dh, dw, groups = plan.hyper
+    return torch.ops.aten.convolution_backward(
+        dz, x, weight, bias_sizes, (sh, sw), (ph, pw), (dh, dw), False, (0, 0), groups,
+        (need_x, need_weight, need_bias),
+    )  # fmt: skip
+
+
+class Conv2dFunction(Function):
+    """``activation(conv(x, weight) + bias)`` with its gradient."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, plan, relu):  # noqa: D102
+        y = forward(x, weight, bias, plan, relu)
+        ctx.plan, ctx.relu, ctx.bias = plan, relu, bias is not None
+        ctx.save_for_backward(x, weight, y if relu else None)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):  # noqa: D102
+        x, weight, y = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            dz = g * (y > 0) if ctx.relu else g
+            sizes = [weight.shape[0]] if ctx.bias else None
+            dx, dw, db = _torch_backward(
+                ctx.plan, dz, x, weight, sizes, need_x, need_weight, need_bias
+            )
+            return dx, dw, db, None, None
+        dz, db = g.contiguous(memory_format=torch.channels_last), None
+        if ctx.relu:
+            dz, db = _relu_backward(dz, y, need_bias)
+        elif need_bias:
+            db = _channel_sum(dz)
+        dx, dw = _gradients(ctx, x, weight, dz, need_x, need_weight)
+        return dx, dw, db if need_bias else None, None, None
+
+
+class Conv2dMaxPoolFunction(Function):
+    """``max_pool(relu(conv(x, weight) + bias), 2)``: the map before the pool is never stored."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, plan, relu):  # noqa: D102
+        y, argmax = _conv2d_max_pool(x, weight, bias, *plan.hyper, relu)
+        ctx.plan, ctx.bias = plan, bias is not None
+        ctx.save_for_backward(x, weight, argmax)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):  # noqa: D102
+        x, weight, argmax = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        height, width = ctx.plan.out_size
+        if torch.is_grad_enabled():
+            dz = unpool(g, argmax, height, width)
+            sizes = [weight.shape[0]] if ctx.bias else None
+            dx, dw, db = _torch_backward(
+                ctx.plan, dz, x, weight, sizes, need_x, need_weight, need_bias
+            )
+            return dx, dw, db, None, None
+        g = g.contiguous(memory_format=torch.channels_last)
+        dz, db = _max_pool_backward(g, argmax, height, width, need_bias)
+        dx, dw = _gradients(ctx, x, weight, dz, need_x, need_weight)
+        return dx, dw, db if need_bias else None, None, None

@@ -1,0 +1,31 @@
+"""Dropout whose mask is made again in backward from its key, not stored."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import Function
+
+_ops = {
+    False: torch.ops.pyconvopt.dropout.default,
+    True: torch.ops.pyconvopt.dropout_channels.default,
+}
+
+
+class DropoutFunction(Function):
+    """``x · multiplier(seed, element)``: linear in x, so its gradient is the function itself."""
+
+    @staticmethod
+    def forward(ctx, x, p, seed, channels):  # noqa: D102
+        ctx.key, ctx.strides, ctx.four = (p, seed, channels), x.stride(), x.dim() == 4
+        return _ops[channels](x, p, seed, 0)
+
+    @staticmethod
+    def backward(ctx, g):  # noqa: D102
+        if g.stride() != ctx.strides:  # the mask is by the order in memory
+            g = torch.empty_strided(g.shape, ctx.strides).copy_(g)
+        return DropoutFunction.apply(g, *ctx.key), None, None, None
+
+
+def draw_seed() -> int:
+    """A key from torch's generator: the one draw a call."""
+    return int(torch.empty((), dtype=torch.int64).random_())

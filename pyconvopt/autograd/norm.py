@@ -1,0 +1,122 @@
+"""Batch normalisation with what follows it (residual, ReLU, 2×2 max-pool, dropout) as one node."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+_forward = torch.ops.pyconvopt.batch_norm_forward.default
+_backward = torch.ops.pyconvopt.batch_norm_backward.default
+_dropout = torch.ops.pyconvopt.dropout.default
+
+
+class NormOptions(NamedTuple):
+    """What a normalisation does beside normalising."""
+
+    training: bool
+    momentum: float
+    eps: float
+    relu: bool = False
+    pool: bool = False
+    dropout: float = 0.0
+    seed: int = 0
+
+
+class BatchNormFunction(Function):
+    """``dropout(pool(relu((x − mean) / √(var + eps) · weight + bias + residual)))``."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, residual, mean, var, options):  # noqa: D102
+        training, momentum, eps, relu, pool, dropout, seed = options
+        y, argmax, saved_mean, saved_invstd = _forward(
+            x,
+            weight,
+            bias,
+            residual,
+            mean,
+            var,
+            training,
+            momentum,
+            eps,
+            relu,
+            pool,
+            dropout,
+            seed,
+            0,
+        )
+        ctx.options = options
+        ctx.save_for_backward(
+            x,
+            weight,
+            bias,
+            residual,
+            y if relu and not pool else None,
+            argmax if pool else None,
+            saved_mean,
+            saved_invstd,
+        )
+        return y
+
+    @staticmethod
+    def backward(ctx, g):  # noqa: D102
+        x, weight, bias, residual, y, argmax, mean, invstd = ctx.saved_tensors
+        need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
+        options: NormOptions = ctx.options
+        if torch.is_grad_enabled():
+            inputs = (x, weight, bias, residual)
+            return (
+                *_reference_backward(inputs, ctx.needs_input_grad, g, mean, invstd, options),
+                None,
+                None,
+                None,
+            )
+        g = g.contiguous(memory_format=torch.channels_last) if g.dim() == 4 else g.contiguous()
+        dx, dresidual, dweight, dbias = _backward(
+            g, x, y, argmax, weight, mean, invstd, options.training, options.relu, options.pool,
+            options.dropout, need_x, need_residual,
+        )  # fmt: skip
+        return (
+            dx if need_x else None,
+            dweight if need_weight else None,
+            dbias if need_bias else None,
+            dresidual if need_residual else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _reference_backward(
+    inputs: tuple[Tensor | None, ...],
+    needed: tuple[bool, ...],
+    g: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    options: NormOptions,
+) -> list[Tensor | None]:
+    """The gradients in torch's differentiable operations: the forward again, and its gradient."""
+    x, weight, bias, residual = inputs
+    assert x is not None
+    with torch.enable_grad():
+        if options.training:
+            y = F.batch_norm(x, None, None, weight, bias, True, 0.0, options.eps)
+        else:
+            y = F.batch_norm(
+                x, mean, invstd.pow(-2) - options.eps, weight, bias, False, 0.0, options.eps
+            )
+        if residual is not None:
+            y = y + residual
+        y = torch.relu(y) if options.relu else y
+        y = F.max_pool2d(y, 2) if options.pool else y
+        if options.dropout:
+            ones = torch.ones_like(y)
+            if ones.dim() == 4:
+                ones = ones.contiguous(memory_format=torch.channels_last)
+            y = y * _dropout(ones, options.dropout, options.seed, 0)
+        wanted = [t for t, need in zip(inputs, needed, strict=False) if need and t is not None]
+        found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
+    return [next(found) if need else None for need in needed[:4]]

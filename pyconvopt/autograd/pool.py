@@ -1,0 +1,41 @@
+"""2×2 max-pooling that remembers one byte an output, and its gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+_max_pool = torch.ops.pyconvopt.max_pool2x2.default
+_max_pool_backward = torch.ops.pyconvopt.max_pool2x2_backward.default
+
+
+class MaxPool2x2Function(Function):
+    """``max_pool2d(x, 2)`` of a channels_last map."""
+
+    @staticmethod
+    def forward(ctx, x):  # noqa: D102
+        y, argmax = _max_pool(x)
+        ctx.size = x.shape[2], x.shape[3]
+        ctx.save_for_backward(argmax)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):  # noqa: D102
+        (argmax,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return unpool(g, argmax, *ctx.size)
+        g = g.contiguous(memory_format=torch.channels_last)
+        return _max_pool_backward(g, argmax, *ctx.size, False)[0]
+
+
+def unpool(g: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
+    """The gradient before a 2×2 pool, in differentiable operations of torch.
+
+    `argmax` holds 0..3, the position in the window, or more where no gradient passes.
+    """
+    positions = torch.arange(4, dtype=torch.uint8, device=g.device).view(4, 1, 1, 1, 1)
+    spread = (g * (argmax == positions)).view(2, 2, *g.shape)
+    rows, columns = g.shape[2], g.shape[3]
+    dz = spread.permute(2, 3, 4, 0, 5, 1).reshape(*g.shape[:2], 2 * rows, 2 * columns)
+    return torch.nn.functional.pad(dz, (0, width - 2 * columns, 0, height - 2 * rows))

@@ -1,0 +1,23 @@
+"""Functions in the manner of ``torch.nn.functional``, on this library's kernels.
+
+Each takes any tensor that torch's function of the same name takes and returns what it returns, in
+the memory format it would use. Float32 tensors on the CPU run on the kernels here where there is
+one for the shape; everything else (other types and devices, autocast, ``torch.func`` transforms,
+forward-mode differentiation) is torch's.
+"""
+
+from .conv import conv2d, conv2d_max_pool
+from .elementwise import dropout, dropout2d, linear, relu
+from .norm import batch_norm
+from .pool import max_pool2d
+
+__all__ = [
+    "batch_norm",
+    "conv2d",
+    "conv2d_max_pool",
+    "dropout",
+    "dropout2d",
+    "linear",
+    "max_pool2d",
+    "relu",
+]

@@ -1,0 +1,107 @@
+"""Batch normalisation, alone and with what follows it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import explanation
+from ..autograd.dropout import draw_seed
+from ..autograd.norm import BatchNormFunction, NormOptions
+from ..ops import TORCH
+from .elementwise import dropout as apply_dropout
+from .gate import Activation, activate, takes
+from .pool import max_pool2d
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: Activation = None,
+    residual: Tensor | None = None,
+    pool: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """``y = (x − E[x]) / √(Var[x] + eps) · weight + bias`` for each channel, and what follows it.
+
+    Args:
+        input: (N, C) or (N, C, H, W); channels_last maps run on this library's kernels.
+        running_mean, running_var: (C); in training updated as ``running += momentum · (batch −
+            running)`` with the unbiased variance, otherwise used instead of the batch's.
+        weight, bias: (C) or None.
+        training: whether the batch's own mean and (biased) variance are used.
+        activation: None, ``"relu"`` (in the same pass), or a callable applied afterwards.
+        residual: added before the activation, of the input's shape.
+        pool: 2×2 max-pooling with stride 2 after the activation.
+        dropout: share of elements dropped at the end; 0 for none.
+
+    Returns:
+        The input's shape, halved in height and width by `pool`.
+
+    Raises:
+        ValueError: in training with one value a channel.
+
+    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167).
+
+    >>> import torch, pyconvopt as pco
+    >>> pco.functional.batch_norm(torch.tensor([[1.0], [3.0]]), None, None, training=True)
+    tensor([[-1.0000],
+            [ 1.0000]])
+    """
+    if training and input.dim() >= 2 and input.numel() == input.shape[1] and input.numel():
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {input.size()}"
+        )
+    relu = activation == "relu"
+    x = _rows(input, training, running_mean, running_var, weight, bias)
+    fusable = (activation is None or relu) and not (residual is not None and pool)
+    if residual is not None and x is not None:
+        fusable = fusable and takes(residual) and residual.shape == input.shape
+    if x is None or not fusable or (pool and (x.dim() != 4 or min(x.shape[2:]) < 2)):
+        y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        _explain("batch_norm", TORCH, "not a channels_last float32 map", input, y)
+        y = y if residual is None else y + residual
+        y = activate(y, activation)
+        y = max_pool2d(y, 2) if pool else y
+        return apply_dropout(y, dropout) if dropout else y
+    if residual is not None and x.dim() == 4:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    fused_dropout = dropout if relu or pool else 0.0
+    options = NormOptions(
+        training, momentum, eps, relu, pool, fused_dropout, draw_seed() if fused_dropout else 0
+    )
+    y = BatchNormFunction.apply(x, weight, bias, residual, running_mean, running_var, options)
+    extras = [n for n, used in zip(("relu", "pool", "dropout"), options[3:6], strict=True) if used]
+    _explain("batch_norm", "batch_norm", " + ".join(["one pass", *extras]), x, y)
+    return apply_dropout(y, dropout) if dropout and not fused_dropout else y
+
+
+def _rows(input: Tensor, training: bool, *vectors: Tensor | None) -> Tensor | None:
+    """The input if it is a matrix or a channels_last map that the kernels take with its vectors."""
+    running_mean, running_var, *_ = vectors
+    if not takes(input) or not input.numel() or (running_mean is None) != (running_var is None):
+        return None
+    if input.dim() not in (2, 4) or not (training or running_mean is not None):
+        return None
+    for vector in vectors:
+        if vector is not None and not (
+            takes(vector) and vector.shape == input.shape[1:2] and vector.is_contiguous()
+        ):
+            return None
+    if input.dim() == 2:
+        return input.contiguous()
+    return input if input.is_contiguous(memory_format=torch.channels_last) else None
+
+
+def _explain(op: str, kernel: str, reason: str, x: Tensor, y: Tensor) -> None:
+    if explanation.listening():
+        explanation.note(op, "forward", kernel, reason, 5 * x.numel(), [x, x, y])
+        explanation.note(op, "backward", kernel, reason, 8 * x.numel(), [x, y, x, y, x])

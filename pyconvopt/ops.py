@@ -1,0 +1,258 @@
+"""The operators ``torch.ops.pyconvopt.*``: their shapes for tracing, and which kernels a call gets.
+
+The operators take float32 tensors on the CPU in dense channels_last memory; `pyconvopt.functional`
+brings any other tensor into that form or hands it to torch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _C, settings
+
+PASSES = ("forward", "data_gradient", "weight_gradient")
+TORCH = "torch"
+
+
+class ConvPlan(NamedTuple):
+    """What a convolution of given shapes runs on: kernel names by pass, ``"torch"`` where none."""
+
+    hyper: tuple[int, int, int, int, int, int, int]
+    """stride, padding and dilation (height, width each), groups: the operators' arguments."""
+    forward: str
+    forward_pool: str
+    data_gradient: str
+    weight_gradient: str
+    reasons: tuple[str, str, str]
+    out_size: tuple[int, int]
+
+    @property
+    def native(self) -> bool:
+        """Whether any pass has a kernel of this library."""
+        return not (self.forward == self.data_gradient == self.weight_gradient == TORCH)
+
+
+def conv_plan(
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> ConvPlan | None:
+    """The kernels for a convolution, or None where torch is to judge the arguments (and to refuse).
+
+    Cached by shapes and by the state of `pyconvopt.settings`.
+    """
+    return _conv_plan(
+        tuple(input_shape),
+        tuple(weight_shape),
+        stride,
+        padding,
+        dilation,
+        groups,
+        settings.generation(),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, generation):
+    batch, channels, height, width = input_shape
+    out_channels, group_channels, *kernel = weight_shape
+    if (
+        min(*stride, *dilation, groups) <= 0
+        or min(padding) < 0
+        or group_channels * groups != channels
+        or out_channels % groups
+        or min(batch, channels, out_channels, *kernel) == 0
+    ):
+        return None
+    out_size = tuple(
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, p, d, k, s in zip((height, width), padding, dilation, kernel, stride, strict=True)
+    )
+    if min(out_size) <= 0:
+        return None
+    chosen, reasons = [], []
+    for name in ("forward", "forward_pool", "data_gradient", "weight_gradient"):
+        kernel_name, reason = _C.choose_conv(
+            name,
+            batch,
+            channels,
+            height,
+            width,
+            out_channels,
+            tuple(kernel),
+            stride,
+            padding,
+            dilation,
+            groups,
+        )
+        if kernel_name == "reference":
+            kernel_name, reason = TORCH, "no kernel of this library takes this shape yet"
+        chosen.append(kernel_name)
+        if name in PASSES:
+            reasons.append(reason)
+    return ConvPlan((*stride, *padding, *dilation, groups), *chosen, tuple(reasons), out_size)
+
+
+def _out_size(input: Tensor, weight: Tensor, hyper: tuple[int, ...]) -> tuple[int, int]:
+    sh, sw, ph, pw, dh, dw = hyper[:6]
+    height = (input.shape[2] + 2 * ph - dh * (weight.shape[2] - 1) - 1) // sh + 1
+    width = (input.shape[3] + 2 * pw - dw * (weight.shape[3] - 1) - 1) // sw + 1
+    return height, width
+
+
+def _empty_map(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(
+        shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last
+    )
+
+
+@torch.library.register_fake("pyconvopt::conv2d")
+def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups, relu):
+    height, width = _out_size(input, weight, (sh, sw, ph, pw, dh, dw))
+    return _empty_map(input, input.shape[0], weight.shape[0], height, width)
+
+
+@torch.library.register_fake("pyconvopt::conv2d_max_pool")
+def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups, relu):
+    height, width = _out_size(input, weight, (sh, sw, ph, pw, dh, dw))
+    shape = (input.shape[0], weight.shape[0], height // 2, width // 2)
+    return _empty_map(input, *shape), _empty_map(input, *shape, dtype=torch.uint8)
+
+
+@torch.library.register_fake("pyconvopt::conv2d_data_gradient")
+def _(output_gradient, weight, height, width, sh, sw, ph, pw, dh, dw, groups):
+    return _empty_map(
+        output_gradient, output_gradient.shape[0], weight.shape[1] * groups, height, width
+    )
+
+
+@torch.library.register_fake("pyconvopt::conv2d_weight_gradient")
+def _(input, output_gradient, weight, sh, sw, ph, pw, dh, dw, groups):
+    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
+    gradient = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    return gradient.as_strided(weight.shape, weight.stride()) if dense else gradient
+
+
+# --- Elementwise operators: batch norm, ReLU, dropout, pooling, optimiser steps -------------------
+
+
+def _nothing(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Stands for an output that was not asked for."""
+    return torch.empty(0, dtype=dtype or like.dtype, device=like.device)
+
+
+def _empty_rows(like: Tensor) -> Tensor:
+    return _empty_map(like, *like.shape) if like.dim() == 4 else torch.empty_like(like)
+
+
+def _empty_pooled(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    batch, channels, height, width = like.shape
+    return _empty_map(like, batch, channels, height // 2, width // 2, dtype=dtype)
+
+
+def _channels(like: Tensor) -> Tensor:
+    return torch.empty(like.shape[1], dtype=like.dtype, device=like.device)
+
+
+@torch.library.register_fake("pyconvopt::batch_norm_forward")
+def _(
+    input, weight, bias, residual, mean, var, training, momentum, eps, relu, pool, p, seed, offset
+):
+    if pool:
+        output, argmax = _empty_pooled(input), _empty_pooled(input, torch.uint8)
+    else:
+        output, argmax = _empty_rows(input), _nothing(input, torch.uint8)
+    return output, argmax, _channels(input), _channels(input)
+
+
+@torch.library.register_fake("pyconvopt::batch_norm_backward")
+def _(
+    output_gradient,
+    input,
+    output,
+    argmax,
+    weight,
+    mean,
+    invstd,
+    training,
+    relu,
+    pool,
+    p,
+    input_needed,
+    residual_needed,
+):
+    return (
+        _empty_rows(input) if input_needed else _nothing(input),
+        _empty_rows(input) if residual_needed else _nothing(input),
+        _channels(input),
+        _channels(input),
+    )
+
+
+@torch.library.register_fake("pyconvopt::relu")
+def _(input):
+    return torch.empty_like(input)
+
+
+@torch.library.register_fake("pyconvopt::relu_backward")
+def _(output_gradient, output, channel_sum):
+    return torch.empty_like(output), _channels(output) if channel_sum else _nothing(output)
+
+
+@torch.library.register_fake("pyconvopt::channel_sum")
+def _(input):
+    return _channels(input)
+
+
+@torch.library.register_fake("pyconvopt::dropout")
+def _(input, p, seed, offset):
+    return torch.empty_like(input)
+
+
+@torch.library.register_fake("pyconvopt::dropout_channels")
+def _(input, p, seed, offset):
+    return _empty_map(input, *input.shape)
+
+
+@torch.library.register_fake("pyconvopt::max_pool2x2")
+def _(input):
+    return _empty_pooled(input), _empty_pooled(input, torch.uint8)
+
+
+@torch.library.register_fake("pyconvopt::max_pool2x2_backward")
+def _(output_gradient, argmax, height, width, channel_sum):
+    batch, channels = output_gradient.shape[:2]
+    gradient = _empty_map(output_gradient, batch, channels, height, width)
+    return gradient, _channels(output_gradient) if channel_sum else _nothing(output_gradient)
+
+
+@torch.library.register_fake("pyconvopt::sgd_step_")
+def _(
+    parameters, gradients, buffers, lr, momentum, dampening, weight_decay, nesterov, maximize, first
+):
+    return None
+
+
+@torch.library.register_fake("pyconvopt::adam_step_")
+def _(
+    parameters,
+    gradients,
+    exp_avgs,
+    exp_avg_sqs,
+    steps,
+    lr,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    decoupled,
+    maximize,
+):
+    return None

@@ -1,0 +1,376 @@
+"""Optimisers: torch's own, with SGD's, Adam's and AdamW's step as one pass over all parameters.
+
+`SGD`, `Adam` and `AdamW` are torch's classes of those names: the same arguments, the same
+`state_dict` (it loads both ways), the same `param_groups`, so schedulers go on working. Where every
+tensor of a group is a dense float32 one on the CPU, `step` is a single operator that reads each
+parameter, gradient and state once; torch's own step does the rest (other dtypes and devices, sparse
+gradients, `amsgrad`, `capturable`, `differentiable`, `fused=True`, a tensor as learning rate).
+
+`get` finds an optimiser by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.optim import Optimizer
+
+from . import _C, registry  # noqa: F401  _C registers the operators
+
+
+@dataclass
+class _Plan:
+    """What the last step found out about a group; `_Fused.current` says whether it still holds."""
+
+    group: dict[str, Any]
+    owner: Any  # the optimiser's state: loading another one replaces the object
+    entries: int
+    length: int
+    parameters: list[Tensor]
+    states: list[dict[str, Any]]
+    idle: list[Tensor]  # without a gradient
+    rest: list[Tensor]  # for torch's step
+
+
+class _Fused:
+    """The step that SGD and Adam share: fused where the tensors allow it, torch's where not."""
+
+    torch_class: type[Optimizer]
+    state: Any
+    param_groups: list[dict[str, Any]]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; with a closure, the loss that it returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        plans = self.__dict__.setdefault("_plans", {})
+        rest: list[Tensor] = []
+        with torch.no_grad():
+            for index, group in enumerate(self.param_groups):
+                plan = plans.get(index)
+                if plan is None or not self.current(plan, group) or not self.tried(plan):
+                    plan = plans[index] = self.plan(group)
+                    if plan.parameters:
+                        self.fused(plan, [p.grad for p in plan.parameters])  # type: ignore[misc]
+                        increment_version(plan.parameters)
+                rest += plan.rest
+        if rest:
+            self.torch_step(rest)
+        return loss
+
+    def current(self, plan: _Plan, group: dict[str, Any]) -> bool:
+        """Whether a plan holds for this step, as far as can be told without looking at tensors."""
+        return (
+            plan.group is group
+            and plan.owner is self.state
+            and plan.entries == len(self.state)
+            and plan.length == len(group["params"])
+            and not plan.rest
+            and self.fusable(group)
+            and all(p.grad is None for p in plan.idle)
+        )
+
+    def tried(self, plan: _Plan) -> bool:
+        """The fused step on last time's tensors; False, and nothing done, if one does not fit."""
+        if not plan.parameters:
+            return True
+        try:
+            self.fused(plan, [p.grad for p in plan.parameters])  # type: ignore[misc]
+        except (RuntimeError, TypeError, KeyError):
+            return False
+        increment_version(plan.parameters)
+        return True
+
+    def plan(self, group: dict[str, Any]) -> _Plan:
+        """Sorts the parameters of a group, and makes the states that are missing."""
+        fused, idle, rest = [], [], []
+        fusable = self.fusable(group)
+        for p in group["params"]:
+            if p.grad is None:
+                idle.append(p)
+            elif fusable and _fits(p, p.grad) and self.prepare(p, group):
+                fused.append(p)
+            else:
+                rest.append(p)
+        states = [self.state.get(p, {}) for p in fused]
+        return _Plan(
+            group, self.state, len(self.state), len(group["params"]), fused, states, idle, rest
+        )
+
+    def torch_step(self, parameters: list[Tensor]) -> None:
+        """Torch's own step for these parameters: the others' gradients are put aside meanwhile."""
+        chosen = {id(p) for p in parameters}
+        hidden = [
+            (p, p.grad)
+            for group in self.param_groups
+            for p in group["params"]
+            if p.grad is not None and id(p) not in chosen
+        ]
+        for p, _ in hidden:
+            p.grad = None
+        step: Any = self.torch_class.step
+        if getattr(step, "hooked", False):  # the hooks of this step have been called already
+            step = step.__wrapped__
+        try:
+            step(self)
+        finally:
+            for p, gradient in hidden:
+                p.grad = gradient
+
+    def fusable(self, group: dict[str, Any]) -> bool:
+        """Whether the options of a group are those of the fused operator."""
+        raise NotImplementedError
+
+    def prepare(self, p: Tensor, group: dict[str, Any]) -> bool:
+        """Makes the state of a parameter if it has none; whether the operator takes that state."""
+        raise NotImplementedError
+
+    def fused(self, plan: _Plan, gradients: list[Tensor]) -> None:
+        """The operator. It checks every tensor before it writes to the first."""
+        raise NotImplementedError
+
+
+def _same_layout(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and all(
+        size == 1 or i == j for size, i, j in zip(a.shape, a.stride(), b.stride(), strict=True)
+    )
+
+
+def _fits(p: Tensor, like: Tensor) -> bool:
+    """Whether `p` is a dense float32 tensor on the CPU, and `like` one of the same layout."""
+    return (
+        p.layout == like.layout == torch.strided
+        and p.dtype == like.dtype == torch.float32
+        and p.device.type == like.device.type == "cpu"
+        and (
+            p.is_contiguous()
+            or (p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last))
+        )
+        and _same_layout(p, like)
+    )
+
+
+class SGD(_Fused, torch.optim.SGD):
+    """Stochastic gradient descent with momentum, fused.
+
+    g = ∇f(w) + weight_decay · w;  v ← momentum · v + (1 − dampening) · g;
+    w ← w − lr · v, or with `nesterov`  w ← w − lr · (g + momentum · v).
+
+    Args (defaults): lr (1e-3), momentum (0), dampening (0), weight_decay (0), nesterov (False),
+    maximize (False): torch's.
+
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = SGD([w], lr=0.1, momentum=0.9)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    >>> w
+    Parameter containing:
+    tensor([0.9000, 0.9000], requires_grad=True)
+
+    Source: Polyak, "Some methods of speeding up the convergence of iteration methods", 1964;
+    Sutskever, Martens, Dahl and Hinton, "On the importance of initialization and momentum in deep
+    learning", ICML 2013; the order of the operations is torch.optim.SGD's.
+    """
+
+    torch_class = torch.optim.SGD
+
+    def fusable(self, group: dict[str, Any]) -> bool:
+        """Whether the options of a group are those of the fused operator."""
+        return not (group["differentiable"] or group["fused"] or isinstance(group["lr"], Tensor))
+
+    def prepare(self, p: Tensor, group: dict[str, Any]) -> bool:
+        """Makes the velocity of a parameter if it has none yet: the first gradient."""
+        if group["momentum"] == 0:
+            return True
+        velocity = self.state[p].get("momentum_buffer")
+        return velocity is None or _fits(p, velocity)
+
+    def fused(self, plan: _Plan, gradients: list[Tensor]) -> None:
+        """One operator for the whole group, two where some velocities are not set yet."""
+        group = plan.group
+        if group["momentum"] == 0:
+            self._call(plan.parameters, gradients, [], group, False)
+            return
+        velocities = [state.get("momentum_buffer") for state in plan.states]
+        if all(velocity is not None for velocity in velocities):
+            self._call(plan.parameters, gradients, velocities, group, False)
+            return
+        for first in (False, True):
+            chosen = [i for i, v in enumerate(velocities) if (v is None) is first]
+            if not chosen:
+                continue
+            parameters = [plan.parameters[i] for i in chosen]
+            buffers = [
+                torch.empty_like(p) if first else velocities[i]
+                for i, p in zip(chosen, parameters, strict=True)
+            ]
+            self._call(parameters, [gradients[i] for i in chosen], buffers, group, first)
+            for i, buffer in zip(chosen, buffers, strict=True):
+                plan.states[i]["momentum_buffer"] = buffer
+
+    def _call(self, parameters, gradients, velocities, group, first):
+        torch.ops.pyconvopt.sgd_step_.default(
+            parameters,
+            gradients,
+            velocities,
+            group["lr"],
+            group["momentum"],
+            group["dampening"],
+            group["weight_decay"],
+            group["nesterov"],
+            group["maximize"],
+            first,
+        )
+
+
+class Adam(_Fused, torch.optim.Adam):
+    """Adam, fused: the gradient divided by the root of its own running variance.
+
+    m ← β₁ m + (1 − β₁) g;  v ← β₂ v + (1 − β₂) g²;
+    w ← w − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps).
+    `weight_decay` is added to g; AdamW takes it off w instead.
+
+    Args (defaults): lr (1e-3), betas (0.9, 0.999), eps (1e-8), weight_decay (0), amsgrad (False),
+    maximize (False): torch's. `get("adam", …)` takes Keras' eps, 1e-7.
+
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = Adam([w], lr=0.1)
+    >>> (3 * w).sum().backward()
+    >>> optimizer.step()
+    >>> w
+    Parameter containing:
+    tensor([0.9000, 0.9000], requires_grad=True)
+
+    Source: Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015,
+    arXiv:1412.6980; the place of eps is torch.optim.Adam's.
+    """
+
+    torch_class: type[Optimizer] = torch.optim.Adam
+
+    def fusable(self, group: dict[str, Any]) -> bool:
+        """Whether the options of a group are those of the fused operator."""
+        beta1, beta2 = group["betas"]
+        return not (
+            group["amsgrad"]
+            or group["capturable"]
+            or group["differentiable"]
+            or group["fused"]
+            or isinstance(group["lr"], Tensor)
+            or isinstance(beta1, Tensor)
+            or isinstance(beta2, Tensor)
+        )
+
+    def prepare(self, p: Tensor, group: dict[str, Any]) -> bool:
+        """Makes the step count and both moments of a parameter, in torch's form, if it has none."""
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        step = state["step"]
+        return (
+            step.dtype == torch.float32
+            and step.device.type == "cpu"
+            and _fits(p, state["exp_avg"])
+            and _fits(p, state["exp_avg_sq"])
+        )
+
+    def fused(self, plan: _Plan, gradients: list[Tensor]) -> None:
+        """One operator for the whole group; it counts the steps, too."""
+        group, states = plan.group, plan.states
+        torch.ops.pyconvopt.adam_step_.default(
+            plan.parameters,
+            gradients,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["step"] for state in states],
+            group["lr"],
+            *group["betas"],
+            group["eps"],
+            group["weight_decay"],
+            group["decoupled_weight_decay"],
+            group["maximize"],
+        )
+
+
+class AdamW(Adam, torch.optim.AdamW):
+    """Adam with decoupled weight decay, fused: w ← (1 − lr · weight_decay) · w before Adam's step.
+
+    Args (defaults): lr (1e-3), betas (0.9, 0.999), eps (1e-8), weight_decay (1e-2), amsgrad
+    (False), maximize (False): torch's.
+
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = AdamW([w], lr=0.1, weight_decay=0.5)
+    >>> (3 * w).sum().backward()
+    >>> optimizer.step()
+    >>> w
+    Parameter containing:
+    tensor([0.8500, 0.8500], requires_grad=True)
+
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019,
+    arXiv:1711.05101.
+    """
+
+    torch_class = torch.optim.AdamW
+
+
+OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
+    "sgd": (SGD, {"lr": 0.01}),
+    "adam": (Adam, {"lr": 1e-3, "eps": 1e-7}),
+    "adamw": (AdamW, {"lr": 1e-3, "eps": 1e-7, "weight_decay": 0.004}),
+    "rmsprop": (torch.optim.RMSprop, {"lr": 1e-3, "alpha": 0.9, "eps": 1e-7}),
+    "adagrad": (torch.optim.Adagrad, {"lr": 1e-3, "initial_accumulator_value": 0.1, "eps": 1e-7}),
+    "adadelta": (torch.optim.Adadelta, {"lr": 1e-3, "rho": 0.95, "eps": 1e-7}),
+    "adamax": (torch.optim.Adamax, {"lr": 1e-3, "eps": 1e-7}),
+    "nadam": (torch.optim.NAdam, {"lr": 1e-3, "eps": 1e-7}),
+    "radam": (torch.optim.RAdam, {"lr": 1e-3, "eps": 1e-7}),
+}
+"""By name: the class, and Keras' default settings where they are not the class's."""
+
+
+def get(spec: Any, parameters: Iterable[Any], **options: Any) -> Optimizer:
+    """An optimiser for `parameters`, from a name, a callable, or an optimiser itself.
+
+    Args:
+        spec: a name of `OPTIMIZERS` (with Keras' default settings), something that makes an
+            optimiser of the parameters (a class, a `functools.partial`, a function), or a ready
+            optimiser, which is returned as it is.
+        parameters: tensors, or torch's groups of them.
+        options: settings for the name or the callable, such as `lr=0.1`.
+
+    Errors: ValueError for an unknown name, or for options beside a ready optimiser; TypeError for
+    an option the optimiser does not have, or something that is neither.
+
+    >>> get("adam", [torch.nn.Parameter(torch.ones(1))], lr=0.01).param_groups[0]["lr"]
+    0.01
+    >>> try:
+    ...     get("adan", [torch.nn.Parameter(torch.ones(1))])
+    ... except ValueError as error:
+    ...     print(str(error).split("?")[0])
+    unknown optimizer 'adan': did you mean 'adam'
+    """
+    if isinstance(spec, Optimizer):
+        if options:
+            raise ValueError(
+                f"options ({', '.join(options)}) given beside a ready optimizer: "
+                "set them where it is made"
+            )
+        return spec
+    if isinstance(spec, str):
+        make, defaults = registry.find("optimizer", OPTIMIZERS, spec)
+        return make(parameters, **{**defaults, **options})
+    if not callable(spec):
+        raise TypeError(
+            f"optimizer must be a name, a callable of the parameters or an optimizer, got {spec!r}"
+        )
+    made = spec(parameters, **options)
+    if not isinstance(made, Optimizer):
+        raise TypeError(f"optimizer: {spec!r} returned {made!r}, which is no torch optimizer")
+    return made
