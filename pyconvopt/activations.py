@@ -1,0 +1,136 @@
+"""Activation functions by name, each `activation(x) -> y` on a tensor.
+
+Images are N, C, H, W inside the library, so an activation that looks across channels (softmax)
+takes axis 1 of a four-dimensional tensor and the last axis of any other: Keras' last axis.
+Definitions and default slopes are Keras'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as torch_functional
+from torch import Tensor
+
+from pyconvopt import functional, registry
+
+Activation = Callable[[Tensor], Tensor]
+
+
+def channel_axis(x: Tensor) -> int:
+    """Where the channels lie: axis 1 of images, the last axis of anything else."""
+    return 1 if x.dim() == 4 else -1
+
+
+def linear(x: Tensor) -> Tensor:
+    """x itself."""
+    return x
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0). A layer with this activation computes it inside its own kernel.
+
+    >>> relu(torch.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
+    return functional.relu(x)
+
+
+def relu6(x: Tensor) -> Tensor:
+    """min(max(x, 0), 6)."""
+    return torch_functional.relu6(x)
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """x where positive, 0.2·x elsewhere (Keras' slope; torch's is 0.01)."""
+    return torch_functional.leaky_relu(x, negative_slope=0.2)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return torch.sigmoid(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
+    return torch.tanh(x)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """exp(x) / Σ exp(x) over the channels.
+
+    >>> softmax(torch.zeros(1, 4))
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    return torch.softmax(x, dim=channel_axis(x))
+
+
+def log_softmax(x: Tensor) -> Tensor:
+    """x - log Σ exp(x) over the channels."""
+    return torch.log_softmax(x, dim=channel_axis(x))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x·Φ(x), Φ the normal distribution function, exact. Hendrycks and Gimpel 2016."""
+    return torch_functional.gelu(x)
+
+
+def exponential(x: Tensor) -> Tensor:
+    """exp(x)."""
+    return torch.exp(x)
+
+
+TABLE: dict[str, Activation] = {
+    "linear": linear,
+    "relu": relu,
+    "relu6": relu6,
+    "leaky_relu": leaky_relu,
+    "sigmoid": sigmoid,
+    "hard_sigmoid": torch_functional.hardsigmoid,
+    "tanh": tanh,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+    "softplus": torch_functional.softplus,
+    "softsign": torch_functional.softsign,
+    "elu": torch_functional.elu,
+    "selu": torch_functional.selu,
+    "gelu": gelu,
+    "silu": torch_functional.silu,
+    "swish": torch_functional.silu,
+    "hard_swish": torch_functional.hardswish,
+    "mish": torch_functional.mish,
+    "exponential": exponential,
+}
+
+
+def get(spec: str | Activation | None) -> Activation:
+    """The activation of that name, the callable itself, or `linear` for None.
+
+    >>> get('tanh') is tanh, get(None) is linear
+    (True, True)
+    >>> get('rellu')  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: unknown activation 'rellu': did you mean 'relu'? Known: ...
+    """
+    if spec is None:
+        return linear
+    if isinstance(spec, str):
+        return registry.find("activation", TABLE, spec)
+    if isinstance(spec, type):
+        raise TypeError(f"got the class {spec.__name__} for activation: write {spec.__name__}()")
+    if callable(spec):
+        return spec
+    raise TypeError(f"activation must be a name or a function, got {spec!r}")
+
+
+def describe(activation: Any) -> str:
+    """The name of an activation for a saved model; ValueError for a function no table holds."""
+    for name, entry in TABLE.items():
+        if entry is activation:
+            return name
+    raise ValueError(
+        f"activation {activation!r} cannot be saved: a file holds only activations known by "
+        f"name ({', '.join(sorted(TABLE))})"
+    )

@@ -1,0 +1,103 @@
+"""What arrays must be before they are trained on: each refusal says what was got and wanted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NUMBERS = "biuf"  # numpy's kinds: bool, signed and unsigned integers, floats
+
+
+def as_tensor(values: Any, what: str) -> Tensor:
+    """An array, list or tensor as a tensor, its memory shared where it can be.
+
+    Errors: TypeError for anything but numbers, ValueError for rows of different lengths or no
+    axis at all.
+    """
+    if isinstance(values, Tensor):
+        tensor = values.detach()
+    else:
+        try:
+            array = np.asarray(values)
+        except ValueError:
+            raise ValueError(
+                f"the {what} have rows of different shapes; wanted one array"
+            ) from None
+        if array.dtype.kind not in NUMBERS:
+            raise TypeError(
+                f"the {what} have dtype {array.dtype}; wanted numbers, such as float32 or uint8"
+            )
+        tensor = from_numpy(array)
+    if tensor.is_complex():
+        raise TypeError(f"the {what} have dtype {tensor.dtype}; wanted real numbers")
+    if tensor.dim() == 0:
+        raise ValueError(f"the {what} are a single number; wanted an array, one entry a sample")
+    return tensor
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """A numeric array as a tensor: native byte order, a type torch computes with."""
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    native = np.require(array, array.dtype.newbyteorder("="), "C")
+    # torch warns about memory it may not write to; such an array is copied.
+    return torch.from_numpy(native if native.flags.writeable else native.copy())
+
+
+def require_samples(tensor: Tensor, what: str) -> None:
+    """Refuse an empty array."""
+    if tensor.numel() == 0:
+        raise ValueError(f"the {what} are empty: got shape {tuple(tensor.shape)}")
+
+
+def require_same_length(images: Tensor, labels: Tensor) -> None:
+    """Refuse arrays that do not pair up."""
+    if len(images) != len(labels):
+        raise ValueError(
+            f"images and labels must be as many: got {len(images)} images and {len(labels)} labels"
+        )
+
+
+def require_finite(tensor: Tensor, what: str) -> None:
+    """No NaN and no infinity. One sum over the data finds them; only then are they counted."""
+    if not tensor.is_floating_point():
+        return
+    if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
+        return
+    bad = ~torch.isfinite(tensor)
+    samples = bad.flatten(1).any(dim=1) if tensor.dim() > 1 else bad
+    first = int(samples.nonzero()[0])
+    raise ValueError(
+        f"the {what} hold {int(bad.sum())} values that are NaN or infinite, in "
+        f"{int(samples.sum())} of {len(tensor)} samples, the first at index {first}; wanted "
+        "finite numbers"
+    )
+
+
+def class_numbers(labels: Tensor) -> Tensor:
+    """Labels as int64 class numbers (N,); a last axis of one is dropped, as in Keras.
+
+    Errors: TypeError for labels that are not whole numbers.
+    """
+    if labels.is_floating_point() and not bool((labels == labels.round()).all()):
+        wrong = labels[labels != labels.round()].flatten()[0]
+        raise TypeError(f"labels must be whole class numbers, got {float(wrong)}")
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    return labels.to(torch.int64)
+
+
+def require_label_range(labels: Tensor, classes: int) -> None:
+    """Class numbers must lie in 0 ... classes - 1."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"label {wrong} is out of range: the model ends in {classes} classes, so labels must "
+            f"lie in 0 ... {classes - 1}"
+        )

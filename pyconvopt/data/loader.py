@@ -1,0 +1,123 @@
+"""Batches from arrays in memory, without Python for each sample.
+
+A batch is one gather: `index_select` of the batch's rows out of the whole array, then a cast to
+float32. Images can so stay uint8 in memory (a quarter of the bytes) and are only made floats 64
+at a time. The order of an epoch is a function of seed and epoch number alone, so a run can be
+repeated from any epoch on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from pyconvopt.data import checks
+
+
+class ArrayLoader:
+    """Batches (x, y), or x alone, of arrays or tensors.
+
+    Args: x, y (None), batch_size (32), shuffle (False), seed (None: drawn from torch's generator,
+    so that torch.manual_seed decides), drop_last (False: a smaller last batch is given too).
+
+    Floats and pixels come out as float32, y in the type it has. Each `iter` is one epoch with an
+    order of its own; setting `epoch` repeats one.
+
+    Errors: TypeError and ValueError for what is no array of numbers, empty, or unequal in length.
+
+    >>> loader = ArrayLoader([[0.0], [1.0], [2.0]], [0, 1, 2], batch_size=2)
+    >>> [(x.flatten().tolist(), y.tolist()) for x, y in loader]
+    [([0.0, 1.0], [0, 1]), ([2.0], [2])]
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
+        self.x = checks.as_tensor(x, "images")
+        self.y = None if y is None else checks.as_tensor(y, "labels")
+        checks.require_samples(self.x, "images")
+        if self.y is not None:
+            checks.require_samples(self.y, "labels")
+            checks.require_same_length(self.x, self.y)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = int(torch.randint(2**31, ())) if seed is None and shuffle else seed
+        self.drop_last = drop_last
+        self.epoch = 0
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in the arrays."""
+        return len(self.x)
+
+    @property
+    def last_batch(self) -> int:
+        """The number of samples in an epoch's last batch."""
+        rest = self.samples % self.batch_size
+        return rest if rest and not self.drop_last else min(self.batch_size, self.samples)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.samples, self.batch_size)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def order(self, epoch: int) -> Tensor | None:
+        """The samples' order in that epoch; None where it is the arrays' own."""
+        if not self.shuffle:
+            return None
+        generator = torch.Generator().manual_seed((self.seed or 0) * 1_000_003 + epoch)
+        return torch.randperm(self.samples, generator=generator)
+
+    def __iter__(self) -> Iterator[Any]:
+        order = self.order(self.epoch)
+        self.epoch += 1
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            if order is None:
+                x = self.x[start : start + self.batch_size]
+                y = None if self.y is None else self.y[start : start + self.batch_size]
+            else:
+                rows = order[start : start + self.batch_size]
+                x = self.x.index_select(0, rows)
+                y = None if self.y is None else self.y.index_select(0, rows)
+            x = x.to(torch.float32)
+            yield x if y is None else (x, y)
+
+
+def as_batches(
+    data: Any, batch_size: int = 32, shuffle: bool = False, seed: int | None = None
+) -> ArrayLoader | DataLoader:
+    """A loader for whatever holds the data.
+
+    `data`: (x, y) or x as arrays or tensors, a torch Dataset, or a DataLoader or ArrayLoader,
+    which is taken as it is, its own batch size too.
+
+    >>> len(as_batches(([[0.0], [1.0], [2.0]], [0, 1, 2]), batch_size=2))
+    2
+    """
+    if isinstance(data, (ArrayLoader, DataLoader)):
+        return data
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        data = data.tensors
+    if isinstance(data, Dataset):
+        return DataLoader(data, batch_size, shuffle=shuffle)
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise ValueError(f"data must be a pair (images, labels), got a tuple of {len(data)}")
+        return ArrayLoader(*data, batch_size=batch_size, shuffle=shuffle, seed=seed)
+    if isinstance(data, dict) or (hasattr(data, "__iter__") and not hasattr(data, "__len__")):
+        raise TypeError(
+            "data must be arrays (x, y), a torch Dataset or a DataLoader, got "
+            f"{type(data).__name__}"
+        )
+    return ArrayLoader(data, batch_size=batch_size, shuffle=shuffle, seed=seed)

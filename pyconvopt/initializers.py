@@ -1,0 +1,247 @@
+"""Initial values of weights, filled in place: `initializer(tensor)`.
+
+Tensors are in torch's layout: convolution kernels (out, in / groups, height, width), dense ones
+(out, in). fan_in counts the inputs that meet in one output, fan_out the outputs that one input
+reaches, all filters counted, as Keras counts them.
+
+Sources: Glorot and Bengio 2010 (glorot), He et al. 2015 (he), LeCun et al. 1998 (lecun),
+Saxe et al. 2014 (orthogonal).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from pyconvopt import registry
+
+# Cutting a standard normal at two deviations leaves this deviation; dividing by it restores 1.
+TRUNCATED_DEVIATION = 0.87962566103423978
+
+
+def fans(tensor: Tensor) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight in torch's layout.
+
+    >>> fans(torch.empty(64, 32, 3, 3))
+    (288, 576)
+    """
+    if tensor.dim() < 2:
+        return tensor.numel(), tensor.numel()
+    window = math.prod(tensor.shape[2:])
+    return tensor.shape[1] * window, tensor.shape[0] * window
+
+
+class Initializer:
+    """Base class: fills a tensor in place and returns it."""
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Fill the tensor in place and return it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Initializer):
+    """Every weight equal to `value` (default 0)."""
+
+    value: float = 0.0
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return nn.init.constant_(tensor, self.value)
+
+
+@dataclass(frozen=True)
+class Zeros(Initializer):
+    """Every weight 0."""
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return nn.init.zeros_(tensor)
+
+
+@dataclass(frozen=True)
+class Ones(Initializer):
+    """Every weight 1."""
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return nn.init.ones_(tensor)
+
+
+@dataclass(frozen=True)
+class Random(Initializer):
+    """What the random initialisers share: `seed`, None for torch's global generator."""
+
+    seed: int | None = None
+
+    def generator(self) -> torch.Generator | None:
+        """A fresh generator with that seed, or None for torch's own."""
+        return None if self.seed is None else torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class RandomNormal(Random):
+    """Normal with `mean` (0) and `stddev` (0.05)."""
+
+    mean: float = 0.0
+    stddev: float = 0.05
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return nn.init.normal_(tensor, self.mean, self.stddev, generator=self.generator())
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(Random):
+    """Normal with `mean` (0) and `stddev` (0.05), redrawn beyond two deviations."""
+
+    mean: float = 0.0
+    stddev: float = 0.05
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        low, high = self.mean - 2 * self.stddev, self.mean + 2 * self.stddev
+        return nn.init.trunc_normal_(
+            tensor, self.mean, self.stddev, low, high, generator=self.generator()
+        )
+
+
+@dataclass(frozen=True)
+class RandomUniform(Random):
+    """Uniform between `minval` (-0.05) and `maxval` (0.05)."""
+
+    minval: float = -0.05
+    maxval: float = 0.05
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return nn.init.uniform_(tensor, self.minval, self.maxval, generator=self.generator())
+
+
+@dataclass(frozen=True)
+class Orthogonal(Random):
+    """Orthonormal rows or columns of the (out, everything else) matrix, times `gain` (1)."""
+
+    gain: float = 1.0
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return nn.init.orthogonal_(tensor, self.gain, generator=self.generator())
+
+
+@dataclass(frozen=True)
+class VarianceScaling(Random):
+    """Random weights of variance scale / fan.
+
+    `mode` chooses the fan: 'fan_in', 'fan_out' or 'fan_avg'; `distribution` is
+    'truncated_normal' (cut at two deviations, variance restored), 'untruncated_normal' or
+    'uniform' (between ±√(3·scale/fan)).
+    """
+
+    scale: float = 1.0
+    mode: str = "fan_in"
+    distribution: str = "truncated_normal"
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        fan_in, fan_out = fans(tensor)
+        modes = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+        fan = registry.find("mode of VarianceScaling", modes, self.mode)
+        deviation = math.sqrt(self.scale / max(1.0, fan))
+        cut = deviation / TRUNCATED_DEVIATION
+        limit = math.sqrt(3.0) * deviation
+        fill = registry.find(
+            "distribution of VarianceScaling",
+            {
+                "truncated_normal": TruncatedNormal(self.seed, 0.0, cut),
+                "untruncated_normal": RandomNormal(self.seed, 0.0, deviation),
+                "uniform": RandomUniform(self.seed, -limit, limit),
+            },
+            self.distribution,
+        )
+        return fill(tensor)
+
+
+@dataclass(frozen=True)
+class GlorotUniform(VarianceScaling):
+    """Uniform between ±√(6 / (fan_in + fan_out)): Keras' default for kernels.
+
+    >>> weight = GlorotUniform(seed=0)(torch.empty(64, 32, 3, 3))
+    >>> bool(weight.abs().max() <= (6 / (288 + 576)) ** 0.5)
+    True
+    """
+
+    mode: str = "fan_avg"
+    distribution: str = "uniform"
+
+
+@dataclass(frozen=True)
+class GlorotNormal(VarianceScaling):
+    """Truncated normal of variance 2 / (fan_in + fan_out)."""
+
+    mode: str = "fan_avg"
+
+
+@dataclass(frozen=True)
+class HeUniform(VarianceScaling):
+    """Uniform between ±√(6 / fan_in): made for ReLU."""
+
+    scale: float = 2.0
+    distribution: str = "uniform"
+
+
+@dataclass(frozen=True)
+class HeNormal(VarianceScaling):
+    """Truncated normal of variance 2 / fan_in: made for ReLU."""
+
+    scale: float = 2.0
+
+
+@dataclass(frozen=True)
+class LecunUniform(VarianceScaling):
+    """Uniform between ±√(3 / fan_in)."""
+
+    distribution: str = "uniform"
+
+
+@dataclass(frozen=True)
+class LecunNormal(VarianceScaling):
+    """Truncated normal of variance 1 / fan_in: made for SELU."""
+
+
+TABLE: dict[str, type] = {
+    "zeros": Zeros,
+    "ones": Ones,
+    "constant": Constant,
+    "random_normal": RandomNormal,
+    "truncated_normal": TruncatedNormal,
+    "random_uniform": RandomUniform,
+    "orthogonal": Orthogonal,
+    "variance_scaling": VarianceScaling,
+    "glorot_uniform": GlorotUniform,
+    "glorot_normal": GlorotNormal,
+    "he_uniform": HeUniform,
+    "he_normal": HeNormal,
+    "lecun_uniform": LecunUniform,
+    "lecun_normal": LecunNormal,
+}
+
+
+def get(spec: Any) -> Callable[[Tensor], Tensor]:
+    """The initialiser of that name, or the callable itself (it fills a tensor in place).
+
+    >>> get('he_normal')
+    HeNormal(seed=None, scale=2.0, mode='fan_in', distribution='truncated_normal')
+    """
+    return registry.make("initializer", TABLE, spec)
+
+
+def describe(initializer: Any) -> dict[str, Any]:
+    """Name and settings for a saved model; `get` reads them back."""
+    return registry.describe("initializer", TABLE, initializer)

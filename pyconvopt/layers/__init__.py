@@ -1,0 +1,33 @@
+"""Layers with Keras' names and defaults, for `pyconvopt.models.Sequential`.
+
+Arrays are channels last, (N, H, W, C); see `base` for how they lie in memory.
+"""
+
+from pyconvopt.layers.activation import Activation, ReLU, Softmax
+from pyconvopt.layers.base import Layer
+from pyconvopt.layers.convolution import Conv2D
+from pyconvopt.layers.core import Dense, Flatten, Input, InputLayer
+from pyconvopt.layers.dropout import Dropout, SpatialDropout2D
+from pyconvopt.layers.normalization import BatchNormalization
+from pyconvopt.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, MaxPooling2D
+
+# The layers a saved model or a recipe may name: one line each.
+TABLE: dict[str, type[Layer]] = {
+    layer.__name__: layer
+    for layer in (
+        Conv2D,
+        MaxPooling2D,
+        AveragePooling2D,
+        GlobalAveragePooling2D,
+        Flatten,
+        Dense,
+        Dropout,
+        SpatialDropout2D,
+        BatchNormalization,
+        Activation,
+        ReLU,
+        Softmax,
+    )
+}
+
+__all__ = [*TABLE, "Input", "InputLayer", "Layer", "TABLE"]

@@ -1,0 +1,247 @@
+"""What every layer shares: a name, building from an input shape, weights in Keras' layouts.
+
+Shapes are Keras': the batch first and unknown (None), channels last: (None, 28, 28, 1). Tensors
+inside are torch's: N, C, H, W in channels_last memory, whose bytes lie exactly as those of an
+N, H, W, C array. So an array enters and leaves by a permute that moves nothing, while every
+kernel sees the layout it is fastest on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from pyconvopt import activations, initializers, regularizers
+
+Shape = tuple[int | None, ...]
+
+
+def product(sizes: Shape) -> int | None:
+    """The product of sizes; None where one is unknown.
+
+    >>> product((3, 3, 64)), product((None, 3))
+    (576, None)
+    """
+    known = [size for size in sizes if size is not None]
+    return math.prod(known) if len(known) == len(sizes) else None
+
+
+def to_torch_axes(x: Tensor) -> Tensor:
+    """N, H, W, C to N, C, H, W: a view. Anything that is not an image stays as it is."""
+    return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
+
+
+def to_array_axes(x: Tensor) -> Tensor:
+    """N, C, H, W to N, H, W, C: a view. Anything that is not an image stays as it is."""
+    return x.permute(0, 2, 3, 1) if x.dim() == 4 else x
+
+
+def pair(value: int | Sequence[int], name: str, least: int = 1) -> tuple[int, int]:
+    """A height and a width from one number or two.
+
+    >>> pair(3, 'kernel_size'), pair((3, 5), 'kernel_size')
+    ((3, 3), (3, 5))
+    """
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    if len(both) != 2 or not all(isinstance(each, int) and each >= least for each in both):
+        raise ValueError(f"{name} must be one or two whole numbers >= {least}, got {value!r}")
+    return both
+
+
+def channels_last_only(data_format: str | None) -> None:
+    """Refuse Keras' other array layout."""
+    if data_format not in (None, "channels_last"):
+        raise ValueError(
+            f"data_format must be 'channels_last', got {data_format!r}: arrays are N, H, W, C here"
+        )
+
+
+def show(shape: Shape) -> str:
+    """A shape as a person reads it: N for the batch.
+
+    >>> show((None, 28, 28, 1))
+    '(N, 28, 28, 1)'
+    """
+    return "(" + ", ".join("N" if size is None else str(size) for size in shape) + ")"
+
+
+class Layer(nn.Module):
+    """A part of a `Sequential`: an nn.Module that learns its input shape when it is built.
+
+    Called on its own, a layer takes and gives torch's N, C, H, W tensors and builds itself on
+    the first call; inside a `Sequential` it is built as it is added.
+
+    A subclass names the `ranks` of input it takes (batch counted) and gives `call`,
+    `compute_output_shape` and, where there are any, `make_weights` and `keras_weights`.
+
+    Args: name (None: from the class), input_shape (without the batch; for a first layer).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    ranks: ClassVar[tuple[int, ...]] = ()
+    activation: Any = staticmethod(activations.linear)
+
+    def __init__(self, name: str | None = None, input_shape: Sequence[int] | None = None) -> None:
+        super().__init__()
+        snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
+        self.named_by_user = name is not None
+        self.name = name or snake_case
+        self.given_shape = None if input_shape is None else tuple(input_shape)
+        self.input_shape: Shape | None = None
+        self.output_shape: Shape | None = None
+        self.is_trainable = True
+
+    @property
+    def built(self) -> bool:
+        """Whether the layer knows its input shape and has its weights."""
+        return self.input_shape is not None
+
+    def build(self, input_shape: Shape) -> None:
+        """Make the weights for inputs of that shape, batch first: (None, 28, 28, 1).
+
+        Errors: ValueError for a rank or a size the layer cannot take.
+        """
+        shape = (None, *input_shape[1:])
+        if self.ranks and len(shape) not in self.ranks:
+            ranks = " or ".join(str(rank) for rank in self.ranks)
+            raise ValueError(
+                f"{self.name} takes inputs of {ranks} axes (the batch counted), got "
+                f"{len(shape)}: {show(shape)}"
+            )
+        self.output_shape = (None, *self.compute_output_shape(shape)[1:])
+        self.make_weights(shape)
+        self.input_shape = shape
+        self.trainable = self.is_trainable
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """The output's shape for an input's, batch first; ValueError where none fits."""
+        return input_shape
+
+    def make_weights(self, input_shape: Shape) -> None:
+        """Register the parameters; nothing to do for a layer that has none."""
+
+    def call(self, x: Tensor) -> Tensor:
+        """The layer's function on N, C, H, W (or N, features) tensors."""
+        raise NotImplementedError
+
+    def channels(self) -> int:
+        """The size of the input's last axis, once the layer is built."""
+        return (self.input_shape or (0,))[-1] or 0
+
+    @override
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        if not self.built:
+            self.build((None, *to_array_axes(x).shape[1:]))
+        return self.call(x, **options)
+
+    @property
+    def output_activation(self) -> str | None:
+        """'softmax' or 'sigmoid' if the layer ends in it and can stop before: call(logits=True)."""
+        ends = {activations.softmax: "softmax", activations.sigmoid: "sigmoid"}
+        try:
+            return ends.get(self.activation)
+        except TypeError:  # an unhashable callable is none of ours
+            return None
+
+    def flops(self) -> int | None:
+        """Floating-point operations a sample, a multiplication and an addition counted as two."""
+        return 0
+
+    def elements(self, per_element: int = 1) -> int | None:
+        """`per_element` times the output's size; None where a size is unknown."""
+        size = product((self.output_shape or (None, None))[1:])
+        return None if size is None else per_element * size
+
+    def add_weight(
+        self, name: str, tensor: Tensor, initializer: Any, regularizer: Any = None
+    ) -> None:
+        """Register a parameter, filled by the initialiser, with its regulariser beside it."""
+        with torch.no_grad():
+            initializer(tensor)
+        self.register_parameter(name, nn.Parameter(tensor))
+        regularizers.set_on(self, name, regularizer)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the weights; setting it freezes or frees them all."""
+        return self.is_trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self.is_trainable = bool(value)
+        self.requires_grad_(self.is_trainable)
+
+    def keras_weights(self) -> list[tuple[str, Tensor]]:
+        """Keras' name and a view in Keras' layout of each weight, in Keras' order."""
+        return []
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of the weights in Keras' layouts: kernels (H, W, in, out), dense (in, out)."""
+        return [view.detach().cpu().numpy().copy() for _, view in self.keras_weights()]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Overwrite the weights with arrays as `get_weights` gives them.
+
+        Errors: ValueError if the layer is not built, or for a wrong number of arrays or shape.
+        """
+        if not self.built:
+            raise ValueError(f"{self.name} has no weights yet: build it first")
+        views = self.keras_weights()
+        if len(views) != len(weights):
+            raise ValueError(f"{self.name} has {len(views)} weights, got {len(weights)}")
+        for (name, view), array in zip(views, weights, strict=True):
+            if tuple(view.shape) != np.shape(array):
+                raise ValueError(
+                    f"{self.name}: {name} has shape {tuple(view.shape)}, got {np.shape(array)}"
+                )
+        with torch.no_grad():
+            for (_, view), array in zip(views, weights, strict=True):
+                view.copy_(torch.as_tensor(np.array(array)))
+
+    def count_params(self) -> int:
+        """The number of weights, moving statistics included."""
+        return sum(int(view.numel()) for _, view in self.keras_weights())
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as JSON can hold them; `type(layer)(**config)` rebuilds."""
+        config: dict[str, Any] = {"name": self.name}
+        if self.given_shape is not None:
+            config["input_shape"] = list(self.given_shape)
+        for argument in inspect.signature(type(self).__init__).parameters:
+            if argument not in ("self", "name", "input_shape", "data_format"):
+                config[argument] = as_json(argument, getattr(self, argument))
+        return config
+
+    @override
+    def extra_repr(self) -> str:
+        signature = inspect.signature(type(self).__init__).parameters.values()
+        given = [
+            f"{argument.name}={getattr(self, argument.name)!r}"
+            for argument in signature
+            if hasattr(self, argument.name)
+            and argument.name != "name"
+            and isinstance(getattr(self, argument.name), (int, float, str, tuple))
+            and argument.name not in ("input_shape", "use_bias")
+        ]
+        return ", ".join(given)
+
+
+def as_json(argument: str, value: Any) -> Any:
+    """A constructor argument as JSON can hold it: methods by their name and settings."""
+    for ending, methods in (
+        ("activation", activations),
+        ("initializer", initializers),
+        ("regularizer", regularizers),
+    ):
+        if argument.endswith(ending):
+            return methods.describe(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,158 @@
+"""Batch normalisation with Keras' conventions.
+
+Two differences from torch, both of name rather than of idea: Keras' momentum is the share of the
+old statistic that stays (0.99), torch's the share of the new one that enters (0.01); and Keras
+feeds the moving variance with the batch's own variance (Σ/n), torch with the unbiased one
+(Σ/(n - 1)). Weights trained here therefore evaluate as they would in Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from pyconvopt import functional, initializers, regularizers
+from pyconvopt.layers.base import Layer, Shape
+
+
+class BatchNormalization(Layer):
+    """y = gamma · (x - mean) / √(variance + epsilon) + beta, channel by channel.
+
+    In training mean and variance are the batch's own, over N, H and W, and the moving ones follow:
+    moving = momentum · moving + (1 - momentum) · batch. In evaluation the moving ones are used.
+
+    Shapes: (N, H, W, C) or (N, features), unchanged.
+
+    Args: axis (-1, the only one), momentum (0.99), epsilon (1e-3), center (True: has beta), scale
+    (True: has gamma), the initialisers and regularisers of each.
+
+    Parameters: `weight` (gamma) and `bias` (beta); buffers `running_mean`, `running_var`: torch's
+    names, so that attached tools find them.
+
+    Errors: ValueError for a training batch with one value a channel: it has no variance.
+
+    >>> layer = BatchNormalization()
+    >>> layer.build((None, 26, 26, 32))
+    >>> layer.count_params()
+    128
+
+    Source: Ioffe and Szegedy 2015, "Batch Normalization".
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, input_shape)
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie in 0 ... 1, got {momentum}")
+        self.axis = axis
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.center = center
+        self.scale = scale
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+
+    @override
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        if self.axis not in (-1, len(input_shape) - 1):
+            raise ValueError(f"{self.name} normalises the last axis (axis=-1), got {self.axis}")
+        if not input_shape[-1]:
+            raise ValueError(f"{self.name} needs to know the number of channels")
+        return input_shape
+
+    @override
+    def make_weights(self, input_shape: Shape) -> None:
+        channels = int(input_shape[-1] or 0)
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", None)
+        if self.scale:
+            gamma = torch.empty(channels)
+            self.add_weight("weight", gamma, self.gamma_initializer, self.gamma_regularizer)
+        if self.center:
+            beta = torch.empty(channels)
+            self.add_weight("bias", beta, self.beta_initializer, self.beta_regularizer)
+        mean, variance = torch.empty(channels), torch.empty(channels)
+        self.register_buffer("running_mean", self.moving_mean_initializer(mean))
+        self.register_buffer("running_var", self.moving_variance_initializer(variance))
+
+    def uses_batch_statistics(self) -> bool:
+        """In training, unless the layer is frozen: then Keras evaluates it."""
+        return self.training and self.is_trainable
+
+    @override
+    def call(
+        self,
+        x: Tensor,
+        activation: str | None = None,
+        pool: bool = False,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        training = self.uses_batch_statistics()
+        values = x.numel() // x.shape[1] if x.dim() in (2, 4) else x.numel() // x.shape[-1]
+        if training and values == 1:
+            raise ValueError(
+                f"{self.name} got one value a channel in training (a batch of one, "
+                f"{tuple(x.shape)}); the variance of a batch needs at least two"
+            )
+        before = self.running_var.clone() if training else None
+        y = functional.batch_norm(
+            x if x.dim() in (2, 4) else x.movedim(-1, 1),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training,
+            1 - self.momentum,
+            self.epsilon,
+            activation=activation,
+            pool=pool,
+            dropout=dropout,
+        )
+        if before is not None:
+            # The kernel let (1 - m) · v · n / (n - 1) in; Keras wants (1 - m) · v. Through .data:
+            # backward does not read the moving variance, so its version need not change.
+            share = (values - 1) / values
+            self.running_var.data.mul_(share).add_(before, alpha=self.momentum * (1 - share))
+        return y if x.dim() in (2, 4) else y.movedim(1, -1)
+
+    @override
+    def flops(self) -> int | None:
+        return self.elements(2)
+
+    @override
+    def keras_weights(self) -> list[tuple[str, Tensor]]:
+        if not self.built:
+            return []
+        named = [("gamma", self.weight)] if self.scale else []
+        named += [] if self.bias is None else [("beta", self.bias)]
+        return [
+            *named,
+            ("moving_mean", self.running_mean),
+            ("moving_variance", self.running_var),
+        ]

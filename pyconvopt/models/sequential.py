@@ -1,0 +1,339 @@
+"""Sequential: layers one after another, with Keras' way of assembling, training and asking.
+
+It is an nn.Module whose children are the layers, under their names: optimisers, hooks,
+`state_dict` and everything else of torch work on it. Arrays are N, H, W, C at its doors; inside,
+the same bytes are viewed as N, C, H, W (see `layers.base`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyconvopt.layers.base import Layer, Shape, show, to_array_axes, to_torch_axes
+from pyconvopt.layers.core import InputLayer
+from pyconvopt.models import fusion, saving, summary
+
+if TYPE_CHECKING:
+    from pyconvopt.training import Callback, History, Trainer
+
+
+class Sequential(nn.Module):
+    """A model of layers in a row.
+
+    Args: layers (none), name ('sequential').
+
+    A layer is built as it is added if the shape of its input is known: from `input_shape=` on the
+    first layer or an `Input` before it. Otherwise everything is built at the first call.
+
+    >>> from pyconvopt import layers
+    >>> model = Sequential()
+    >>> model.add(layers.Conv2D(32, (3, 3), activation='relu', input_shape=(28, 28, 1)))
+    >>> model.add(layers.MaxPooling2D((2, 2)))
+    >>> model.output_shape, model.count_params()
+    ((None, 13, 13, 32), 320)
+    >>> model(torch.zeros(5, 28, 28, 1)).shape
+    torch.Size([5, 13, 13, 32])
+    """
+
+    def __init__(self, layers: Sequence[Layer] = (), name: str = "sequential") -> None:
+        super().__init__()
+        self.name = name
+        self.input_shape: Shape | None = None
+        self.stop_training = False
+        self._trainer: Trainer | None = None
+        for layer in layers:
+            self.add(layer)
+
+    # --- assembly
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers in order, without the input."""
+        return [each for each in self._modules.values() if isinstance(each, Layer)]
+
+    @property
+    def built(self) -> bool:
+        """Whether every layer has its weights."""
+        return bool(self._modules) and all(layer.built for layer in self.layers)
+
+    @property
+    def output_shape(self) -> Shape | None:
+        """The shape of the output, None before the model is built."""
+        return self.layers[-1].output_shape if self._modules else self.input_shape
+
+    @property
+    def output_activation(self) -> str | None:
+        """'softmax' or 'sigmoid' if the model ends in it; `forward(logits=True)` stops before."""
+        return self.layers[-1].output_activation if self._modules else None
+
+    def add(self, layer: Layer) -> None:
+        """Append a layer; it is built if its input shape is known.
+
+        Errors: TypeError for anything but a layer, ValueError for a name used twice or a shape
+        the layer cannot take; the model is then as it was.
+        """
+        if isinstance(layer, InputLayer):
+            self.start_from(layer.shape)
+            return
+        if not isinstance(layer, Layer):
+            raise TypeError(
+                f"add() takes a layer of pyconvopt.layers, got {type(layer).__name__}"
+                + (": write Conv2D(...), not Conv2D" if isinstance(layer, type) else "")
+            )
+        if any(layer is each for each in self.layers):
+            raise ValueError(f"{layer.name} is in this model already; a layer is added once")
+        if not self._modules and self.input_shape is None and layer.given_shape is not None:
+            self.start_from(layer.given_shape)
+        name = self.free_name(layer)
+        before = self.output_shape
+        if before is not None and not layer.built:
+            layer.build(before)
+        layer.name = name
+        self.add_module(name, layer)
+        self._trainer_is_stale()
+
+    def start_from(self, shape: Sequence[int | None]) -> None:
+        """Take the shape of one input, without the batch."""
+        if self._modules:
+            raise ValueError("the input shape must come before the first layer")
+        if not all(size is None or (isinstance(size, int) and size > 0) for size in shape):
+            raise ValueError(f"input_shape must hold whole numbers >= 1, got {tuple(shape)}")
+        self.input_shape = (None, *shape)
+
+    def free_name(self, layer: Layer) -> str:
+        """The layer's name, or for a name it was not given by the user the next free one."""
+        if "." in layer.name or not layer.name:
+            raise ValueError(f"a layer's name must not be empty or hold a dot, got {layer.name!r}")
+        taken, name, number = layer.name in self._modules, layer.name, 0
+        if taken and layer.named_by_user:
+            raise ValueError(f"the name {layer.name!r} is used twice; names must differ")
+        while name in self._modules:
+            number += 1
+            name = f"{layer.name}_{number}"
+        if hasattr(self, name) and name not in self._modules:
+            raise ValueError(
+                f"a layer cannot be called {name!r}: a model has a member of that name"
+            )
+        return name
+
+    def pop(self) -> Layer:
+        """Take the last layer off and return it."""
+        if not self._modules:
+            raise ValueError("the model has no layer to pop")
+        layer = self.layers[-1]
+        del self._modules[layer.name]
+        self._trainer_is_stale()
+        return layer
+
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Build every layer for inputs of that shape, batch first: (None, 28, 28, 1)."""
+        if input_shape is not None and self.input_shape is None:
+            self.input_shape = (None, *input_shape[1:])
+        if not self._modules:
+            raise ValueError("the model has no layers: add() some first")
+        if self.input_shape is None:
+            raise ValueError(
+                "the input shape is not known: give the first layer input_shape=, or build("
+                "(None, height, width, channels))"
+            )
+        shape: Shape = self.input_shape
+        for layer in self.layers:
+            if not layer.built:
+                layer.build(shape)
+            shape = layer.output_shape or shape
+
+    # --- running
+
+    def forward(self, x: Tensor, *, logits: bool = False) -> Tensor:
+        """N, H, W, C (or N, features) in, the same convention out.
+
+        `logits`: stop before a final softmax or sigmoid, for a loss that takes it in.
+        """
+        if not self.built:
+            self.build(tuple(x.shape))
+        self.check_input(x)
+        x = to_torch_axes(x)
+        for step in self.steps(logits):
+            x = step(x)
+        return to_array_axes(x)
+
+    def steps(self, logits: bool) -> list[Callable[[Tensor], Tensor]]:
+        """What `forward` calls, in order: layers, and neighbours joined into one pass."""
+        layers = self.layers
+        if logits and layers[-1].output_activation is not None:
+            return [*fusion.steps(layers[:-1]), partial(layers[-1], logits=True)]
+        return fusion.steps(layers)
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse an input of another shape than the model was built for."""
+        expected = self.input_shape or ()
+        fits = len(x.shape) == len(expected) and all(
+            wanted is None or size == wanted for size, wanted in zip(x.shape, expected, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"the model takes inputs of shape {show(expected)}, got {tuple(x.shape)}"
+                + shape_hint(tuple(x.shape), expected)
+            )
+
+    # --- training and asking
+
+    def compile(  # type: ignore[override]
+        self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Sequence[Any] | None = None
+    ) -> None:
+        """Choose how the model is trained (Keras' compile; torch's is `torch.compile(model)`).
+
+        Args: optimizer (name, callable of the parameters, or torch optimiser), loss (name, or
+        function (outputs, targets)), metrics (names or Metric objects).
+
+        Errors: ValueError for a name that no table holds.
+        """
+        from pyconvopt.training import Trainer
+
+        if loss is None:
+            raise ValueError("compile() needs a loss, such as 'sparse_categorical_crossentropy'")
+        self._trainer = Trainer(self, optimizer, loss, list(metrics or ()))
+
+    def _trainer_is_stale(self) -> None:
+        # Layers have come or gone: the optimiser holds the wrong parameters and is made anew.
+        if self._trainer is not None:
+            self._trainer.optimizer = None
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimiser, once `fit` has made it."""
+        return None if self._trainer is None else self._trainer.optimizer
+
+    def trainer(self) -> Trainer:
+        """What `compile` made; RuntimeError before it."""
+        if self._trainer is None:
+            raise RuntimeError(
+                "the model is not compiled: call compile(optimizer=..., loss=...) before fit or "
+                "evaluate"
+            )
+        return self._trainer
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Sequence[Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        initial_epoch: int = 0,
+        seed: int | None = None,
+    ) -> History:
+        """Train, and return the History; see `training.Trainer.fit`.
+
+        Args: x and y (arrays or tensors), or x alone (a Dataset or DataLoader); batch_size (32);
+        validation_split: that share of the end of the arrays is held out; validation_data:
+        (x, y), which wins over the share.
+
+        Errors: RuntimeError before `compile`; ValueError and TypeError for data that do not fit.
+        """
+        trainer = self.trainer()
+        if y is not None and validation_data is None and validation_split:
+            x, y, validation_data = split_end(x, y, validation_split)
+        return trainer.fit(
+            x if y is None else (x, y),
+            epochs=epochs,
+            batch_size=32 if batch_size is None else batch_size,
+            validation=validation_data,
+            shuffle=shuffle,
+            seed=seed,
+            verbose=verbose,
+            callbacks=callbacks or (),
+            initial_epoch=initial_epoch,
+        )
+
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        return_dict: bool = False,
+    ) -> Any:
+        """[loss, metric, ...] as Keras gives them (the loss alone without metrics), or a dict."""
+        logs = self.trainer().evaluate(x if y is None else (x, y), batch_size or 256)
+        if verbose:
+            print("evaluate  " + "  ".join(f"{name} {value:.4f}" for name, value in logs.items()))
+        if return_dict:
+            return logs
+        values = list(logs.values())
+        return values if len(values) > 1 else values[0]
+
+    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """The outputs for arrays or tensors, in evaluation mode: an array, batch first."""
+        from pyconvopt.training.trainer import predict
+
+        return predict(self, x, batch_size or 256)
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print a table of the layers: output shape, parameters, FLOPs a sample."""
+        print_fn(summary.table(self))
+
+    # --- weights and files
+
+    def count_params(self) -> int:
+        """The number of weights, moving statistics included, as Keras counts them."""
+        if not self.built:
+            raise ValueError("the model is not built yet, so its weights cannot be counted")
+        return sum(layer.count_params() for layer in self.layers)
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all weights, layer by layer, in Keras' order and layouts."""
+        return [array for layer in self.layers for array in layer.get_weights()]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Overwrite all weights with arrays as `get_weights` gives them.
+
+        Errors: ValueError for a wrong number of arrays or a wrong shape.
+        """
+        counts = [len(layer.keras_weights()) for layer in self.layers]
+        if sum(counts) != len(weights):
+            raise ValueError(f"the model has {sum(counts)} weights, got {len(weights)}")
+        rest = list(weights)
+        for layer, count in zip(self.layers, counts, strict=True):
+            layer.set_weights(rest[:count])
+            del rest[:count]
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, architecture and compile settings to one safetensors file.
+
+        Errors: ValueError for a part that no file can hold, such as an activation of your own.
+        """
+        saving.save(self, path)
+
+
+def shape_hint(got: tuple[int, ...], expected: Shape) -> str:
+    """The likely slip behind a wrong input shape."""
+    wanted = expected[1:]
+    if got == tuple(wanted):
+        return ": one sample needs a batch axis, x[None]"
+    if len(wanted) == 3 and len(got) == 3 and wanted[-1] == 1:
+        return ": the channel axis is missing, x[..., None] adds it"
+    if len(wanted) == 3 and len(got) == 4 and got[1] == wanted[2] and got[2:] == wanted[:2]:
+        return ": the channels must come last, np.moveaxis(x, 1, -1)"
+    return ""
+
+
+def split_end(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
+    """The arrays without their last `share`, and that share as (x, y); Keras' validation_split."""
+    if not 0 < share < 1:
+        raise ValueError(f"validation_split must lie between 0 and 1, got {share}")
+    kept = int(len(x) * (1 - share))
+    if kept == 0 or kept == len(x):
+        raise ValueError(f"validation_split={share} of {len(x)} samples leaves one side empty")
+    return x[:kept], y[:kept], (x[kept:], y[kept:])

@@ -1,0 +1,85 @@
+"""Finding a method by name: one lookup for every table of methods.
+
+A table maps the name a user writes to the thing it stands for. Names are compared without case
+and underscores, so Keras' two spellings ('glorot_uniform', 'GlorotUniform') are one. An unknown
+name is an error that offers the nearest one. Methods with settings are dataclasses, so that a
+saved model can hold them as {"name": ..., "config": ...} and build them again without running
+any code from the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+Entry = TypeVar("Entry")
+
+
+def spelling(name: str) -> str:
+    """The form in which two names are compared.
+
+    >>> spelling('GlorotUniform') == spelling('glorot_uniform')
+    True
+    """
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that no table holds; it offers the nearest one.
+
+    >>> unknown('loss', 'mze', ['mse', 'mae'])
+    ValueError("unknown loss 'mze': did you mean 'mse'? Known: mae, mse")
+    """
+    known = sorted(known)
+    spellings = [spelling(each) for each in known]
+    near = difflib.get_close_matches(spelling(name), spellings, n=1, cutoff=0.5)
+    offer = [each for each in known if near and spelling(each) == near[0]]
+    hint = f"did you mean {offer[0]!r}? " if offer else ""
+    return ValueError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
+
+
+def find(kind: str, table: Mapping[str, Entry], name: str) -> Entry:
+    """The entry of `table` with that name, or an error that offers the nearest name."""
+    if name in table:
+        return table[name]
+    for known, entry in table.items():
+        if spelling(known) == spelling(name):
+            return entry
+    raise unknown(kind, name, table)
+
+
+def make(kind: str, table: Mapping[str, Any], spec: Any) -> Any:
+    """An object from a name, from what `describe` returned, or the object itself.
+
+    Errors: ValueError for an unknown name or a setting the method does not have, TypeError for
+    something that cannot be called.
+    """
+    if isinstance(spec, str):
+        return find(kind, table, spec)()
+    if isinstance(spec, Mapping):
+        entry = find(kind, table, spec["name"])
+        try:
+            return entry(**spec.get("config", {}))
+        except TypeError as error:
+            raise ValueError(f"{kind} {spec['name']!r}: {error}") from None
+    if isinstance(spec, type):
+        raise TypeError(f"got the class {spec.__name__} for {kind}: write {spec.__name__}()")
+    if callable(spec):
+        return spec
+    raise TypeError(f"{kind} must be a name or an object that can be called, got {spec!r}")
+
+
+def describe(kind: str, table: Mapping[str, Any], method: Any) -> dict[str, Any]:
+    """The name and settings of a method from `table`, ready for JSON; `make` reads it back.
+
+    Errors: ValueError for an object that no table holds: a file could not bring it back.
+    """
+    for name, entry in table.items():
+        if entry is type(method) and dataclasses.is_dataclass(entry):
+            return {"name": name, "config": dataclasses.asdict(method)}
+    raise ValueError(
+        f"{kind} {method!r} cannot be saved: a file holds only methods known by name "
+        f"({', '.join(sorted(table))})"
+    )
