@@ -1,0 +1,96 @@
+"""The one table of problems that tests of correctness, gradients and the benchmarks all read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """A convolution: N × C × H × W by K × C/groups × R × S."""
+
+    name: str
+    batch: int
+    channels: int
+    height: int
+    width: int
+    out_channels: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        return tuple(
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(
+                (self.height, self.width),
+                self.padding,
+                self.dilation,
+                self.kernel,
+                self.stride,
+                strict=True,
+            )
+        )
+
+    @property
+    def macs(self) -> int:
+        """Multiplications of the forward pass by the definition."""
+        height, width = self.out_size
+        taps = self.kernel[0] * self.kernel[1] * self.channels // self.groups
+        return self.batch * height * width * self.out_channels * taps
+
+
+CONV_CASES = [
+    # 3×3, stride 1: Winograd. Whole tiles, border tiles, every padding, channel tails, both orders of work.
+    ConvCase("article_first", 4, 1, 28, 28, 32),
+    ConvCase("article_second", 4, 32, 13, 13, 64),
+    ConvCase("article_third", 4, 64, 5, 5, 64),
+    ConvCase("whole_tiles", 2, 32, 10, 10, 32),
+    ConvCase("same_padding", 2, 32, 12, 12, 32, padding=(1, 1)),
+    ConvCase("full_padding", 1, 16, 6, 7, 16, padding=(2, 2)),
+    ConvCase("uneven_padding", 2, 16, 9, 6, 32, padding=(1, 0)),
+    ConvCase("beyond_full_padding", 1, 16, 5, 5, 16, padding=(3, 3)),
+    ConvCase("channel_tails", 2, 19, 9, 11, 37, padding=(1, 1)),
+    ConvCase("more_tails", 1, 33, 7, 7, 17, padding=(1, 1)),
+    ConvCase("one_tile", 1, 16, 4, 4, 16, padding=(1, 1)),
+    ConvCase("smallest_map", 3, 16, 4, 4, 16),
+    ConvCase("many_weights", 8, 192, 4, 4, 160, padding=(1, 1)),
+    ConvCase("many_weights_tails", 3, 70, 7, 7, 150, padding=(1, 1)),
+    ConvCase("many_tiles", 6, 48, 40, 40, 48, padding=(1, 1)),
+    # Few input channels: the first layer of a network.
+    ConvCase("gray_padded", 3, 1, 12, 9, 16, padding=(1, 1)),
+    ConvCase("rgb", 2, 3, 16, 16, 64, padding=(1, 1)),
+    ConvCase("rgb_stem", 2, 3, 30, 31, 64, kernel=(7, 7), stride=(2, 2), padding=(3, 3)),
+    ConvCase("two_channels_5x5", 2, 2, 11, 14, 19, kernel=(5, 5), padding=(2, 1)),
+    ConvCase("rgba_dilated", 2, 4, 15, 13, 20, dilation=(2, 3), padding=(1, 2)),
+    ConvCase("gray_row_kernel", 2, 1, 5, 40, 24, kernel=(1, 9), stride=(1, 3)),
+    ConvCase("tall_gray", 1, 1, 70, 6, 16),
+    # No kernel of this library yet, or too few channels for one: torch's, and the reference here.
+    ConvCase("pointwise", 2, 24, 7, 7, 40, kernel=(1, 1)),
+    ConvCase("strided", 2, 16, 9, 9, 32, stride=(2, 2), padding=(1, 1)),
+    ConvCase("strided_pointwise", 2, 16, 8, 8, 32, kernel=(1, 1), stride=(2, 2)),
+    ConvCase("five", 2, 16, 9, 9, 16, kernel=(5, 5), padding=(2, 2)),
+    ConvCase("dilated", 1, 16, 11, 11, 16, dilation=(2, 2), padding=(2, 2)),
+    ConvCase("grouped", 2, 16, 8, 8, 32, padding=(1, 1), groups=4),
+    ConvCase("depthwise", 2, 24, 8, 8, 24, padding=(1, 1), groups=24),
+    ConvCase("few_outputs", 2, 20, 8, 8, 5, padding=(1, 1)),
+    ConvCase("one_output_pixel", 2, 16, 3, 3, 16),
+]
+
+# Elements of activation maps (N, C, H, W) for normalisation, pooling, dropout.
+MAP_SHAPES = [
+    (4, 32, 13, 13),
+    (2, 64, 8, 8),
+    (3, 19, 5, 7),
+    (1, 1, 2, 2),
+    (5, 3, 9, 4),
+    (2, 130, 3, 3),
+    (64, 16, 4, 4),
+]

@@ -1,0 +1,250 @@
+"""The command line as a user runs it: a process of its own, its exit status, one-line errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pyconvopt import cli, commands, models
+from pyconvopt.training.recipes import Recipe
+from tests.tiny_data import write_tiny_set
+
+for package in ("typer", "rich", "matplotlib", "safetensors"):
+    pytest.importorskip(package, reason="the command line needs the extra 'cli'")
+
+
+def pyconvopt(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pyconvopt.cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "80", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:
+    assert result.returncode == status, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.fixture
+def refused(folder, monkeypatch, capsys):
+    """Runs a command in this process, which is quicker, and checks that it is refused."""
+
+    def run(arguments: tuple[str, ...], status: int, parts: tuple[str, ...]) -> None:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("PYCONVOPT_DATA", str(folder))
+        got = cli.run(arguments)
+        assert_refused(
+            subprocess.CompletedProcess([], got, "", capsys.readouterr().err), status, *parts
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a tiny data set and one finished run on it."""
+    base = tmp_path_factory.mktemp("cli")
+    write_tiny_set(base, 300, 60)
+    result = train(base, "--out", "first", "--epochs", "2", "--set", "layers.0.filters=16")
+    assert result.returncode == 0, result.stderr
+    (base / "output").write_text(result.stdout)
+    return base
+
+
+def train(base: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return pyconvopt(
+        "train",
+        "--data",
+        "fashion-mnist",
+        "--recipe",
+        "seed",
+        *arguments,
+        cwd=base,
+        PYCONVOPT_DATA=str(base),
+        **environment,
+    )
+
+
+class TestTrain:
+    def test_what_it_prints(self, folder):
+        lines = (folder / "output").read_text().splitlines()
+        assert [line.split()[:2] for line in lines[:2]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+        name, _, value = lines[-1].partition(": ")
+        assert name == "test accuracy" and len(value) == 6 and 0 <= float(value) <= 1
+
+    def test_the_run_folder(self, folder):
+        run = folder / "first"
+        assert sorted(file.name for file in run.iterdir()) == [
+            "curves.png",
+            "history.csv",
+            "history.json",
+            "recipe.toml",
+            "weights.safetensors",
+        ]
+        history = json.loads((run / "history.json").read_text())["history"]
+        assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+        with open(run / "history.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [float(row["loss"]) for row in rows] == history["loss"]
+        assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+        recipe = Recipe.load(str(run / "recipe.toml"))
+        assert recipe.table["fit"]["epochs"] == 2 and recipe.table["layers"][0]["filters"] == 16
+        model = models.load(run / "weights.safetensors")
+        assert model.layers[0].weight.shape == (16, 1, 3, 3)
+
+    def test_the_written_recipe_repeats_the_run(self, folder):
+        result = pyconvopt(
+            "train",
+            "--recipe",
+            "first/recipe.toml",
+            "--out",
+            "again",
+            cwd=folder,
+            PYCONVOPT_DATA=str(folder),
+        )
+        assert result.returncode == 0, result.stderr
+        first, again = (
+            models.load(folder / run / "weights.safetensors") for run in ("first", "again")
+        )
+        for name, tensor in first.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+
+    def test_default_folder(self, folder):
+        result = train(folder, "--epochs", "1", "--batch-size", "100")
+        assert result.returncode == 0, result.stderr
+        (run,) = (folder / "runs").iterdir()
+        assert run.name.startswith("seed-") and f"runs/{run.name}" in result.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "parts"),
+        [
+            (("--epochs", "0"), ("--epochs", "1")),
+            (("--epochs", "many"), ("--epochs",)),
+            (("--epoch", "3"), ("No such option",)),
+            (("--recipe", "sed"), ("unknown recipe 'sed'", "did you mean 'seed'")),
+            (("--set", "fit.epoch=3"), ("did you mean 'epochs'",)),
+            (("--set", "fit.epochs"), ("--set takes key=value",)),
+            (("--set", "fit.epochs=many"), ("fit.epochs must be int, got 'many'",)),
+        ],
+    )
+    def test_wrong_usage(self, refused, arguments, parts):
+        refused(("train", *arguments), 2, parts)
+
+    def test_exit_status_of_the_process(self, folder):
+        assert_refused(train(folder, "--epochs", "0"), 2, "--epochs")
+        assert_refused(train(folder, "--out", "first"), 1, "holds a run already")
+
+    @pytest.mark.parametrize(
+        ("arguments", "parts"),
+        [
+            (("--data", "fashion"), ("unknown data set 'fashion'", "did you mean")),
+            (("--out", "first"), ("holds a run already",)),
+            (("--out", "output"), ("cannot write to the run folder output",)),
+            (("--set", "layers.0.filter=3"), ("layers.0 of the recipe", "'filter'")),
+            (("--set", "compile.loss=mze"), ("unknown loss 'mze': did you mean 'mse'",)),
+            (("--set", "layers.7.units=5"), ("is out of range", "5 outputs")),
+            (("--set", "layers.0.kernel_size=[40, 40]"), ("too small for a kernel of 40×40",)),
+        ],
+    )
+    def test_failed_runs(self, refused, tmp_path, arguments, parts):
+        out = () if "--out" in arguments else ("--out", str(tmp_path / "run"))
+        refused(("train", *arguments, *out), 1, parts)
+
+    def test_interrupted(self, refused, monkeypatch):
+        def interrupt(*arguments):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(commands, "run_recipe", interrupt)
+        refused(("train",), 130, ("interrupted",))
+
+    def test_damaged_data(self, tmp_path):
+        write_tiny_set(tmp_path)
+        path = tmp_path / "fashion-mnist" / "t10k-images-idx3-ubyte.gz"
+        path.write_bytes(path.read_bytes()[:-20])
+        assert_refused(train(tmp_path, "--out", "run"), 1, str(path), "damaged", "wanted")
+
+    @pytest.mark.parametrize("package", ["typer", "matplotlib", "safetensors"])
+    def test_missing_packages_name_the_extra(self, folder, tmp_path, package):
+        (tmp_path / f"{package}.py").write_text(
+            f"raise ModuleNotFoundError('No module named {package}', name={package!r})"
+        )
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        result = train(folder, "--out", f"without-{package}", PYTHONPATH=path)
+        assert_refused(result, 1, package, 'pip install "pyconvopt[cli]"')
+
+
+class TestUse:
+    def test_evaluate_gives_what_train_gave(self, folder):
+        result = pyconvopt("evaluate", "first", cwd=folder, PYCONVOPT_DATA=str(folder))
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == ((folder / "output").read_text().splitlines()[-1])
+
+    def test_predict(self, folder):
+        images = np.random.default_rng(0).integers(0, 255, (3, 28, 28), dtype=np.uint8)
+        np.save(folder / "images.npy", images)
+        result = pyconvopt("predict", "first", "images.npy", "--out", "p.npy", cwd=folder)
+        assert result.returncode == 0, result.stderr
+        rows = [line.split("\t") for line in result.stdout.splitlines()]
+        assert [row[0] for row in rows] == ["0", "1", "2"]
+        probabilities = np.load(folder / "p.npy")
+        assert [float(row[2]) for row in rows] == pytest.approx(probabilities.max(1), abs=1e-4)
+        model = models.load(folder / "first" / "weights.safetensors")
+        np.testing.assert_allclose(
+            probabilities, model.predict(images[..., None] / np.float32(255)), rtol=1e-5
+        )
+
+    def test_predict_a_picture(self, folder):
+        pillow = pytest.importorskip("PIL.Image")
+        pixels = np.random.default_rng(0).integers(0, 255, (28, 28), dtype=np.uint8)
+        pillow.fromarray(pixels).save(folder / "one.png")
+        result = pyconvopt("predict", "first", "one.png", cwd=folder)
+        assert result.returncode == 0 and len(result.stdout.splitlines()) == 1
+
+    def test_doctor(self, folder):
+        result = pyconvopt("doctor", cwd=folder)
+        assert result.returncode == 0, result.stderr
+        assert torch.__version__ in result.stdout
+        assert "instruction set" in result.stdout and "threads" in result.stdout
+
+    def test_explain(self, folder):
+        result = pyconvopt("explain", "--batch-size", "2", cwd=folder)
+        assert result.returncode == 0, result.stderr
+        assert "conv" in result.stdout
+
+    def test_help(self, folder):
+        result = pyconvopt("--help", cwd=folder)
+        assert result.returncode == 0
+        for command in ("train", "evaluate", "predict", "explain", "doctor"):
+            assert command in result.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "status", "parts"),
+        [
+            ((), 2, ("Missing command",)),
+            (("trane",), 2, ("No such command 'trane'",)),
+            (("evaluate",), 2, ("Missing argument",)),
+            (("evaluate", "nowhere"), 1, ("there is no model file nowhere",)),
+            (("evaluate", "output"), 1, ("output is damaged or no safetensors file",)),
+            (("predict", "first", "none.npy"), 1, ("there is no file none.npy",)),
+            (("predict", "first", "output"), 1, ("neither a .npy array nor a picture",)),
+        ],
+    )
+    def test_refusals(self, refused, arguments, status, parts):
+        refused(arguments, status, parts)

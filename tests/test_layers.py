@@ -1,0 +1,308 @@
+"""Layers: shapes, formulas on small numbers, Keras' padding and weight layouts, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as torch_functional
+
+from pyconvopt import activations, initializers, layers, regularizers
+from pyconvopt.layers import windows
+
+
+def images(*shape: int) -> torch.Tensor:
+    """N, C, H, W in channels_last memory, as layers meet it inside a model."""
+    n, h, w, c = shape
+    return torch.randn(n, h, w, c).permute(0, 3, 1, 2)
+
+
+class TestConv2D:
+    def test_numbers_by_hand(self):
+        layer = layers.Conv2D(1, 2, activation="relu", input_shape=(2, 2, 1))
+        layer.build((None, 2, 2, 1))
+        kernel = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1)
+        layer.set_weights([kernel, np.array([0.5])])
+        x = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]], [[[-1.0, 0.0], [0.0, -1.0]]]])
+        assert layer(x).flatten().tolist() == [1 + 4 + 0.5, 0.0]
+
+    @pytest.mark.parametrize("padding", ["valid", "same"])
+    @pytest.mark.parametrize(
+        ("size", "kernel", "strides", "dilation"),
+        [
+            ((7, 8), (3, 3), (1, 1), (1, 1)),
+            ((7, 8), (3, 2), (2, 2), (1, 1)),
+            ((9, 6), (2, 3), (3, 1), (1, 1)),
+            ((9, 9), (3, 3), (1, 1), (2, 2)),
+            ((5, 5), (5, 5), (4, 3), (1, 1)),
+        ],
+    )
+    def test_shape_inference_agrees_with_the_result(self, size, kernel, strides, dilation, padding):
+        layer = layers.Conv2D(
+            4, kernel, strides=strides, padding=padding, dilation_rate=dilation, groups=2
+        )
+        y = layer(images(2, *size, 6))
+        assert layer.output_shape == (None, y.shape[2], y.shape[3], y.shape[1])
+        if padding == "same":
+            assert y.shape[2:] == (-(-size[0] // strides[0]), -(-size[1] // strides[1]))
+
+    def test_same_padding_puts_the_odd_row_at_the_end(self):
+        layer = layers.Conv2D(1, 2, padding="same", use_bias=False, kernel_initializer="ones")
+        y = layer(torch.ones(1, 1, 2, 2))
+        assert y[0, 0].tolist() == [[4.0, 2.0], [2.0, 1.0]]
+
+    def test_grouped_dilated_convolution_is_torchs(self):
+        layer = layers.Conv2D(6, 3, dilation_rate=2, groups=3, strides=2)
+        x = images(2, 11, 10, 3)
+        y = layer(x)
+        expected = torch_functional.conv2d(x, layer.weight, layer.bias, 2, 0, 2, 3)
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+    def test_weights_lie_in_channels_last_memory(self):
+        for channels in (1, 5):
+            layer = layers.Conv2D(4, 3)
+            layer.build((None, 8, 8, channels))
+            assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+            assert layer.weight.stride() == (9 * channels, 1, 3 * channels, channels)
+
+    def test_weights_in_keras_layout(self):
+        layer = layers.Conv2D(4, (3, 2), groups=2)
+        layer.build((None, 8, 8, 6))
+        kernel, bias = layer.get_weights()
+        assert kernel.shape == (3, 2, 3, 4) and bias.shape == (4,)
+        assert kernel[2, 1, 0, 3] == layer.weight[3, 0, 2, 1].item()
+        layer.set_weights([kernel + 1, bias - 1])
+        np.testing.assert_array_equal(layer.get_weights()[0], kernel + 1)
+        np.testing.assert_array_equal(layer.get_weights()[1], bias - 1)
+
+    def test_refusals(self):
+        with pytest.raises(ValueError, match="did you mean 'same'"):
+            layers.Conv2D(4, 3, padding="sane")
+        with pytest.raises(ValueError, match=r"kernel_size must be .* got 0"):
+            layers.Conv2D(4, 0)
+        with pytest.raises(ValueError, match="groups must divide the 4 filters, got 3"):
+            layers.Conv2D(4, 3, groups=3)
+        with pytest.raises(ValueError, match="2×2 is too small for a kernel of 3×3"):
+            layers.Conv2D(4, 3).build((None, 2, 2, 1))
+        with pytest.raises(ValueError, match=r"takes inputs of 4 axes .* got 2"):
+            layers.Conv2D(4, 3).build((None, 10))
+        with pytest.raises(ValueError, match="5 channels cannot be split into 2 groups"):
+            layers.Conv2D(4, 3, groups=2).build((None, 8, 8, 5))
+        with pytest.raises(ValueError, match="channels_last"):
+            layers.Conv2D(4, 3, data_format="channels_first")
+        with pytest.raises(ValueError, match="unknown activation 'rellu': did you mean 'relu'"):
+            layers.Conv2D(4, 3, activation="rellu")
+        with pytest.raises(ValueError, match="unknown initializer 'he_norm': did you mean"):
+            layers.Conv2D(4, 3, kernel_initializer="he_norm")
+
+    def test_set_weights_refuses_other_shapes_and_changes_nothing(self):
+        layer = layers.Conv2D(2, 3)
+        with pytest.raises(ValueError, match="build it first"):
+            layer.set_weights([])
+        layer.build((None, 4, 4, 1))
+        before = layer.get_weights()
+        with pytest.raises(ValueError, match=r"bias has shape \(2,\), got \(3,\)"):
+            layer.set_weights([before[0] + 1, np.zeros(3)])
+        np.testing.assert_array_equal(layer.get_weights()[0], before[0])
+
+
+class TestPooling:
+    def test_maximum_of_windows(self):
+        x = torch.arange(25.0).reshape(1, 1, 5, 5)
+        assert layers.MaxPooling2D(2)(x)[0, 0].tolist() == [[6, 8], [16, 18]]
+        same = layers.MaxPooling2D(2, padding="same")(-x)
+        assert same[0, 0].tolist() == [[0, -2, -4], [-10, -12, -14], [-20, -22, -24]]
+
+    def test_average_leaves_padding_out(self):
+        x = torch.arange(9.0).reshape(1, 1, 3, 3)
+        assert layers.AveragePooling2D(2, padding="same")(x)[0, 0].tolist() == [
+            [2.0, 3.5],
+            [6.5, 8.0],
+        ]
+        ones = torch.ones(1, 1, 7, 6)
+        for window, stride in ((3, 1), (3, 2), (2, 1), (5, 3)):
+            y = layers.AveragePooling2D(window, stride, padding="same")(ones)
+            torch.testing.assert_close(y, torch.ones_like(y))
+
+    @pytest.mark.parametrize("kind", [layers.MaxPooling2D, layers.AveragePooling2D])
+    @pytest.mark.parametrize("padding", ["valid", "same"])
+    @pytest.mark.parametrize(("window", "strides"), [(2, None), (3, 2), ((2, 3), (1, 2)), (5, 1)])
+    def test_shape_inference_agrees_with_the_result(self, kind, padding, window, strides):
+        layer = kind(window, strides, padding=padding)
+        y = layer(images(2, 7, 8, 3))
+        assert layer.output_shape == (None, y.shape[2], y.shape[3], 3)
+
+    def test_global_average(self):
+        x = images(2, 3, 4, 5)
+        torch.testing.assert_close(layers.GlobalAveragePooling2D()(x), x.mean((2, 3)))
+        kept = layers.GlobalAveragePooling2D(keepdims=True)
+        assert kept(x).shape == (2, 5, 1, 1) and kept.output_shape == (None, 1, 1, 5)
+
+    def test_too_small(self):
+        with pytest.raises(ValueError, match="1×1 is too small for a window of 2×2"):
+            layers.MaxPooling2D(2).build((None, 1, 1, 4))
+
+
+class TestFlattenAndDense:
+    def test_flatten_keeps_height_width_channel_order_without_a_copy(self):
+        array = torch.arange(24.0).reshape(1, 2, 3, 4)
+        x = array.permute(0, 3, 1, 2)
+        y = layers.Flatten()(x)
+        assert y[0].tolist() == list(range(24))
+        assert y.data_ptr() == array.data_ptr()
+
+    def test_dense_by_hand(self):
+        layer = layers.Dense(2)
+        layer.build((None, 3))
+        layer.set_weights([np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([0.5, -0.5])])
+        assert layer(torch.tensor([[1.0, 0.0, -1.0]])).tolist() == [[-3.5, -4.5]]
+
+    def test_dense_on_images_works_on_channels(self):
+        layer = layers.Dense(4, activation="softmax")
+        y = layer(images(2, 5, 6, 3))
+        assert y.shape == (2, 4, 5, 6) and layer.output_shape == (None, 5, 6, 4)
+        torch.testing.assert_close(y.sum(1), torch.ones(2, 5, 6))
+
+    def test_refusals(self):
+        with pytest.raises(ValueError, match="units must be"):
+            layers.Dense(0)
+        with pytest.raises(TypeError, match=r"got the class HeNormal .* write HeNormal\(\)"):
+            layers.Dense(1, kernel_initializer=initializers.HeNormal)
+
+
+class TestBatchNormalization:
+    def test_training_and_moving_statistics_by_hand(self):
+        layer = layers.BatchNormalization(momentum=0.9, epsilon=4.0)
+        layer.build((None, 1))
+        layer.set_weights([np.array([2.0]), np.array([1.0]), np.array([0.0]), np.array([1.0])])
+        x = torch.tensor([[1.0], [3.0], [5.0], [7.0]])  # mean 4, variance (9+1+1+9)/4 = 5
+        y = layer(x)
+        expected = [2 * (value - 4) / 3 + 1 for value in (1, 3, 5, 7)]  # √(5 + 4) = 3
+        np.testing.assert_allclose(y.detach().numpy()[:, 0], expected, rtol=1e-6)
+        assert layer.running_mean.item() == pytest.approx(0.1 * 4)
+        assert layer.running_var.item() == pytest.approx(0.9 * 1 + 0.1 * 5)
+        layer.eval()
+        y = layer(torch.tensor([[0.4]]))
+        assert y.item() == pytest.approx(1.0)
+
+    def test_moving_variance_may_change_before_backward(self):
+        layer = layers.BatchNormalization()
+        x = images(3, 4, 4, 2).requires_grad_()
+        (layer(x) + layer(x)).square().sum().backward()
+        assert torch.isfinite(x.grad).all()
+
+    def test_batch_of_one(self):
+        layer = layers.BatchNormalization()
+        with pytest.raises(ValueError, match="one value a channel in training"):
+            layer(torch.zeros(1, 3))
+        layer.eval()
+        assert layer(torch.zeros(1, 3)).shape == (1, 3)
+
+    def test_frozen_layer_keeps_its_statistics(self):
+        layer = layers.BatchNormalization()
+        layer.build((None, 4, 4, 2))
+        layer.trainable = False
+        layer(images(3, 4, 4, 2) + 5)
+        assert layer.running_mean.tolist() == [0, 0]
+        assert not any(each.requires_grad for each in layer.parameters())
+
+    def test_without_scale_and_center(self):
+        layer = layers.BatchNormalization(scale=False, center=False)
+        y = layer(images(8, 4, 4, 3) * 3 + 2)
+        assert [name for name, _ in layer.keras_weights()] == ["moving_mean", "moving_variance"]
+        torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+
+    def test_only_the_last_axis(self):
+        with pytest.raises(ValueError, match="last axis"):
+            layers.BatchNormalization(axis=1).build((None, 4, 4, 2))
+
+
+class TestDropout:
+    def test_zeroes_the_rate_and_keeps_the_mean(self):
+        layer = layers.Dropout(0.25)
+        y = layer(torch.ones(100, 1000))
+        zeros = (y == 0).float().mean().item()
+        # 100,000 draws: five standard deviations are 0.007.
+        assert abs(zeros - 0.25) < 0.007
+        assert y.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+
+    def test_nothing_in_evaluation(self):
+        x = torch.randn(3, 4)
+        assert layers.Dropout(0.9).eval()(x) is x
+
+    def test_spatial_drops_whole_channels(self):
+        y = layers.SpatialDropout2D(0.5)(torch.ones(16, 8, 3, 3))
+        whole = y.flatten(2)
+        assert torch.equal(whole.amin(2), whole.amax(2))
+        assert 0 < (whole[..., 0] == 0).sum() < 128
+
+    def test_rate(self):
+        with pytest.raises(ValueError, match=r"rate must lie in 0 ... 1"):
+            layers.Dropout(1.0)
+
+
+class TestActivations:
+    def test_every_name_gives_a_tensor_of_the_same_shape(self):
+        x = torch.randn(2, 3, 4, 4)
+        for name in activations.TABLE:
+            assert layers.Activation(name)(x).shape == x.shape, name
+
+    def test_softmax_of_images_runs_over_channels(self):
+        y = layers.Softmax()(images(2, 3, 4, 5))
+        torch.testing.assert_close(y.sum(1), torch.ones(2, 3, 4))
+        across_height = layers.Softmax(axis=1)(images(2, 3, 4, 5))
+        torch.testing.assert_close(across_height.sum(2), torch.ones(2, 5, 4))
+
+    def test_relu_arguments(self):
+        x = torch.tensor([[-2.0, 0.5, 1.5, 9.0]])
+        y = layers.ReLU(max_value=6.0, negative_slope=0.1, threshold=1.0)(x)
+        torch.testing.assert_close(y, torch.tensor([[-0.3, -0.05, 1.5, 6.0]]))
+
+
+class TestInitializers:
+    @pytest.mark.parametrize(
+        ("name", "variance"),
+        [
+            ("glorot_uniform", 2 / (288 + 576)),
+            ("glorot_normal", 2 / (288 + 576)),
+            ("he_normal", 2 / 288),
+            ("he_uniform", 2 / 288),
+            ("lecun_normal", 1 / 288),
+            ("lecun_uniform", 1 / 288),
+            ("random_normal", 0.05**2),
+            ("random_uniform", 0.1**2 / 12),
+        ],
+    )
+    def test_variance(self, name, variance):
+        weight = initializers.get(name)(torch.empty(64, 32, 3, 3))
+        # 18,432 values: the relative deviation of the variance is about 1 %.
+        assert weight.var().item() == pytest.approx(variance, rel=0.05)
+        assert abs(weight.mean().item()) < 5 * (variance / weight.numel()) ** 0.5
+
+    def test_seed_repeats(self):
+        first = initializers.HeNormal(seed=3)(torch.empty(8, 8))
+        assert torch.equal(first, initializers.HeNormal(seed=3)(torch.empty(8, 8)))
+        assert not torch.equal(first, initializers.HeNormal(seed=4)(torch.empty(8, 8)))
+
+    def test_every_method_comes_back_from_its_description(self):
+        for methods in (initializers, regularizers):
+            for name in methods.TABLE:
+                method = methods.get(name)
+                assert methods.get(methods.describe(method)) == method
+
+
+def test_window_arithmetic_against_counting():
+    for size in range(1, 12):
+        for window in range(1, 5):
+            for stride in range(1, 4):
+                for dilation in range(1, 3):
+                    reach = dilation * (window - 1) + 1
+                    if reach <= size:
+                        starts = [s for s in range(0, size, stride) if s + reach <= size]
+                        got = windows.output_size(size, window, stride, "valid", dilation)
+                        assert got == len(starts)
+                    before, after = windows.same_padding(size, window, stride, dilation)
+                    wanted = windows.output_size(size, window, stride, "same", dilation)
+                    padded = size + before + after
+                    assert windows.output_size(padded, window, stride, "valid", dilation) == wanted
+                    assert after - before in (0, 1)

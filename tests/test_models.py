@@ -1,0 +1,254 @@
+"""Sequential: assembly, shapes at its doors, logits, summary, weights, files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from pyconvopt import layers, models, regularizers
+
+
+def small(**conv) -> models.Sequential:
+    return models.Sequential(
+        [
+            layers.Conv2D(4, 3, activation="relu", input_shape=(8, 8, 1), **conv),
+            layers.BatchNormalization(),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+class TestAssembly:
+    def test_names_and_state_dict(self):
+        model = small()
+        model.add(layers.Dense(2))
+        assert [layer.name for layer in model.layers] == [
+            "conv2d",
+            "batch_normalization",
+            "max_pooling2d",
+            "flatten",
+            "dense",
+            "dense_1",
+        ]
+        assert "conv2d.weight" in model.state_dict()
+        assert isinstance(model, torch.nn.Module)
+
+    def test_input_layer_gives_the_shape_and_is_not_listed(self):
+        model = models.Sequential([layers.Input(shape=(8, 8, 3)), layers.Flatten()])
+        assert model.output_shape == (None, 192) and len(model.layers) == 1
+
+    def test_built_at_the_first_call(self):
+        model = models.Sequential([layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
+        assert not model.built and model.output_shape is None
+        with pytest.raises(ValueError, match="not built"):
+            model.count_params()
+        assert model(torch.zeros(5, 8, 8, 3)).shape == (5, 2)
+        assert model.built and model.input_shape == (None, 8, 8, 3)
+
+    def test_build_with_a_shape(self):
+        model = models.Sequential([layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
+        with pytest.raises(ValueError, match="input shape is not known"):
+            model.build()
+        model.build((None, 8, 8, 1))
+        assert model.output_shape == (None, 2)
+
+    def test_a_model_without_layers(self):
+        with pytest.raises(ValueError, match="no layers"):
+            models.Sequential()(torch.zeros(1, 2))
+
+    def test_pop(self):
+        model = small()
+        assert model.pop().name == "dense"
+        assert model.output_shape == (None, 36)
+        model.add(layers.Dense(7))
+        assert model.output_shape == (None, 7)
+        with pytest.raises(ValueError, match="no layer to pop"):
+            models.Sequential().pop()
+
+    def test_refused_layers_leave_the_model_as_it_was(self):
+        model = small()
+        before = list(model.state_dict())
+        with pytest.raises(TypeError, match=r"takes a layer of pyconvopt.layers, got ReLU"):
+            model.add(torch.nn.ReLU())
+        with pytest.raises(TypeError, match=r"write Conv2D\(...\)"):
+            model.add(layers.Conv2D)
+        with pytest.raises(ValueError, match="takes inputs of 4 axes"):
+            model.add(layers.Conv2D(2, 3))
+        with pytest.raises(ValueError, match="used twice"):
+            model.add(layers.Dense(2, name="dense"))
+        with pytest.raises(ValueError, match="member of that name"):
+            model.add(layers.Dense(2, name="fit"))
+        with pytest.raises(ValueError, match="dot"):
+            model.add(layers.Dense(2, name="a.b"))
+        with pytest.raises(ValueError, match="in this model already"):
+            model.add(model.layers[0])
+        assert list(model.state_dict()) == before and len(model.layers) == 5
+
+    def test_too_small_an_image_names_the_layer(self):
+        model = models.Sequential([layers.MaxPooling2D(4, input_shape=(8, 8, 1))])
+        with pytest.raises(ValueError, match="conv2d: an image of 2×2 is too small"):
+            model.add(layers.Conv2D(2, 3))
+
+
+class TestRunning:
+    def test_array_axes_in_and_out(self):
+        model = models.Sequential([layers.Conv2D(4, 3, input_shape=(8, 9, 2))])
+        x = torch.randn(5, 8, 9, 2)
+        y = model(x)
+        assert y.shape == (5, 6, 7, 4)
+        inner = model.layers[0](x.permute(0, 3, 1, 2))
+        assert torch.equal(y, inner.permute(0, 2, 3, 1))
+
+    def test_logits_are_the_output_before_softmax(self):
+        for ending in (
+            [layers.Dense(3, activation="softmax")],
+            [layers.Dense(3), layers.Softmax()],
+            [layers.Dense(3), layers.Activation("softmax")],
+        ):
+            model = models.Sequential([layers.Input((4,)), *ending])
+            x = torch.randn(6, 4)
+            assert model.output_activation == "softmax"
+            torch.testing.assert_close(torch.softmax(model(x, logits=True), 1), model(x))
+        assert models.Sequential([layers.Dense(3, "tanh")]).output_activation is None
+
+    def test_hooks_of_the_last_layer_run_also_for_logits(self):
+        model = small()
+        seen = []
+        model.layers[-1].register_forward_hook(lambda *arguments: seen.append(1))
+        model(torch.zeros(2, 8, 8, 1), logits=True)
+        assert seen == [1]
+
+    @pytest.mark.parametrize(
+        ("shape", "hint"),
+        [
+            ((8, 8, 1), r"x\[None\]"),
+            ((5, 8, 8), r"x\[..., None\]"),
+            ((5, 1, 8, 8), "channels must come last"),
+            ((5, 9, 8, 1), r"takes inputs of shape \(N, 8, 8, 1\), got \(5, 9, 8, 1\)"),
+        ],
+    )
+    def test_wrong_input_shapes(self, shape, hint):
+        with pytest.raises(ValueError, match=hint):
+            small()(torch.zeros(shape))
+
+    def test_predict_in_batches_is_predict_at_once(self):
+        model = small()
+        x = np.random.default_rng(0).random((11, 8, 8, 1))
+        np.testing.assert_allclose(
+            model.predict(x, batch_size=4), model.predict(x), rtol=1e-5, atol=1e-6
+        )
+        assert model.training, "predict leaves the mode as it was"
+
+    def test_summary(self):
+        lines = []
+        small().summary(print_fn=lines.append)
+        text = "\n".join(lines)
+        # 4·(9+1) + 4·4 + 36·3+3; a convolution of 6·6·4 outputs at 2·9+2 FLOPs each.
+        assert "Total params: 167" in text and "Non-trainable params: 8" in text
+        assert "2,880" in text and "(N, 6, 6, 4)" in text
+
+    def test_copies_and_pickles(self):
+        model = small()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        x, y = np.random.default_rng(0).random((8, 8, 8, 1)), np.arange(8) % 3
+        model.fit(x, y, verbose=0)
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            np.testing.assert_array_equal(other.predict(x), model.predict(x))
+            other.fit(x, y, verbose=0)
+            assert not np.array_equal(other.predict(x), model.predict(x))
+
+
+class TestFiles:
+    def test_saved_and_loaded(self, tmp_path):
+        model = small(kernel_regularizer=regularizers.L2(0.5), kernel_initializer="he_normal")
+        model.layers[0].trainable = False
+        model.compile("sgd", "sparse_categorical_crossentropy", ["acc"])
+        x = np.random.default_rng(0).random((8, 8, 8, 1))
+        model.fit(x, np.arange(8) % 3, verbose=0)
+        model.save(tmp_path / "new" / "model.safetensors")
+        loaded = models.load(tmp_path / "new" / "model.safetensors")
+        np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
+        assert loaded.layers[0].kernel_regularizer == regularizers.L2(0.5)
+        assert not loaded.layers[0].weight.requires_grad
+        assert loaded.layers[0].weight.is_contiguous(memory_format=torch.channels_last)
+        assert loaded.evaluate(x, np.arange(8) % 3, verbose=0) == pytest.approx(
+            model.evaluate(x, np.arange(8) % 3, verbose=0)
+        )
+        assert [file.name for file in (tmp_path / "new").iterdir()] == ["model.safetensors"]
+
+    def test_every_layer_comes_back(self, tmp_path):
+        model = models.Sequential(
+            [
+                layers.Conv2D(4, (3, 2), strides=2, padding="same", input_shape=(16, 16, 2)),
+                layers.SpatialDropout2D(0.1),
+                layers.ReLU(max_value=6.0),
+                layers.AveragePooling2D(2, 1),
+                layers.MaxPooling2D(3, 2, padding="same"),
+                layers.BatchNormalization(momentum=0.5, scale=False),
+                layers.Activation("tanh"),
+                layers.GlobalAveragePooling2D(),
+                layers.Dropout(0.3),
+                layers.Flatten(),
+                layers.Dense(3, use_bias=False),
+                layers.Softmax(),
+            ]
+        )
+        assert {type(layer).__name__ for layer in model.layers} == set(layers.TABLE)
+        model.save(tmp_path / "m")
+        loaded = models.load(tmp_path / "m")
+        assert [each.get_config() for each in loaded.layers] == [
+            each.get_config() for each in model.layers
+        ]
+        x = np.random.default_rng(0).random((3, 16, 16, 2))
+        np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
+
+    def test_what_no_file_can_hold(self, tmp_path):
+        model = models.Sequential([layers.Dense(2, activation=torch.cos, input_shape=(3,))])
+        with pytest.raises(ValueError, match="cannot be saved"):
+            model.save(tmp_path / "m")
+        assert list(tmp_path.iterdir()) == []
+        model = models.Sequential([layers.Dense(2, input_shape=(3,))])
+        model.compile("sgd", lambda outputs, targets: outputs.sum())
+        with pytest.warns(UserWarning, match="compile the model after loading"):
+            model.save(tmp_path / "m")
+        with pytest.raises(RuntimeError, match="not compiled"):
+            models.load(tmp_path / "m").fit(np.zeros((2, 3)), np.zeros(2))
+
+    def test_damaged_files(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no model file"):
+            models.load(tmp_path / "none")
+        model = small()
+        model.save(tmp_path / "m")
+        content = (tmp_path / "m").read_bytes()
+        (tmp_path / "cut").write_bytes(content[:-100])
+        with pytest.raises(ValueError, match="damaged"):
+            models.load(tmp_path / "cut")
+        (tmp_path / "text").write_text("no model at all")
+        with pytest.raises(ValueError, match="damaged"):
+            models.load(tmp_path / "text")
+        save_file = pytest.importorskip("safetensors.torch").save_file
+        save_file({"a": torch.zeros(1)}, tmp_path / "plain")
+        with pytest.raises(ValueError, match="holds weights but no model"):
+            models.load(tmp_path / "plain")
+        header = {"version": 1, "name": "m", "input_shape": [3], "layers": [], "compile": None}
+        header["layers"] = [{"class": "os.system", "config": {}}]
+        save_file({"a": torch.zeros(1)}, tmp_path / "odd", {"pyconvopt": json.dumps(header)})
+        with pytest.raises(ValueError, match=r"unknown layer 'os.system'"):
+            models.load(tmp_path / "odd")
+
+
+class TestWeights:
+    def test_get_and_set(self):
+        first, second = small(), small()
+        second.set_weights(first.get_weights())
+        x = np.random.default_rng(0).random((3, 8, 8, 1))
+        np.testing.assert_array_equal(first.predict(x), second.predict(x))
+        with pytest.raises(ValueError, match="the model has 8 weights, got 7"):
+            second.set_weights(first.get_weights()[:-1])
