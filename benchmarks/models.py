@@ -1,0 +1,172 @@
+"""The models that are measured: one table.
+
+A model is written twice, in torch's manner for the namespace `nn` (torch.nn, or a namespace that
+has some of its modules replaced) and in Keras' manner for the namespace `layers` (keras.layers or
+pyconvopt.layers). Neither library is imported here: a peer's process has only its own. Both forms
+end in logits, and have the same parameters in the same order, so that `weight` can give every
+peer the same start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LEARNING_RATE = 0.01
+MOMENTUM = 0.9
+# torch's batch norm; Keras' own defaults are 0.99 (the share that stays) and 1e-3.
+BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A line of the table.
+
+    name: what `--models` takes. input_shape: height, width, channels. batch: images a step.
+    torch: nn -> module. keras: (layers, activation of the output) -> list of layers, or None
+    while the model has no such form. random: it draws random numbers, so losses agree only
+    roughly between peers.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    batch: int
+    torch: Callable[[Any], Any]
+    keras: Callable[[Any, str], list[Any]] | None = None
+    classes: int = 10
+    random: bool = False
+
+
+def article(nn: Any) -> Any:
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(576, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+
+
+def article_keras(layers: Any, output: str = "linear") -> list[Any]:
+    return [
+        layers.Conv2D(32, (3, 3), activation="relu"),
+        layers.MaxPooling2D((2, 2)),
+        layers.Conv2D(64, (3, 3), activation="relu"),
+        layers.MaxPooling2D((2, 2)),
+        layers.Conv2D(64, (3, 3), activation="relu"),
+        layers.Flatten(),
+        layers.Dense(64, activation="relu"),
+        layers.Dense(10, activation=output),
+    ]
+
+
+def article_bn(nn: Any) -> Any:
+    def block(inputs: int, outputs: int) -> list[Any]:
+        return [nn.Conv2d(inputs, outputs, 3, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    return nn.Sequential(
+        *block(1, 32),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.25),
+        *block(32, 64),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.25),
+        *block(64, 64),
+        nn.Flatten(),
+        nn.Linear(576, 64),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(64, 10),
+    )
+
+
+def article_bn_keras(layers: Any, output: str = "linear") -> list[Any]:
+    def block(channels: int) -> list[Any]:
+        return [
+            layers.Conv2D(channels, (3, 3), use_bias=False),
+            layers.BatchNormalization(**BATCH_NORM),
+            layers.Activation("relu"),
+        ]
+
+    return [
+        *block(32),
+        layers.MaxPooling2D((2, 2)),
+        layers.Dropout(0.25),
+        *block(64),
+        layers.MaxPooling2D((2, 2)),
+        layers.Dropout(0.25),
+        *block(64),
+        layers.Flatten(),
+        layers.Dense(64, activation="relu"),
+        layers.Dropout(0.5),
+        layers.Dense(10, activation=output),
+    ]
+
+
+TABLE: dict[str, Model] = {
+    model.name: model
+    for model in (
+        Model("article", (28, 28, 1), 64, article, article_keras),
+        Model("article_bn", (28, 28, 1), 64, article_bn, article_bn_keras, random=True),
+    )
+}
+
+
+def example_batch(model: Model, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, C) float32 and labels (N,) int64, the same in every process."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((batch, *model.input_shape), dtype=np.float32)
+    return x, random.integers(0, model.classes, batch)
+
+
+def weight(index: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The `index`-th weight with two axes or more, in Keras' layout: He-normal, seeded by index.
+
+    Layouts: (height, width, inputs, outputs) of a convolution, (inputs, outputs) of a dense layer.
+    """
+    random = np.random.default_rng((1, index))
+    scale = math.sqrt(2 / math.prod(shape[:-1]))
+    return random.standard_normal(shape, dtype=np.float32) * np.float32(scale)
+
+
+def keras_weights(weights: list[np.ndarray]) -> list[np.ndarray]:
+    """The starting weights of a model in Keras' manner, given those it was built with.
+
+    Vectors (biases, gamma, moving statistics) keep their constants.
+    """
+    indices = iter(range(len(weights)))
+    return [w if w.ndim < 2 else weight(next(indices), w.shape) for w in weights]
+
+
+def torch_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The same start for a torch model, given the names and shapes of its parameters.
+
+    A dense layer behind a Flatten sees its inputs as (C, H, W) here, as (H, W, C) in Keras.
+    """
+    start: dict[str, np.ndarray] = {}
+    indices, channels = iter(range(len(shapes))), 0
+    for name, shape in shapes.items():
+        if len(shape) == 4:
+            outputs, inputs, height, width = shape
+            keras_form = weight(next(indices), (height, width, inputs, outputs))
+            start[name] = keras_form.transpose(3, 2, 0, 1)
+        elif len(shape) == 2:
+            outputs, inputs = shape
+            keras_form = weight(next(indices), (inputs, outputs))
+            by_pixel = keras_form.reshape(inputs // channels, channels, outputs)
+            start[name] = by_pixel.transpose(2, 1, 0).reshape(shape)
+        elif name.endswith("bias"):
+            start[name] = np.zeros(shape, np.float32)
+        channels = shape[0]
+    return start

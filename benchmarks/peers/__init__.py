@@ -1,0 +1,97 @@
+"""The peers: one table, one short file a library.
+
+A peer's file imports its library at the top (the process is its own) and offers, for each kind
+of work it can do, `make_<work>(model, batch, threads, **options) -> Workload`: `make_train_step`,
+`make_fit`. A missing package shows as the ImportError of that import; a model that the peer
+cannot build is a `NotImplementedError` with the reason. Either way the peer is left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a peer's process repeats.
+
+    run: one unit of work, done when it returns (a training step, an epoch).
+    check: a number that shows whether peers do the same work: the mean loss of the first steps,
+        or the test accuracy; see `benchmark.Benchmark` for when it is asked.
+    parameters: how many numbers the model trains.
+    version: the library and its version, and the instruction set it runs on where it says so.
+    """
+
+    run: Callable[[], Any]
+    check: Callable[[], float]
+    parameters: int
+    version: str
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A line of the table.
+
+    name: what `--peers` takes; up to the first dot it names the family, which shares a Python
+        interpreter (`--python family=path`) and can be chosen as a whole.
+    file: the module of this package. options: what its `make_…` gets. environment: variables
+        of its process. ours: this project's. tuned: needs a setting outside the program, which
+        few users make; the report also names the fastest peer without it.
+    """
+
+    name: str
+    file: str
+    options: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    ours: bool = False
+    tuned: bool = False
+
+    @property
+    def family(self) -> str:
+        return self.name.split(".")[0]
+
+    def module(self) -> ModuleType:
+        return importlib.import_module(f"{__name__}.{self.file}")
+
+
+# glibc gives freed blocks beyond 32 MiB back to the system and faults them in anew each step.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36)}
+KERAS = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+
+TABLE: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        Peer("pyconvopt", "pyconvopt_", {"manner": "layers"}, ours=True),
+        Peer("pyconvopt.nn", "pyconvopt_", {"manner": "nn"}, ours=True),
+        Peer("torch.channels_last", "torch_", {"channels_last": True}),
+        Peer("torch.nchw", "torch_", {"channels_last": False}),
+        Peer("torch.compile", "torch_", {"channels_last": True, "compiled": True}),
+        Peer(
+            "torch.channels_last_malloc",
+            "torch_",
+            {"channels_last": True},
+            environment=KEEP_MEMORY,
+            tuned=True,
+        ),
+        Peer("keras.model", "keras_", {"manner": "model"}, KERAS),
+        Peer("keras.function", "keras_", {"manner": "function"}, KERAS),
+    )
+}
+
+
+def choose(names: list[str]) -> list[Peer]:
+    """The peers of these names or families, in the order of the table.
+
+    Errors: ValueError for a name that is neither.
+    """
+    chosen: set[str] = set()
+    for name in names:
+        found = [name] if name in TABLE else [p.name for p in TABLE.values() if p.family == name]
+        if not found:
+            raise ValueError(f"unknown peer {name!r}; known: {', '.join(TABLE)}")
+        chosen.update(found)
+    return [peer for peer in TABLE.values() if peer.name in chosen]

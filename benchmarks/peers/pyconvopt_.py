@@ -1,0 +1,90 @@
+"""This project: a model of pyconvopt.layers with its own training step, and pyconvopt.nn's
+modules in a plain torch program.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+import pyconvopt as pco
+from benchmarks import models
+from benchmarks.peers import Workload, torch_
+from pyconvopt import layers, optimizers
+from pyconvopt.data.loader import ArrayLoader
+from pyconvopt.losses import SparseCategoricalCrossentropy
+
+# torch.nn with this project's modules in place of those it has.
+NN = SimpleNamespace(**vars(torch.nn))
+vars(NN).update({name: getattr(pco.nn, name) for name in pco.nn.__all__})
+
+
+def version() -> str:
+    return f"pyconvopt {pco.__version__} ({pco.settings.current()['isa']}), {torch_.version()}"
+
+
+def make_train_step(model: models.Model, batch: int, threads: int, *, manner: str) -> Workload:
+    torch.set_num_threads(threads)
+    return {"layers": layers_step, "nn": nn_step}[manner](model, batch)
+
+
+def build(model: models.Model, output: str = "linear") -> pco.models.Sequential:
+    if model.keras is None:
+        raise NotImplementedError(f"{model.name} is not written for pyconvopt.layers yet")
+    return pco.models.Sequential([layers.Input(model.input_shape), *model.keras(layers, output)])
+
+
+def layers_step(model: models.Model, batch: int) -> Workload:
+    """What `fit` runs for a batch, running mean of the loss included."""
+    module = build(model)
+    module.set_weights(models.keras_weights(module.get_weights()))
+    sgd = partial(optimizers.SGD, lr=models.LEARNING_RATE, momentum=models.MOMENTUM)
+    module.compile(sgd, SparseCategoricalCrossentropy(from_logits=True))
+    x, y = (torch.from_numpy(array) for array in models.example_batch(model, batch))
+    trainer = module.trainer()
+    trainer.prepare(ArrayLoader(x, y, batch))
+    module.train()
+
+    def loss() -> float:
+        trainer.reset()
+        trainer.step(x, y)
+        return trainer.logs()["loss"]
+
+    return Workload(
+        partial(trainer.step, x, y),
+        partial(torch_.mean_loss, loss),
+        torch_.parameter_count(module),
+        version(),
+    )
+
+
+def nn_step(model: models.Model, batch: int) -> Workload:
+    """torch's training step; only the modules and the optimiser are this project's."""
+    module = torch_.start(model.torch(NN)).to(memory_format=torch.channels_last).train()
+    x, y = torch_.example(model, batch)
+    optimizer = optimizers.SGD(
+        module.parameters(), lr=models.LEARNING_RATE, momentum=models.MOMENTUM
+    )
+    step = torch_.training_step(module, optimizer, x, y)
+    check = partial(torch_.mean_loss, step)
+    return Workload(step, check, torch_.parameter_count(module), version())
+
+
+def make_fit(model: models.Model, batch: int, threads: int, *, data: Any, manner: str) -> Workload:
+    """An epoch of the article's program: softmax output, Adam, accuracy."""
+    if manner != "layers":
+        raise NotImplementedError("fit belongs to pyconvopt.layers: see the peer pyconvopt")
+    torch.set_num_threads(threads)
+    module = build(model, "softmax")
+    module.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+
+    def epoch() -> Any:
+        return module.fit(*data.train, epochs=1, batch_size=batch, verbose=0)
+
+    def accuracy() -> float:
+        return float(module.evaluate(*data.test, verbose=0)[1])
+
+    return Workload(epoch, accuracy, torch_.parameter_count(module), version())
