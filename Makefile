@@ -1,0 +1,71 @@
+# make demo   on a fresh machine: environment, torch, build, data, then the article's program
+# make test   all tests           make lint   style and types       make bench   speed beside the peers
+# make wheel  a wheel, checked in a clean environment               make sanitize  kernel tests under ASan and UBSan
+
+PYTHON ?= python3
+VENV ?= .venv
+# Pinned, so that pip takes torch's CPU build; any torch from 2.10 on will do.
+TORCH ?= torch==2.13.0
+EPOCHS ?= 5
+
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
+
+.PHONY: demo test lint format bench wheel sanitize data clean
+
+demo: $(VENV)/.installed data
+	$(BIN)/pyconvopt train --data fashion-mnist --recipe seed --set epochs=$(EPOCHS)
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+
+format: $(VENV)/.tested
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+
+bench: $(VENV)/.tested
+	$(BIN)/python -m benchmarks.train_step
+
+# --- environment -----------------------------------------------------------------------------------
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV) || { echo "python3 needs its venv module: apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$(TORCH)" numpy
+	touch $@
+
+# Editable: the Python files are used in place, the kernels are built into the environment.
+$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
+	$(BIN)/pip install --quiet --editable ".[cli]"
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable ".[cli,test,dev]"
+	$(BIN)/pip install --quiet --no-deps keras absl-py h5py ml-dtypes namex optree
+	touch $@
+
+# Debian's package where it may be installed; else the program downloads the files, checked by SHA-256.
+data:
+	@if [ ! -d /usr/share/datasets/fashion-mnist ] && [ -z "$$PYCONVOPT_DATA" ] \
+	    && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  { apt-get install -y -q dataset-fashion-mnist || { apt-get update -q && apt-get install -y -q dataset-fashion-mnist; }; } \
+	    >/dev/null 2>&1 || echo "dataset-fashion-mnist is not to be had from apt: the images are downloaded instead"; \
+	fi
+
+# --- checks beyond the tests -----------------------------------------------------------------------
+
+wheel: $(VENV)/.tested
+	.ci/check_wheel $(BIN)/python "$(TORCH)"
+
+sanitize: $(VENV)/.tested
+	.ci/sanitize $(BIN)/python
+
+clean:
+	rm -rf build dist wheelhouse $(VENV)
