@@ -27,6 +27,7 @@ class ConvPlan(NamedTuple):
     forward_pool: str
     data_gradient: str
     weight_gradient: str
+    weight_gradient_pool: str
     reasons: tuple[str, str, str]
     out_size: tuple[int, int]
 
@@ -78,7 +79,13 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, gen
     if min(out_size) <= 0:
         return None
     chosen, reasons = [], []
-    for name in ("forward", "forward_pool", "data_gradient", "weight_gradient"):
+    for name in (
+        "forward",
+        "forward_pool",
+        "data_gradient",
+        "weight_gradient",
+        "weight_gradient_pool",
+    ):
         kernel_name, reason = _C.choose_conv(
             name,
             batch,
@@ -138,6 +145,14 @@ def _(input, output_gradient, weight, sh, sw, ph, pw, dh, dw, groups):
     dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
     gradient = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
     return gradient.as_strided(weight.shape, weight.stride()) if dense else gradient
+
+
+@torch.library.register_fake("pyconvopt::conv2d_max_pool_weight_gradient")
+def _(input, output_gradient, argmax, weight, sh, sw, ph, pw, dh, dw, groups):
+    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
+    gradient = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    gradient = gradient.as_strided(weight.shape, weight.stride()) if dense else gradient
+    return gradient, gradient.new_empty(weight.shape[0])
 
 
 # --- Elementwise operators: batch norm, ReLU, dropout, pooling, optimiser steps -------------------

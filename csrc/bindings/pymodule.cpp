@@ -58,6 +58,11 @@ std::pair<std::string, std::string> choose_conv(const std::string& pass, const C
   if (pass == "weight_gradient")
     return describe(
         pick(ConvWeightGradient{.shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}}, name));
+  static const uint8_t pooled = 0;
+  if (pass == "weight_gradient_pool")
+    return describe(pick(
+        ConvWeightGradient{.shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}, .argmax = &pooled},
+        name));
   throw std::invalid_argument("pass must be forward, data_gradient or weight_gradient, got '" + pass + "'");
 }
 

@@ -1,6 +1,7 @@
 // torch.ops.pyconvopt: the three passes of convolution. All maps are float32, channels_last, dense.
 #include "conv.hpp"
 #include "dispatch.hpp"
+#include "torch_rows.hpp"
 #include "torch_tensor.hpp"
 
 namespace pyconvopt::binding {
@@ -102,6 +103,14 @@ Tensor conv2d_data_gradient(const Tensor& output_gradient, const Tensor& weight,
   return gradient;
 }
 
+// Of the weight's own strides where it is dense, so that autograd keeps the gradient instead of copying it.
+Tensor empty_like_weight(const Tensor& weight) {
+  const int64_t k = weight.size(0), c = weight.size(1), r = weight.size(2), q = weight.size(3);
+  if (dense_contiguous(weight) || dense_channels_last(weight))
+    return empty_strided({k, c, r, q}, {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)});
+  return empty_strided({k, c, r, q}, {c * r * q, r * q, q, 1});
+}
+
 // `weight` gives the shape and the strides of the result; its values are not read.
 Tensor conv2d_weight_gradient(const Tensor& input, const Tensor& output_gradient, const Tensor& weight,
                               int64_t stride_height, int64_t stride_width, int64_t padding_height,
@@ -116,17 +125,40 @@ Tensor conv2d_weight_gradient(const Tensor& input, const Tensor& output_gradient
                       output_gradient.size(2) == s.out_height() && output_gradient.size(3) == s.out_width(),
                   op, ": expected output_gradient of shape [", s.batch, ", ", s.out_channels, ", ", s.out_height(),
                   ", ", s.out_width(), "], but got ", shape_text(output_gradient));
-  const int64_t k = weight.size(0), c = weight.size(1), r = weight.size(2), q = weight.size(3);
-  // Of the weight's own strides, so that autograd keeps it as it is instead of copying it.
-  const bool dense = dense_contiguous(weight) || dense_channels_last(weight);
-  Tensor gradient =
-      dense ? empty_strided({k, c, r, q}, {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)})
-            : empty_strided({k, c, r, q}, {c * r * q, r * q, q, 1});
+  Tensor gradient = empty_like_weight(weight);
   if (!gradient.numel()) return gradient;
   if (s.batch == 0) return torch::stable::zero_(gradient);
   run(ConvWeightGradient{s, input.const_data_ptr<float>(), output_gradient.const_data_ptr<float>(),
                          gradient.mutable_data_ptr<float>(), strides_of(gradient)});
   return gradient;
+}
+
+// Weight and bias gradients from the gradient of a 2×2-pooled output; see conv2d_max_pool.
+std::tuple<Tensor, Tensor> conv2d_max_pool_weight_gradient(const Tensor& input, const Tensor& output_gradient,
+                                                           const Tensor& argmax, const Tensor& weight,
+                                                           int64_t stride_height, int64_t stride_width,
+                                                           int64_t padding_height, int64_t padding_width,
+                                                           int64_t dilation_height, int64_t dilation_width,
+                                                           int64_t groups) {
+  const char* op = "conv2d_max_pool_weight_gradient";
+  check_map(input, op, "input");
+  const ConvShape s =
+      shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight,
+               {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
+  check_pooled(output_gradient, argmax, s.out_height(), s.out_width(), op);
+  STD_TORCH_CHECK(output_gradient.size(0) == s.batch && output_gradient.size(1) == s.out_channels, op,
+                  ": expected output_gradient of ", s.batch, " images and ", s.out_channels,
+                  " channels, but got shape ", shape_text(output_gradient));
+  Tensor gradient = empty_like_weight(weight), bias = empty_vector(s.out_channels);
+  if (!gradient.numel() || s.batch == 0) return {torch::stable::zero_(gradient), torch::stable::zero_(bias)};
+  run(ConvWeightGradient{.shape = s,
+                         .input = input.const_data_ptr<float>(),
+                         .output_gradient = output_gradient.const_data_ptr<float>(),
+                         .weight_gradient = gradient.mutable_data_ptr<float>(),
+                         .weight_strides = strides_of(gradient),
+                         .argmax = argmax.const_data_ptr<uint8_t>(),
+                         .bias_gradient = bias.mutable_data_ptr<float>()});
+  return {gradient, bias};
 }
 
 }  // namespace
@@ -147,6 +179,10 @@ STABLE_TORCH_LIBRARY(pyconvopt, m) {
       "conv2d_weight_gradient(Tensor input, Tensor output_gradient, Tensor weight, int stride_height, "
       "int stride_width, int padding_height, int padding_width, int dilation_height, int dilation_width, int groups) "
       "-> Tensor");
+  m.def(
+      "conv2d_max_pool_weight_gradient(Tensor input, Tensor output_gradient, Tensor argmax, Tensor weight, "
+      "int stride_height, int stride_width, int padding_height, int padding_width, int dilation_height, "
+      "int dilation_width, int groups) -> (Tensor weight_gradient, Tensor bias_gradient)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
@@ -154,6 +190,7 @@ STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("conv2d_max_pool", TORCH_BOX(&conv2d_max_pool));
   m.impl("conv2d_data_gradient", TORCH_BOX(&conv2d_data_gradient));
   m.impl("conv2d_weight_gradient", TORCH_BOX(&conv2d_weight_gradient));
+  m.impl("conv2d_max_pool_weight_gradient", TORCH_BOX(&conv2d_max_pool_weight_gradient));
 }
 
 }  // namespace pyconvopt::binding

@@ -52,12 +52,16 @@ struct ConvDataGradient {
   float* input_gradient = nullptr;
 };
 
+// With `argmax` the output's gradient is that of the pooled map (see ConvForward): it is spread over
+// the windows while it is read, and the map between is never stored.
 struct ConvWeightGradient {
   ConvShape shape;
   const float* input;
   const float* output_gradient;
   float* weight_gradient = nullptr;
   WeightStrides weight_strides;
+  const uint8_t* argmax = nullptr;
+  float* bias_gradient = nullptr;  // out_channels, or null; only with `argmax`
 };
 
 }  // namespace pyconvopt

@@ -12,7 +12,7 @@ template <class P>
 struct Kernel {
   const char* name;
   const char* reason;         // why it is chosen where it applies, for explain()
-  bool (*applies)(const P&);  // must look at shapes only, never at pointers
+  bool (*applies)(const P&);  // looks at shapes, and at which optional parts are asked for
   void (*run)(const P&);
 };
 

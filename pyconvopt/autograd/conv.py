@@ -20,6 +20,7 @@ _conv2d = torch.ops.pyconvopt.conv2d.default
 _conv2d_max_pool = torch.ops.pyconvopt.conv2d_max_pool.default
 _data_gradient = torch.ops.pyconvopt.conv2d_data_gradient.default
 _weight_gradient = torch.ops.pyconvopt.conv2d_weight_gradient.default
+_max_pool_weight_gradient = torch.ops.pyconvopt.conv2d_max_pool_weight_gradient.default
 _channel_sum = torch.ops.pyconvopt.channel_sum.default
 _relu_backward = torch.ops.pyconvopt.relu_backward.default
 _max_pool_backward = torch.ops.pyconvopt.max_pool2x2_backward.default
@@ -127,6 +128,9 @@ class Conv2dMaxPoolFunction(Function):
             )
             return dx, dw, db, None, None
         g = g.contiguous(memory_format=torch.channels_last)
+        if not need_x and need_weight and ctx.plan.weight_gradient_pool != TORCH:
+            dw, db = _max_pool_weight_gradient(x, g, argmax, weight, *ctx.plan.hyper)
+            return None, dw, db if need_bias else None, None, None
         dz, db = _max_pool_backward(g, argmax, height, width, need_bias)
         dx, dw = _gradients(ctx, x, weight, dz, need_x, need_weight)
         return dx, dw, db if need_bias else None, None, None

@@ -244,6 +244,28 @@ def test_opcheck_backward():
         torch.library.opcheck(torch.ops.pyconvopt.conv2d_weight_gradient.default, (x, g, w, *hyper))
 
 
+@pytest.mark.parametrize("case", [c for c in CONV_CASES if c.channels <= 4], ids=str)
+def test_first_layer_reads_the_pooled_gradient(case, isa):
+    """Without a gradient of the input the map before the pool is never made, in backward too."""
+    x = torch.randn(case.batch, case.channels, case.height, case.width)
+    results = []
+    for need_x in (False, True):
+        leaves = [
+            torch.randn(
+                case.out_channels, case.channels, *case.kernel, generator=torch.manual_seed(1)
+            ),
+            torch.randn(case.out_channels, generator=torch.manual_seed(2)),
+        ]
+        w, b = (t.requires_grad_() for t in leaves)
+        geometry = (case.stride, case.padding, case.dilation)
+        image = x.clone().requires_grad_(need_x)
+        y = pco.functional.conv2d_max_pool(image, w, b, *geometry, activation="relu")
+        y.backward(torch.sin(torch.arange(y.numel()).float()).view(y.shape))
+        results.append((w.grad, b.grad))
+    for ours, wanted in zip(*results, strict=True):
+        assert_same(ours, wanted, 1e-4)
+
+
 def test_zero_sizes():
     ours, theirs = pair_of(16, 16, 3)
     empty = torch.zeros(0, 16, 8, 8)

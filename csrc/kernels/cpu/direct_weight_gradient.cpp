@@ -114,7 +114,7 @@ void weight_gradient(const ConvWeightGradient& p) {
 
 bool weight_gradient_applies(const ConvWeightGradient& p) {
   const ConvShape& s = p.shape;
-  return s.in_channels / s.groups >= 8 && s.out_channels / s.groups >= 8;
+  return !p.argmax && s.in_channels / s.groups >= 8 && s.out_channels / s.groups >= 8;
 }
 
 }  // namespace

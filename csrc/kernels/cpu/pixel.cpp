@@ -210,21 +210,59 @@ PYCONVOPT_INLINE void taps_times_pixels(const float* x, const Geometry& g, const
   }
 }
 
-// Partial sums are taken over fixed units of an image's rows and added in their order.
+// The gradient of some output rows for one panel, zeros behind the last channel, into buffer[pixel][panel].
+void copy_panel(const ConvShape& s, const float* lines, int64_t k0, int64_t pixels, float* buffer) {
+  for (int64_t i = 0; i < pixels; ++i)
+    for (int half = 0; half < 2; ++half) {
+      const int64_t k = k0 + half * lanes, left = s.out_channels - k;
+      store(buffer + i * panel + half * lanes, left > 0 ? load_channels(lines + i * s.out_channels + k, left) : Vec{});
+    }
+}
+
+// The same from a pooled gradient: rows first.. (even) of the map before the pool; adds to the bias sums.
+void spread_panel(const ConvWeightGradient& p, int64_t image, int64_t first, int64_t rows, int64_t k0, float* buffer,
+                  float* bias_sums) {
+  const ConvShape& s = p.shape;
+  const int64_t height = s.out_height() / 2, width = s.out_width() / 2, row_floats = s.out_width() * panel;
+  for (int64_t i = 0; i < rows * row_floats; i += lanes) store(buffer + i, Vec{});
+  for (int half = 0; half < 2; ++half) {
+    const int64_t k = k0 + half * lanes, left = s.out_channels - k;
+    if (left <= 0) break;
+    Vec sum = load(bias_sums + half * lanes);
+    for (int64_t y = first / 2; y < least(height, (first + rows) / 2); ++y)
+      for (int64_t x = 0; x < width; ++x) {
+        const int64_t at = ((image * height + y) * width + x) * s.out_channels + k;
+        const Vec gradient = load_channels(p.output_gradient + at, left);
+        const IVec position =
+            left >= lanes ? load_bytes(p.argmax + at, Whole{}) : load_bytes(p.argmax + at, First{int(left)});
+        float* window = buffer + (2 * y - first) * row_floats + 2 * x * panel + half * lanes;
+        sum += position < int(pool_dead) ? gradient : Vec{};
+        store(window, position == 0 ? gradient : Vec{});
+        store(window + panel, position == 1 ? gradient : Vec{});
+        store(window + row_floats, position == 2 ? gradient : Vec{});
+        store(window + row_floats + panel, position == 3 ? gradient : Vec{});
+      }
+    store(bias_sums + half * lanes, sum);
+  }
+}
+
+// Partial sums are taken over fixed units of an image's rows and added in their order. Behind the
+// taps of each panel lies one more line: the sums of the gradient itself, which are the bias's.
 void weight_gradient(const ConvWeightGradient& p) {
   const ConvShape& s = p.shape;
   const Geometry g(s);
   const int threads = omp_get_max_threads();
   constexpr int64_t unit_rows = 32, tap_group = vector_registers == 32 ? 9 : 5;
   const int64_t units = (s.out_height() + unit_rows - 1) / unit_rows, width = s.out_width();
-  const int64_t sums_size = g.panels * g.taps * panel;
-  const int64_t buffer_size = round_up(unit_rows * width * panel, 16);
-  const bool straight = s.out_channels % panel == 0;
+  const int64_t lines = g.taps + 1, sums_size = g.panels * lines * panel;
+  const int64_t buffer_size = round_up(least(unit_rows, s.out_height()) * width * panel, 16);
+  const bool straight = s.out_channels % panel == 0 && !p.argmax;
   // Images are summed by groups, so that partial sums stay few for large batches.
   const int64_t group = (s.batch + 63) / 64, groups = (s.batch + group - 1) / group;
-  Workspace space(Workspace::bytes_for(threads * sums_size) + groups * Workspace::bytes_for(sums_size) +
-                  threads * (Workspace::bytes_for(g.floats(s)) + Workspace::bytes_for(buffer_size)));
-  float* partial = space.floats(groups * round_up(sums_size, 16));
+  Workspace space(Workspace::bytes_for(threads * sums_size) + Workspace::bytes_for(groups * sums_size) +
+                  Workspace::bytes_for(threads * round_up(g.floats(s), 16)) +
+                  Workspace::bytes_for(threads * buffer_size));
+  float* partial = space.floats(groups * sums_size);
   float* unit_sums = space.floats(threads * sums_size);
   float* images = space.floats(threads * round_up(g.floats(s), 16));
   float* buffers = space.floats(threads * buffer_size);
@@ -233,47 +271,45 @@ void weight_gradient(const ConvWeightGradient& p) {
     const FlushDenormals flush;
     const int thread = omp_get_thread_num();
     float* sums = unit_sums + thread * sums_size;
-    float* total = partial + b * round_up(sums_size, 16);
+    float* total = partial + b * sums_size;
     float* buffer = buffers + thread * buffer_size;
     for (int64_t i = 0; i < sums_size; ++i) total[i] = 0;
     for (int64_t n = b * group; n < least(s.batch, (b + 1) * group); ++n) {
       const float* image = padded_image(s, g, p.input, n, images + thread * round_up(g.floats(s), 16));
       for (int64_t unit = 0; unit < units; ++unit) {
         const int64_t y = unit * unit_rows, rows = least(unit_rows, s.out_height() - y);
-        const float* lines = p.output_gradient + (n * s.out_height() + y) * width * s.out_channels;
+        const float* map = p.output_gradient + (n * s.out_height() + y) * width * s.out_channels;
+        for (int64_t i = 0; i < sums_size; ++i) sums[i] = 0;
         for (int64_t k = 0; k < g.panels; ++k) {
-          const float* gradient = lines + k * panel;
-          int64_t gradient_step = s.out_channels;
-          if (!straight) {  // a panel of its own, zeros behind the last channel
-            for (int64_t i = 0; i < rows * width; ++i)
-              for (int half = 0; half < 2; ++half) {
-                const int64_t c = k * panel + half * lanes, left = s.out_channels - c;
-                store(buffer + i * panel + half * lanes,
-                      left > 0 ? load_channels(lines + i * s.out_channels + c, left) : Vec{});
-              }
-            gradient = buffer;
-            gradient_step = panel;
-          }
+          float* panel_sums = sums + k * lines * panel;
+          const float* gradient = straight ? map + k * panel : buffer;
+          const int64_t gradient_step = straight ? s.out_channels : panel;
+          if (p.argmax) spread_panel(p, n, y, rows, k * panel, buffer, panel_sums + g.taps * panel);
+          else if (!straight) copy_panel(s, map, k * panel, rows * width, buffer);
           for (int64_t t = 0; t < g.taps; t += tap_group)
             with_rows<int(tap_group)>(int(least(tap_group, g.taps - t)), [&]<int n_taps>() {
               taps_times_pixels<n_taps>(image + y * g.row_step, g, g.offset + t, gradient, gradient_step, width, rows,
-                                        width * gradient_step, sums + (k * g.taps + t) * panel);
+                                        width * gradient_step, panel_sums + t * panel);
             });
         }
         for (int64_t i = 0; i < sums_size; ++i) total[i] += sums[i];
       }
     }
   }
-  for (int64_t k = 0; k < s.out_channels; ++k)
+  const auto sum_of = [&](int64_t k, int64_t line) {
+    double sum = 0;
+    for (int64_t b = 0; b < groups; ++b) sum += partial[b * sums_size + (k / panel * lines + line) * panel + k % panel];
+    return float(sum);
+  };
+  for (int64_t k = 0; k < s.out_channels; ++k) {
     for (int64_t t = 0; t < g.taps; ++t) {
-      double sum = 0;
-      for (int64_t b = 0; b < groups; ++b)
-        sum += partial[b * round_up(sums_size, 16) + (k / panel * g.taps + t) * panel + k % panel];
       const int64_t c = t % s.in_channels, q = t / s.in_channels % s.kernel_width,
                     r = t / s.in_channels / s.kernel_width;
       p.weight_gradient[k * p.weight_strides.out_channel + c * p.weight_strides.in_channel + r * p.weight_strides.row +
-                        q * p.weight_strides.column] = float(sum);
+                        q * p.weight_strides.column] = sum_of(k, t);
     }
+    if (p.bias_gradient) p.bias_gradient[k] = sum_of(k, g.taps);
+  }
 }
 
 bool applies(const ConvShape& s) {

@@ -210,7 +210,7 @@ void block_by_block(const ConvWeightGradient& p, const Tiles& tiles, int64_t blo
   }
 }
 
-bool gradient_applies(const ConvWeightGradient& p) { return takes_shape(p.shape); }
+bool gradient_applies(const ConvWeightGradient& p) { return !p.argmax && takes_shape(p.shape); }
 
 void weight_gradient(const ConvWeightGradient& p) {
   const Tiles tiles(p.shape);

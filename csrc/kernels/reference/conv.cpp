@@ -88,8 +88,25 @@ void data_gradient(const ConvDataGradient& p) {
   delete[] sums;
 }
 
+// The gradient of the convolution's output, of a pooled one at the position its byte names.
+double gradient_at(const ConvWeightGradient& p, int64_t n, int64_t y, int64_t x, int64_t k) {
+  const ConvShape& s = p.shape;
+  if (!p.argmax) return p.output_gradient[output_at(s, n, y, x, k)];
+  const int64_t height = s.out_height() / 2, width = s.out_width() / 2;
+  if (y >= 2 * height || x >= 2 * width) return 0;
+  const int64_t at = ((n * height + y / 2) * width + x / 2) * s.out_channels + k;
+  return p.argmax[at] == y % 2 * 2 + x % 2 ? p.output_gradient[at] : 0;
+}
+
 void weight_gradient(const ConvWeightGradient& p) {
   const ConvShape& s = p.shape;
+  for (int64_t k = 0; p.bias_gradient && k < s.out_channels; ++k) {
+    double sum = 0;
+    for (int64_t n = 0; n < s.batch; ++n)
+      for (int64_t y = 0; y < s.out_height(); ++y)
+        for (int64_t x = 0; x < s.out_width(); ++x) sum += gradient_at(p, n, y, x, k);
+    p.bias_gradient[k] = float(sum);
+  }
   for (int64_t k = 0; k < s.out_channels; ++k)
     for (int64_t r = 0; r < s.kernel_height; ++r)
       for (int64_t q = 0; q < s.kernel_width; ++q)
@@ -103,7 +120,7 @@ void weight_gradient(const ConvWeightGradient& p) {
               for (int64_t ox = 0; ox < s.out_width(); ++ox) {
                 const int64_t ix = ox * s.stride_width - s.padding_width + q * s.dilation_width;
                 if (ix < 0 || ix >= s.in_width) continue;
-                sum += double(p.input[input_at(s, n, iy, ix, ic)]) * p.output_gradient[output_at(s, n, oy, ox, k)];
+                sum += double(p.input[input_at(s, n, iy, ix, ic)]) * gradient_at(p, n, oy, ox, k);
               }
             }
           p.weight_gradient[weight_at(p.weight_strides, k, c, r, q)] = float(sum);
