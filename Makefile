@@ -14,7 +14,7 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 .PHONY: demo test lint format bench wheel sanitize data clean
 
 demo: $(VENV)/.installed data
-	$(BIN)/pyconvopt train --data fashion-mnist --recipe seed --set epochs=$(EPOCHS)
+	$(BIN)/pyconvopt train --data fashion-mnist --recipe seed --epochs $(EPOCHS)
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest
