@@ -146,19 +146,21 @@ def _(output_gradient, weight, height, width, sh, sw, ph, pw, dh, dw, groups):
     )
 
 
-@torch.library.register_fake("pyconvopt::conv2d_weight_gradient")
-def _(input, output_gradient, weight, sh, sw, ph, pw, dh, dw, groups):
+def _empty_like_weight(weight: Tensor) -> Tensor:
+    """Of the weight's own strides where it is dense, as the operators allocate its gradient."""
     dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
     gradient = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
     return gradient.as_strided(weight.shape, weight.stride()) if dense else gradient
 
 
+@torch.library.register_fake("pyconvopt::conv2d_weight_gradient")
+def _(input, output_gradient, weight, sh, sw, ph, pw, dh, dw, groups):
+    return _empty_like_weight(weight)
+
+
 @torch.library.register_fake("pyconvopt::conv2d_max_pool_weight_gradient")
 def _(input, output_gradient, argmax, weight, sh, sw, ph, pw, dh, dw, groups):
-    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
-    gradient = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-    gradient = gradient.as_strided(weight.shape, weight.stride()) if dense else gradient
-    return gradient, gradient.new_empty(weight.shape[0])
+    return _empty_like_weight(weight), weight.new_empty(weight.shape[0])
 
 
 # --- Elementwise operators: batch norm, ReLU, dropout, pooling, optimiser steps -------------------

@@ -75,6 +75,14 @@ def _torch_backward(
     )  # fmt: skip
 
 
+def _reference_gradients(
+    ctx: Any, x: Tensor, weight: Tensor, dz: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias in torch's differentiable operations."""
+    bias_sizes = [weight.shape[0]] if ctx.bias else None
+    return _torch_backward(ctx.plan, dz, x, weight, bias_sizes, *ctx.needs_input_grad[:3])
+
+
 class Conv2dFunction(Function):
     """``activation(conv(x, weight) + bias)`` with its gradient."""
 
@@ -91,11 +99,7 @@ class Conv2dFunction(Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             dz = g * (y > 0) if ctx.relu else g
-            sizes = [weight.shape[0]] if ctx.bias else None
-            dx, dw, db = _torch_backward(
-                ctx.plan, dz, x, weight, sizes, need_x, need_weight, need_bias
-            )
-            return dx, dw, db, None, None
+            return *_reference_gradients(ctx, x, weight, dz), None, None
         dz, db = g.contiguous(memory_format=torch.channels_last), None
         if ctx.relu:
             dz, db = _relu_backward(dz, y, need_bias)
@@ -122,11 +126,7 @@ class Conv2dMaxPoolFunction(Function):
         height, width = ctx.plan.out_size
         if torch.is_grad_enabled():
             dz = unpool(g, argmax, height, width)
-            sizes = [weight.shape[0]] if ctx.bias else None
-            dx, dw, db = _torch_backward(
-                ctx.plan, dz, x, weight, sizes, need_x, need_weight, need_bias
-            )
-            return dx, dw, db, None, None
+            return *_reference_gradients(ctx, x, weight, dz), None, None
         g = g.contiguous(memory_format=torch.channels_last)
         if not need_x and need_weight and ctx.plan.weight_gradient_pool != TORCH:
             dw, db = _max_pool_weight_gradient(x, g, argmax, weight, *ctx.plan.hyper)

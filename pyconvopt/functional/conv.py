@@ -40,8 +40,8 @@ def conv2d(
     Raises:
         RuntimeError: torch's errors for shapes that do not fit.
 
-    Source: Lavin and Gray 2015 (arXiv:1509.09308) for 3×3 with stride 1; relative RMS error of the
-    result at most 2e-5 of its RMS (direct convolution: 1e-6; ``settings(winograd=False)``).
+    Source: Lavin and Gray 2015 (arXiv:1509.09308) for 3×3 with stride 1; the largest error
+    is at most 2e-5 of the result's RMS (``settings(winograd=False)`` gives direct convolution's).
 
     >>> import torch, pyconvopt as pco
     >>> x, w = torch.ones(1, 1, 3, 3), torch.ones(2, 1, 3, 3)

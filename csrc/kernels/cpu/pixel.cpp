@@ -11,6 +11,7 @@
 #include "../arena.hpp"
 #include "../conv.hpp"
 #include "gemm.hpp"
+#include "pool2x2.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace pixel {
@@ -114,21 +115,10 @@ void pool_rows(const ConvForward& p, const float* rows, int64_t row_floats, int6
       const int64_t k = k0 + half * lanes, left = s.out_channels - k;
       if (left <= 0) break;
       const float* window = rows + 2 * x * panel + half * lanes;
-      const Vec others[3] = {load(window + panel), load(window + row_floats), load(window + row_floats + panel)};
-      Vec best = load(window);
-      IVec position{};
-#pragma GCC unroll 3
-      for (int n = 0; n < 3; ++n) {
-        const IVec better = (others[n] > best) | (others[n] != others[n]);
-        best = better ? others[n] : best;
-        position = better ? IVec{} + (n + 1) : position;
-      }
-      if (p.activation == Activation::relu) {
-        position = best <= 0.0f ? IVec{} + int(pool_dead) : position;
-        best = relu(best);
-      }
-      store_channels(output + x * s.out_channels + k, best, left);
-      store_bytes(argmax + x * s.out_channels + k, position, left);
+      const Vec pixels[4] = {load(window), load(window + panel), load(window + row_floats),
+                             load(window + row_floats + panel)};
+      const int64_t at = x * s.out_channels + k;
+      store_window(pixels, p.activation, output + at, argmax + at, left);
     }
 }
 

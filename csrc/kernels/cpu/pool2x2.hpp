@@ -50,4 +50,17 @@ PYCONVOPT_INLINE Vec largest(const Vec pixels[4], IVec& position) {
   return best;
 }
 
+// Pools one window of a convolution's outputs, then its activation: one vector of result and bytes.
+PYCONVOPT_INLINE void store_window(const Vec pixels[4], Activation activation, float* output, uint8_t* argmax,
+                                   int64_t left) {
+  IVec position;
+  Vec best = largest(pixels, position);
+  if (activation == Activation::relu) {
+    position = best <= 0.0f ? IVec{} + int(pool_dead) : position;
+    best = relu(best);
+  }
+  store_channels(output, best, left);
+  store_bytes(argmax, position, left);
+}
+
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -15,6 +15,7 @@
 
 #include "../arena.hpp"
 #include "gemm.hpp"
+#include "pool2x2.hpp"
 #include "winograd.hpp"
 #include "winograd_weights.hpp"
 
@@ -54,22 +55,10 @@ PYCONVOPT_INLINE void store_pooled(const ConvForward& p, const Vec* y, const Til
   for (int i = 0; i < 2 && place.row / 2 + i < height; ++i)
     for (int j = 0; j < 2 && place.column / 2 + j < width; ++j) {
       const Vec* window = y + i * 8 + j * 2;
-      Vec best = window[0];
-      IVec position{};
-      const Vec others[3] = {window[1], window[4], window[5]};
-      for (int n = 0; n < 3; ++n) {
-        const IVec better = (others[n] > best) | (others[n] != others[n]);
-        best = better ? others[n] : best;
-        position = better ? IVec{} + (n + 1) : position;
-      }
-      if (p.activation == Activation::relu) {
-        position = best <= 0.0f ? IVec{} + int(pool_dead) : position;
-        best = relu(best);
-      }
+      const Vec pixels[4] = {window[0], window[1], window[4], window[5]};
       const int64_t at =
           ((place.image * height + place.row / 2 + i) * width + place.column / 2 + j) * s.out_channels + k;
-      store_channels(p.output + at, best, left);
-      store_bytes(p.argmax + at, position, left);
+      store_window(pixels, p.activation, p.output + at, p.argmax + at, left);
     }
 }
 
