@@ -51,6 +51,7 @@ def conv_data_gradient(
     dilation: Pair,
     groups: int,
     kernel: str = "",
+    argmax: np.ndarray | None = None,
 ) -> np.ndarray: ...
 def conv_weight_gradient(
     x: np.ndarray,
@@ -61,7 +62,8 @@ def conv_weight_gradient(
     dilation: Pair,
     groups: int,
     kernel: str = "",
-) -> np.ndarray: ...
+    argmax: np.ndarray | None = None,
+) -> Any: ...
 def philox4x32(
     c0: int, c1: int, c2: int, c3: int, k0: int, k1: int
 ) -> tuple[int, int, int, int]: ...

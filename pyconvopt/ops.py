@@ -30,6 +30,7 @@ class ConvPlan(NamedTuple):
     forward: str
     forward_pool: str
     data_gradient: str
+    data_gradient_pool: str
     weight_gradient: str
     weight_gradient_pool: str
     reasons: tuple[str, str, str]
@@ -87,6 +88,7 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, gen
         "forward",
         "forward_pool",
         "data_gradient",
+        "data_gradient_pool",
         "weight_gradient",
         "weight_gradient_pool",
     ):
@@ -141,6 +143,13 @@ def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups, relu):
 
 @torch.library.register_fake("pyconvopt::conv2d_data_gradient")
 def _(output_gradient, weight, height, width, sh, sw, ph, pw, dh, dw, groups):
+    return _empty_map(
+        output_gradient, output_gradient.shape[0], weight.shape[1] * groups, height, width
+    )
+
+
+@torch.library.register_fake("pyconvopt::conv2d_max_pool_data_gradient")
+def _(output_gradient, argmax, weight, height, width, sh, sw, ph, pw, dh, dw, groups):
     return _empty_map(
         output_gradient, output_gradient.shape[0], weight.shape[1] * groups, height, width
     )

@@ -69,7 +69,9 @@ def kernels_for(case: ConvCase, pass_: str) -> list[str]:
         "forward": "ConvForward",
         "forward_pool": "ConvForward",
         "data_gradient": "ConvDataGradient",
+        "data_gradient_pool": "ConvDataGradient",
         "weight_gradient": "ConvWeightGradient",
+        "weight_gradient_pool": "ConvWeightGradient",
     }[pass_]
     isa = _C.isa()
     names = [k for p, k, of in _C.kernel_names() if p == problem and of == isa]
@@ -127,6 +129,32 @@ def test_fused_pool(case, relu, isa):
         assert_near(at_argmax[..., 0][alive], wanted[alive], FORWARD_BOUND)
 
 
+@pytest.mark.parametrize("case", CONV_CASES, ids=str)
+def test_gradients_of_a_pooled_output(case, isa):
+    """The same as spreading the pooled gradient over its windows first; dead windows have none."""
+    if min(case.out_size) < 2:
+        pytest.skip("no 2x2 window")
+    x, w, b, g = make_arrays(case)
+    rows, columns = (size // 2 for size in case.out_size)
+    rng = np.random.default_rng(1)
+    g = np.ascontiguousarray(g[:, :rows, :columns])
+    argmax = rng.integers(0, 5, g.shape).astype(np.uint8)
+    g[argmax == 4] = np.inf  # must not be read
+    spread = np.zeros((case.batch, *case.out_size, case.out_channels), np.float32)
+    for i in range(4):
+        spread[:, i // 2 : 2 * rows : 2, i % 2 : 2 * columns : 2] = np.where(argmax == i, g, 0)
+    _, dx, dw = expected(case, x, w, b, spread)
+    for kernel in kernels_for(case, "data_gradient_pool"):
+        result = _C.conv_data_gradient(
+            g, w, (case.height, case.width), *geometry(case), kernel, argmax
+        )
+        assert_near(result, dx, FORWARD_BOUND)
+    for kernel in kernels_for(case, "weight_gradient_pool"):
+        result, bias = _C.conv_weight_gradient(x, g, case.kernel, *geometry(case), kernel, argmax)
+        assert_near(result, dw, GRADIENT_BOUND)
+        assert_near(bias, spread.sum((0, 1, 2), dtype=np.float64), GRADIENT_BOUND)
+
+
 def test_every_kernel_has_a_case(isa):
     used = {
         (pass_, kernel)
@@ -145,6 +173,18 @@ def test_every_kernel_has_a_case(isa):
     assert {(passes[p], k) for p, k in used} == table
 
 
+def pooled_gradients(case, x, w, g):
+    if min(case.out_size) < 2:
+        return []
+    g = np.ascontiguousarray(g[:, : case.out_size[0] // 2, : case.out_size[1] // 2])
+    argmax = (np.arange(g.size) % 5).astype(np.uint8).reshape(g.shape)
+    size = (case.height, case.width)
+    return [
+        _C.conv_data_gradient(g, w, size, *geometry(case), argmax=argmax),
+        *_C.conv_weight_gradient(x, g, case.kernel, *geometry(case), argmax=argmax),
+    ]
+
+
 @pytest.mark.parametrize("case", CONV_CASES, ids=str)
 def test_thread_count_changes_no_bit(case):
     x, w, b, g = make_arrays(case)
@@ -156,6 +196,7 @@ def test_thread_count_changes_no_bit(case):
                 _C.conv_forward(x, w, b, *geometry(case), True, False),
                 _C.conv_data_gradient(g, w, (case.height, case.width), *geometry(case)),
                 _C.conv_weight_gradient(x, g, case.kernel, *geometry(case)),
+                *pooled_gradients(case, x, w, g),
             ]
         )
     for other in results[1:]:

@@ -52,17 +52,16 @@ std::pair<std::string, std::string> choose_conv(const std::string& pass, const C
     return describe(pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}}, name));
   if (pass == "forward_pool")
     return describe(pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .pool = true}, name));
-  if (pass == "data_gradient")
+  static const uint8_t byte = 0;  // the gradient kernels ask only whether there is an argmax
+  const uint8_t* pooled = pass.ends_with("_pool") ? &byte : nullptr;
+  if (pass.starts_with("data_gradient"))
     return describe(
-        pick(ConvDataGradient{.shape = s, .output_gradient = {}, .weight = {}, .weight_strides = {}}, name));
-  if (pass == "weight_gradient")
+        pick(ConvDataGradient{.shape = s, .output_gradient = {}, .weight = {}, .weight_strides = {}, .argmax = pooled},
+             name));
+  if (pass.starts_with("weight_gradient"))
     return describe(
-        pick(ConvWeightGradient{.shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}}, name));
-  static const uint8_t pooled = 0;
-  if (pass == "weight_gradient_pool")
-    return describe(pick(
-        ConvWeightGradient{.shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}, .argmax = &pooled},
-        name));
+        pick(ConvWeightGradient{.shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}, .argmax = pooled},
+             name));
   throw std::invalid_argument("pass must be forward, data_gradient or weight_gradient, got '" + pass + "'");
 }
 
@@ -114,31 +113,55 @@ py::object conv_forward(const Array& x, const Array& w, const std::optional<Arra
   return std::move(y);
 }
 
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
+
+// Of the convolution's output, or with `argmax` of its 2×2-pooled output.
+void expect_output_gradient(const Array& g, const ConvShape& s, const std::optional<Bytes>& argmax) {
+  const int64_t pool = argmax ? 2 : 1;
+  const int64_t expected[] = {s.batch, s.out_height() / pool, s.out_width() / pool, s.out_channels};
+  for (int i = 0; i < 4; ++i)
+    if (g.ndim() != 4 || g.shape(i) != expected[i] ||
+        (argmax && (argmax->ndim() != 4 || argmax->shape(i) != expected[i])))
+      throw std::invalid_argument(
+          "output gradient (and argmax) must have the shape of the output: " + std::to_string(expected[0]) + " x " +
+          std::to_string(expected[1]) + " x " + std::to_string(expected[2]) + " x " + std::to_string(expected[3]));
+}
+
 Array conv_data_gradient(const Array& g, const Array& w, Pair input_size, Pair stride, Pair padding, Pair dilation,
-                         int64_t groups, const std::string& kernel) {
+                         int64_t groups, const std::string& kernel, const std::optional<Bytes>& argmax) {
   const ConvShape s = shape_of(g, w, stride, padding, dilation, groups, input_size);
-  expect_channels(g, s.out_channels, "output gradient");
+  expect_output_gradient(g, s, argmax);
   Array dx({s.batch, s.in_height, s.in_width, s.in_channels});
-  const ConvDataGradient p{s, g.data(), w.data(), krsc(s), dx.mutable_data()};
+  const ConvDataGradient p{s, g.data(), w.data(), krsc(s), dx.mutable_data(), argmax ? argmax->data() : nullptr};
   const Kernel<ConvDataGradient>& chosen = pick(p, kernel);
   py::gil_scoped_release release;
   if (dx.size()) chosen.run(p);
   return dx;
 }
 
-Array conv_weight_gradient(const Array& x, const Array& g, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
-                           int64_t groups, const std::string& kernel) {
+// The weight gradient; with `argmax` (weight gradient, bias gradient).
+py::object conv_weight_gradient(const Array& x, const Array& g, Pair kernel_size, Pair stride, Pair padding,
+                                Pair dilation, int64_t groups, const std::string& kernel,
+                                const std::optional<Bytes>& argmax) {
   if (x.ndim() != 4 || g.ndim() != 4) throw std::invalid_argument("expected maps (N, H, W, C) of 4 dimensions");
   const ConvShape s = make_shape(x.shape(0), x.shape(3), x.shape(1), x.shape(2), g.shape(3), kernel_size, stride,
                                  padding, dilation, groups);
-  if (g.shape(0) != s.batch || g.shape(1) != s.out_height() || g.shape(2) != s.out_width())
-    throw std::invalid_argument("output gradient does not have the shape of the convolution's output");
-  Array dw({s.out_channels, s.kernel_height, s.kernel_width, s.in_channels / s.groups});
-  const ConvWeightGradient p{s, x.data(), g.data(), dw.mutable_data(), krsc(s)};
-  const Kernel<ConvWeightGradient>& chosen = pick(p, kernel);
-  py::gil_scoped_release release;
-  chosen.run(p);
-  return dw;
+  expect_output_gradient(g, s, argmax);
+  Array dw({s.out_channels, s.kernel_height, s.kernel_width, s.in_channels / s.groups}), db({s.out_channels});
+  const ConvWeightGradient p{.shape = s,
+                             .input = x.data(),
+                             .output_gradient = g.data(),
+                             .weight_gradient = dw.mutable_data(),
+                             .weight_strides = krsc(s),
+                             .argmax = argmax ? argmax->data() : nullptr,
+                             .bias_gradient = argmax ? db.mutable_data() : nullptr};
+  {
+    const Kernel<ConvWeightGradient>& chosen = pick(p, kernel);
+    py::gil_scoped_release release;
+    chosen.run(p);
+  }
+  if (argmax) return py::make_tuple(dw, db);
+  return std::move(dw);
 }
 
 }  // namespace
@@ -187,9 +210,11 @@ PYBIND11_MODULE(_C, m) {
         py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("relu"), py::arg("pool"),
         py::arg("kernel") = "");
   m.def("conv_data_gradient", &conv_data_gradient, py::arg("gradient"), py::arg("weight"), py::arg("input_size"),
-        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "");
+        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "",
+        py::arg("argmax") = py::none());
   m.def("conv_weight_gradient", &conv_weight_gradient, py::arg("x"), py::arg("gradient"), py::arg("kernel_size"),
-        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "");
+        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "",
+        py::arg("argmax") = py::none());
 
   define_elementwise(m);
 }

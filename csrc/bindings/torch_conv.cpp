@@ -103,6 +103,33 @@ Tensor conv2d_data_gradient(const Tensor& output_gradient, const Tensor& weight,
   return gradient;
 }
 
+void check_pooled_gradient(const char* op, const Tensor& output_gradient, const Tensor& argmax, const ConvShape& s) {
+  check_pooled(output_gradient, argmax, s.out_height(), s.out_width(), op);
+  STD_TORCH_CHECK(output_gradient.size(0) == s.batch && output_gradient.size(1) == s.out_channels, op,
+                  ": expected output_gradient of ", s.batch, " images and ", s.out_channels,
+                  " channels, but got shape ", shape_text(output_gradient));
+}
+
+// From the gradient of a 2×2-pooled output; see conv2d_max_pool.
+Tensor conv2d_max_pool_data_gradient(const Tensor& output_gradient, const Tensor& argmax, const Tensor& weight,
+                                     int64_t height, int64_t width, int64_t stride_height, int64_t stride_width,
+                                     int64_t padding_height, int64_t padding_width, int64_t dilation_height,
+                                     int64_t dilation_width, int64_t groups) {
+  const char* op = "conv2d_max_pool_data_gradient";
+  STD_TORCH_CHECK(weight.dim() == 4, op, ": expected weight of 4 dimensions, but got shape ", shape_text(weight));
+  STD_TORCH_CHECK(output_gradient.dim() == 4, op, ": expected output_gradient of 4 dimensions, but got shape ",
+                  shape_text(output_gradient));
+  const ConvShape s =
+      shape_of(op, output_gradient.size(0), weight.size(1) * groups, height, width, weight,
+               {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
+  check_pooled_gradient(op, output_gradient, argmax, s);
+  Tensor gradient = empty_map(s.batch, s.in_channels, height, width);
+  if (gradient.numel())
+    run(ConvDataGradient{s, output_gradient.const_data_ptr<float>(), weight.const_data_ptr<float>(), strides_of(weight),
+                         gradient.mutable_data_ptr<float>(), argmax.const_data_ptr<uint8_t>()});
+  return gradient;
+}
+
 // Of the weight's own strides where it is dense, so that autograd keeps the gradient instead of copying it.
 Tensor empty_like_weight(const Tensor& weight) {
   const int64_t k = weight.size(0), c = weight.size(1), r = weight.size(2), q = weight.size(3);
@@ -145,10 +172,7 @@ std::tuple<Tensor, Tensor> conv2d_max_pool_weight_gradient(const Tensor& input, 
   const ConvShape s =
       shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight,
                {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
-  check_pooled(output_gradient, argmax, s.out_height(), s.out_width(), op);
-  STD_TORCH_CHECK(output_gradient.size(0) == s.batch && output_gradient.size(1) == s.out_channels, op,
-                  ": expected output_gradient of ", s.batch, " images and ", s.out_channels,
-                  " channels, but got shape ", shape_text(output_gradient));
+  check_pooled_gradient(op, output_gradient, argmax, s);
   Tensor gradient = empty_like_weight(weight), bias = empty_vector(s.out_channels);
   if (!gradient.numel() || s.batch == 0) return {torch::stable::zero_(gradient), torch::stable::zero_(bias)};
   run(ConvWeightGradient{.shape = s,
@@ -176,6 +200,10 @@ STABLE_TORCH_LIBRARY(pyconvopt, m) {
       "int stride_width, int padding_height, int padding_width, int dilation_height, int dilation_width, int groups) "
       "-> Tensor");
   m.def(
+      "conv2d_max_pool_data_gradient(Tensor output_gradient, Tensor argmax, Tensor weight, SymInt height, "
+      "SymInt width, int stride_height, int stride_width, int padding_height, int padding_width, "
+      "int dilation_height, int dilation_width, int groups) -> Tensor");
+  m.def(
       "conv2d_weight_gradient(Tensor input, Tensor output_gradient, Tensor weight, int stride_height, "
       "int stride_width, int padding_height, int padding_width, int dilation_height, int dilation_width, int groups) "
       "-> Tensor");
@@ -189,6 +217,7 @@ STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("conv2d", TORCH_BOX(&conv2d));
   m.impl("conv2d_max_pool", TORCH_BOX(&conv2d_max_pool));
   m.impl("conv2d_data_gradient", TORCH_BOX(&conv2d_data_gradient));
+  m.impl("conv2d_max_pool_data_gradient", TORCH_BOX(&conv2d_max_pool_data_gradient));
   m.impl("conv2d_weight_gradient", TORCH_BOX(&conv2d_weight_gradient));
   m.impl("conv2d_max_pool_weight_gradient", TORCH_BOX(&conv2d_max_pool_weight_gradient));
 }

@@ -44,16 +44,17 @@ struct ConvForward {
 };
 inline constexpr uint8_t pool_dead = 4;
 
+// In both gradients `argmax` says that the output's gradient is that of the pooled map (see
+// ConvForward): it is spread over the windows while it is read, and the map between is never stored.
 struct ConvDataGradient {
   ConvShape shape;
   const float* output_gradient;
   const float* weight;
   WeightStrides weight_strides;
   float* input_gradient = nullptr;
+  const uint8_t* argmax = nullptr;
 };
 
-// With `argmax` the output's gradient is that of the pooled map (see ConvForward): it is spread over
-// the windows while it is read, and the map between is never stored.
 struct ConvWeightGradient {
   ConvShape shape;
   const float* input;

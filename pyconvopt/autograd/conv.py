@@ -20,6 +20,7 @@ _conv2d = torch.ops.pyconvopt.conv2d.default
 _conv2d_max_pool = torch.ops.pyconvopt.conv2d_max_pool.default
 _data_gradient = torch.ops.pyconvopt.conv2d_data_gradient.default
 _weight_gradient = torch.ops.pyconvopt.conv2d_weight_gradient.default
+_max_pool_data_gradient = torch.ops.pyconvopt.conv2d_max_pool_data_gradient.default
 _max_pool_weight_gradient = torch.ops.pyconvopt.conv2d_max_pool_weight_gradient.default
 _channel_sum = torch.ops.pyconvopt.channel_sum.default
 _relu_backward = torch.ops.pyconvopt.relu_backward.default
@@ -128,9 +129,14 @@ class Conv2dMaxPoolFunction(Function):
             dz = unpool(g, argmax, height, width)
             return *_reference_gradients(ctx, x, weight, dz), None, None
         g = g.contiguous(memory_format=torch.channels_last)
-        if not need_x and need_weight and ctx.plan.weight_gradient_pool != TORCH:
-            dw, db = _max_pool_weight_gradient(x, g, argmax, weight, *ctx.plan.hyper)
-            return None, dw, db if need_bias else None, None, None
+        plan: ConvPlan = ctx.plan
+        spread_for_x = not need_x or plan.data_gradient_pool != TORCH
+        if need_weight and spread_for_x and plan.weight_gradient_pool != TORCH:
+            dx = None
+            if need_x:
+                dx = _max_pool_data_gradient(g, argmax, weight, *x.shape[2:], *plan.hyper)
+            dw, db = _max_pool_weight_gradient(x, g, argmax, weight, *plan.hyper)
+            return dx, dw, db if need_bias else None, None, None
         dz, db = _max_pool_backward(g, argmax, height, width, need_bias)
         dx, dw = _gradients(ctx, x, weight, dz, need_x, need_weight)
         return dx, dw, db if need_bias else None, None, None

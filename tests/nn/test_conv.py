@@ -244,6 +244,16 @@ def test_opcheck_backward():
         torch.library.opcheck(torch.ops.pyconvopt.conv2d_weight_gradient.default, (x, g, w, *hyper))
 
 
+def test_opcheck_backward_of_a_pooled_output():
+    x = torch.randn(2, 16, 7, 9).contiguous(memory_format=CHANNELS_LAST)
+    g = torch.randn(2, 24, 2, 3).contiguous(memory_format=CHANNELS_LAST)
+    argmax = torch.zeros_like(g, dtype=torch.uint8)
+    w, hyper = torch.randn(24, 16, 3, 3), (1, 1, 0, 0, 1, 1, 1)
+    ops = torch.ops.pyconvopt
+    torch.library.opcheck(ops.conv2d_max_pool_data_gradient.default, (g, argmax, w, 7, 9, *hyper))
+    torch.library.opcheck(ops.conv2d_max_pool_weight_gradient.default, (x, g, argmax, w, *hyper))
+
+
 @pytest.mark.parametrize("case", [c for c in CONV_CASES if c.channels <= 4], ids=str)
 def test_first_layer_reads_the_pooled_gradient(case, isa):
     """Without a gradient of the input the map before the pool is never made, in backward too."""

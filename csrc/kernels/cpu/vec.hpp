@@ -76,14 +76,21 @@ PYCONVOPT_INLINE void store_channels(float* p, Vec v, int64_t left) {
   else store_first(p, v, int(left));
 }
 
-// Integers of 0..255 as bytes.
+// Integers of 0..255 as bytes. GCC 12 takes __builtin_convertvector element by element through general
+// registers, so the conversions are written out.
 PYCONVOPT_INLINE void store_bytes(uint8_t* p, IVec v, int64_t left) {
-  using Bytes = uint8_t __attribute__((vector_size(lanes)));
-  const Bytes bytes = __builtin_convertvector(v, Bytes);
-  const int64_t n = left < lanes ? left : lanes;
-  if (n == lanes) __builtin_memcpy(p, &bytes, lanes);
+  alignas(16) uint8_t bytes[lanes];
+#if defined(__AVX512F__)
+  _mm_store_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtepi32_epi8(__m512i(v)));
+#elif defined(__AVX2__)
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(__m256i(v)), _mm256_extracti128_si256(__m256i(v), 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes), _mm_packus_epi16(words, words));
+#else
+  for (int i = 0; i < lanes; ++i) bytes[i] = uint8_t(v[i]);
+#endif
+  if (left >= lanes) __builtin_memcpy(p, bytes, lanes);
   else
-    for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
+    for (int64_t i = 0; i < left; ++i) p[i] = bytes[i];
 }
 
 // A row of any length as whole vectors and the first few elements of a last one: `body` is compiled
@@ -100,10 +107,13 @@ PYCONVOPT_INLINE void store(float* p, Vec v, First part) { store_first(p, v, par
 PYCONVOPT_INLINE void store_bytes(uint8_t* p, IVec v, Whole) { store_bytes(p, v, int64_t(lanes)); }
 PYCONVOPT_INLINE void store_bytes(uint8_t* p, IVec v, First part) { store_bytes(p, v, int64_t(part.n)); }
 PYCONVOPT_INLINE IVec load_bytes(const uint8_t* p, Whole) {
-  using Bytes = uint8_t __attribute__((vector_size(lanes)));
-  Bytes bytes;
-  __builtin_memcpy(&bytes, p, lanes);
-  return __builtin_convertvector(bytes, IVec);
+#if defined(__AVX512F__)
+  return IVec(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return IVec(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return IVec{p[0], p[1], p[2], p[3]};
+#endif
 }
 PYCONVOPT_INLINE IVec load_bytes(const uint8_t* p, First part) {
   IVec v{};
@@ -115,6 +125,19 @@ PYCONVOPT_INLINE void for_each_vector(int64_t length, Body body) {
   int64_t i = 0;
   for (; i + lanes <= length; i += lanes) body(i, Whole{});
   if (i < length) body(i, First{int(length - i)});
+}
+
+// table[index] of four floats at `table`, 0 where the index is 4.
+PYCONVOPT_INLINE Vec look_up(const float* table, IVec index) {
+#if defined(__AVX512F__)
+  return _mm512_permutexvar_ps(__m512i(index), _mm512_zextps128_ps512(_mm_loadu_ps(table)));
+#elif defined(__AVX2__)
+  return _mm256_permutevar8x32_ps(_mm256_zextps128_ps256(_mm_loadu_ps(table)), __m256i(index));
+#else
+  Vec value{};
+  for (int i = 0; i < 4; ++i) value = index == i ? broadcast(table[i]) : value;
+  return value;
+#endif
 }
 
 PYCONVOPT_INLINE Vec sqrt(Vec v) {

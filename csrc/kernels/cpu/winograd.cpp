@@ -208,7 +208,7 @@ ConvForward as_forward(const ConvDataGradient& p) {
 
 bool forward_applies(const ConvForward& p) { return takes_shape(p.shape); }
 bool data_gradient_applies(const ConvDataGradient& p) {
-  return p.shape.padding_height <= 2 && p.shape.padding_width <= 2 && takes_shape(p.shape);
+  return !p.argmax && p.shape.padding_height <= 2 && p.shape.padding_width <= 2 && takes_shape(p.shape);
 }
 void data_gradient(const ConvDataGradient& p) { forward(as_forward(p)); }
 

@@ -6,11 +6,13 @@
 // an image instead of 16; 5 → 3: 1 instead of 4), and so is the number of products. Where padding
 // keeps the size the other way, gathering (winograd.cpp), writes less and is taken.
 //
+// The gradient may be that of a 2×2-pooled output (winograd_gradient.hpp).
+//
 // A thread takes whole images and sums overlapping tiles in a small map of its own, in their order.
 #include <omp.h>
 
 #include "../arena.hpp"
-#include "winograd.hpp"
+#include "winograd_gradient.hpp"
 #include "winograd_weights.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
@@ -18,22 +20,15 @@ namespace winograd {
 namespace {
 
 // A dY Aᵀ of one 4×4 tile for all channels of the output.
+template <class GradientTile>
 void transform_gradient_tile(const ConvDataGradient& p, const Layout& layout, const TilePlace& place, float* v,
                              int64_t position_step, const float* zeros) {
-  const ConvShape& s = p.shape;
-  const int64_t height = s.out_height(), width = s.out_width();
-  const PixelPointers<output_tile> pixels(p.output_gradient + place.image * height * width * s.out_channels, height,
-                                          width, s.out_channels, place.row, place.column, zeros);
+  const GradientTile gradient(p, place, zeros);
   for (int64_t k = 0; k < layout.channels; k += lanes) {
-    Vec half_way[tile * output_tile];
+    Vec values[output_tile * output_tile], half_way[tile * output_tile];
+    gradient.read(k, p.shape.out_channels - k, values);
 #pragma GCC unroll 4
-    for (int j = 0; j < output_tile; ++j) {
-      Vec column[output_tile];
-#pragma GCC unroll 4
-      for (int i = 0; i < output_tile; ++i)
-        column[i] = load_channels(pixels.at[i * output_tile + j] + k, s.out_channels - k);
-      transform_gradient4(column, 1, half_way + j, output_tile);
-    }
+    for (int j = 0; j < output_tile; ++j) transform_gradient4(values + j, output_tile, half_way + j, output_tile);
 #pragma GCC unroll 6
     for (int i = 0; i < tile; ++i) {
       Vec d[tile];
@@ -68,7 +63,8 @@ void add_tile(const float* m, int64_t position_step, float* sums, int64_t line) 
   }
 }
 
-void scatter(const ConvDataGradient& p) {
+template <class GradientTile>
+void scatter_from(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
   const Tiles tiles(s);
   const int64_t tiles_an_image = tiles.rows * tiles.columns;
@@ -111,8 +107,8 @@ void scatter(const ConvDataGradient& p) {
       const int64_t first = b * images, last = least(first + images, s.batch);
       const int64_t count = (last - first) * tiles_an_image;
       for (int64_t t = 0; t < count; ++t)
-        transform_gradient_tile(p, layout, TilePlace(tiles, first * tiles_an_image + t), v + t * layout.channels,
-                                v_step, zeros);
+        transform_gradient_tile<GradientTile>(p, layout, TilePlace(tiles, first * tiles_an_image + t),
+                                              v + t * layout.channels, v_step, zeros);
       for (int64_t c = 0; c < layout.panels; ++c) {
         for (int at = 0; at < positions; ++at)
           product(v + at * v_step, layout.channels, u + c * layout.panel_weights + at * layout.channels * panel,
@@ -135,6 +131,11 @@ void scatter(const ConvDataGradient& p) {
       }
     }
   }
+}
+
+void scatter(const ConvDataGradient& p) {
+  if (p.argmax) scatter_from<PooledTile>(p);
+  else scatter_from<MapTile>(p);
 }
 
 // Where the output has clearly fewer tiles than the input, and a map of sums fits a cache.

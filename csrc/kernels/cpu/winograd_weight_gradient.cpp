@@ -16,7 +16,8 @@
 
 #include "../arena.hpp"
 #include "gemm.hpp"
-#include "winograd.hpp"
+#include "rows.hpp"
+#include "winograd_gradient.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace winograd {
@@ -56,40 +57,28 @@ void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& lay
   }
 }
 
-template <class Fetch>
-PYCONVOPT_INLINE void gradient_tile(Fetch fetch, float* out, int64_t step) {
-  Vec half_way[tile * output_tile];
-#pragma GCC unroll 4
-  for (int j = 0; j < output_tile; ++j) {
-    Vec column[output_tile];
-#pragma GCC unroll 4
-    for (int i = 0; i < output_tile; ++i) column[i] = fetch(i * output_tile + j);
-    transform_filter4(column, 1, half_way + j, output_tile);
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < tile; ++i) {
-    Vec d[tile];
-    transform_filter4(half_way + i * output_tile, 1, d, 1);
-#pragma GCC unroll 6
-    for (int j = 0; j < tile; ++j) store(out + (i * tile + j) * step, d[j]);
-  }
-}
-
+template <class GradientTile>
 void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles& tiles,
                              int64_t index, int64_t t, const Block& block) {
-  const ConvShape& s = p.shape;
-  const TilePlace place(tiles, index);
-  const float* image = p.output_gradient + place.image * s.out_height() * s.out_width() * s.out_channels;
-  const PixelPointers<output_tile> pixels(image, s.out_height(), s.out_width(), s.out_channels, place.row, place.column,
-                                          block.zeros);
+  const GradientTile gradient(p, TilePlace(tiles, index), block.zeros);
   for (int64_t k = 0; k < layout.panels * panel; k += lanes) {
     float* out = block.d + (k / panel * layout.tiles + t) * panel + k % panel;
-    const int64_t left = s.out_channels - k;
-    if (left >= lanes) gradient_tile([&](int at) { return load(pixels.at[at] + k); }, out, layout.d_step);
-    else if (left > 0)
-      gradient_tile([&](int at) { return load_first(pixels.at[at] + k, int(left)); }, out, layout.d_step);
-    else
+    const int64_t left = p.shape.out_channels - k;
+    if (left <= 0) {
       for (int at = 0; at < positions; ++at) store(out + at * layout.d_step, Vec{});
+      continue;
+    }
+    Vec values[output_tile * output_tile], half_way[tile * output_tile];
+    gradient.read(k, left, values);
+#pragma GCC unroll 4
+    for (int j = 0; j < output_tile; ++j) transform_filter4(values + j, output_tile, half_way + j, output_tile);
+#pragma GCC unroll 6
+    for (int i = 0; i < tile; ++i) {
+      Vec d[tile];
+      transform_filter4(half_way + i * output_tile, 1, d, 1);
+#pragma GCC unroll 6
+      for (int j = 0; j < tile; ++j) store(out + (i * tile + j) * layout.d_step, d[j]);
+    }
   }
 }
 
@@ -129,16 +118,18 @@ void finish_weights(const ConvWeightGradient& p, const float* w, int64_t positio
   }
 }
 
+template <class GradientTile>
 void transform_block(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles& tiles, int64_t first,
                      int64_t count, const Block& block) {
 #pragma omp for schedule(static)
   for (int64_t t = 0; t < 2 * count; ++t)
     if (t < count) transform_input_tile(p, layout, tiles, first + t, t, block);
-    else transform_gradient_tile(p, layout, tiles, first + t - count, t - count, block);
+    else transform_gradient_tile<GradientTile>(p, layout, tiles, first + t - count, t - count, block);
 }
 
 inline constexpr int64_t group = 4;  // packs and panels in a block of channels that one thread takes
 
+template <class GradientTile>
 void tiles_at_once(const ConvWeightGradient& p, const Tiles& tiles) {
   const ConvShape& s = p.shape;
   const int threads = omp_get_max_threads();
@@ -156,7 +147,7 @@ void tiles_at_once(const ConvWeightGradient& p, const Tiles& tiles) {
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    transform_block(p, layout, tiles, 0, tiles.count, {v, d, zeros});
+    transform_block<GradientTile>(p, layout, tiles, 0, tiles.count, {v, d, zeros});
     float* w = all_w + omp_get_thread_num() * positions * w_step;
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t kg = 0; kg < panel_groups; ++kg)
@@ -173,6 +164,7 @@ void tiles_at_once(const ConvWeightGradient& p, const Tiles& tiles) {
   }
 }
 
+template <class GradientTile>
 void block_by_block(const ConvWeightGradient& p, const Tiles& tiles, int64_t block) {
   const ConvShape& s = p.shape;
   const int threads = omp_get_max_threads();
@@ -191,7 +183,7 @@ void block_by_block(const ConvWeightGradient& p, const Tiles& tiles, int64_t blo
     const FlushDenormals flush;
     for (int64_t first = 0; first < tiles.count; first += block) {
       const int64_t count = least(block, tiles.count - first);
-      transform_block(p, layout, tiles, first, count, {v, d, zeros});
+      transform_block<GradientTile>(p, layout, tiles, first, count, {v, d, zeros});
 #pragma omp for schedule(static)
       for (int at = 0; at < positions; ++at)
         for (int64_t c = 0; c < layout.packs; ++c)
@@ -210,14 +202,39 @@ void block_by_block(const ConvWeightGradient& p, const Tiles& tiles, int64_t blo
   }
 }
 
-bool gradient_applies(const ConvWeightGradient& p) { return !p.argmax && takes_shape(p.shape); }
+bool gradient_applies(const ConvWeightGradient& p) { return takes_shape(p.shape); }
 
-void weight_gradient(const ConvWeightGradient& p) {
+template <class GradientTile>
+void weight_gradient_from(const ConvWeightGradient& p) {
   const Tiles tiles(p.shape);
   const GradientLayout one(p.shape, 1);
   const int64_t tile_bytes = positions * int64_t(sizeof(float)) * (one.packs * pack + one.panels * panel);
-  if (tiles.count * tile_bytes <= (int64_t(10) << 20)) tiles_at_once(p, tiles);
-  else block_by_block(p, tiles, greatest(24, (int64_t(3) << 20) / tile_bytes / 8 * 8));
+  if (tiles.count * tile_bytes <= (int64_t(10) << 20)) tiles_at_once<GradientTile>(p, tiles);
+  else block_by_block<GradientTile>(p, tiles, greatest(24, (int64_t(3) << 20) / tile_bytes / 8 * 8));
+}
+
+// The sums of a pooled gradient over the windows that ReLU let through.
+void bias_gradient(const ConvWeightGradient& p) {
+  const ConvShape& s = p.shape;
+  const int64_t channels = s.out_channels;
+  const Chunks chunks(s.batch * (s.out_height() / 2) * (s.out_width() / 2), channels);
+  ChunkSums<1> sums(chunks.count, channels);
+  for_each_chunk(chunks.count, [&](int64_t chunk, int64_t thread) {
+    sum_chunk<1>(true, sums, chunk, thread, chunks.begin(chunk), chunks.end(chunk), channels,
+                 [&](int64_t row, int64_t c, auto part, Vec* sum) __attribute__((always_inline)) {
+                   const int64_t at = row * channels + c;
+                   const IVec position = load_bytes(p.argmax + at, part);
+                   sum[0] += position < int(pool_dead) ? load(p.output_gradient + at, part) : Vec{};
+                 });
+  });
+  const double* total = sums.total();
+  for (int64_t k = 0; k < channels; ++k) p.bias_gradient[k] = float(total[k]);
+}
+
+void weight_gradient(const ConvWeightGradient& p) {
+  if (p.argmax) weight_gradient_from<PooledTile>(p);
+  else weight_gradient_from<MapTile>(p);
+  if (p.bias_gradient) bias_gradient(p);
 }
 
 }  // namespace

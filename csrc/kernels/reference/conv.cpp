@@ -74,28 +74,29 @@ void forward(const ConvForward& p) {
         }
 }
 
-void data_gradient(const ConvDataGradient& p) {
-  const ConvShape& s = p.shape;
-  const int64_t size = s.batch * s.in_height * s.in_width * s.in_channels;
-  double* sums = new double[std::size_t(size)]();
-  for_each_output(s, [&](int64_t n, int64_t oy, int64_t ox, int64_t k) {
-    const double g = p.output_gradient[output_at(s, n, oy, ox, k)];
-    for_each_tap(s, oy, ox, k, [&](int64_t iy, int64_t ix, int64_t ic, int64_t r, int64_t q, int64_t c) {
-      sums[input_at(s, n, iy, ix, ic)] += g * p.weight[weight_at(p.weight_strides, k, c, r, q)];
-    });
-  });
-  for (int64_t i = 0; i < size; ++i) p.input_gradient[i] = float(sums[i]);
-  delete[] sums;
-}
-
 // The gradient of the convolution's output, of a pooled one at the position its byte names.
-double gradient_at(const ConvWeightGradient& p, int64_t n, int64_t y, int64_t x, int64_t k) {
+template <class Problem>
+double gradient_at(const Problem& p, int64_t n, int64_t y, int64_t x, int64_t k) {
   const ConvShape& s = p.shape;
   if (!p.argmax) return p.output_gradient[output_at(s, n, y, x, k)];
   const int64_t height = s.out_height() / 2, width = s.out_width() / 2;
   if (y >= 2 * height || x >= 2 * width) return 0;
   const int64_t at = ((n * height + y / 2) * width + x / 2) * s.out_channels + k;
   return p.argmax[at] == y % 2 * 2 + x % 2 ? p.output_gradient[at] : 0;
+}
+
+void data_gradient(const ConvDataGradient& p) {
+  const ConvShape& s = p.shape;
+  const int64_t size = s.batch * s.in_height * s.in_width * s.in_channels;
+  double* sums = new double[std::size_t(size)]();
+  for_each_output(s, [&](int64_t n, int64_t oy, int64_t ox, int64_t k) {
+    const double g = gradient_at(p, n, oy, ox, k);
+    for_each_tap(s, oy, ox, k, [&](int64_t iy, int64_t ix, int64_t ic, int64_t r, int64_t q, int64_t c) {
+      sums[input_at(s, n, iy, ix, ic)] += g * p.weight[weight_at(p.weight_strides, k, c, r, q)];
+    });
+  });
+  for (int64_t i = 0; i < size; ++i) p.input_gradient[i] = float(sums[i]);
+  delete[] sums;
 }
 
 void weight_gradient(const ConvWeightGradient& p) {

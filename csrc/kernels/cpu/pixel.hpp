@@ -1,0 +1,62 @@
+// Convolution of images with few channels (the first layer): any kernel size, stride and dilation.
+//
+// With one to four input channels the channel axis is too short to vectorise; the output channels
+// are the vectors instead, and a few neighbouring output pixels the rows of a small product:
+//     y[pixel][k] = Σ_tap x[start(pixel) + offset(tap)] · w[tap][k]
+// A tap is one of the R·S·C input values under the filter; `offset` is the same for every pixel, so
+// nothing is packed. Padding is a zero-padded copy of the image. The weight gradient is the same sum
+// over pixels instead of taps.
+#pragma once
+#include "../conv.hpp"
+#include "gemm.hpp"
+
+namespace pyconvopt::cpu::PYCONVOPT_ISA::pixel {
+
+inline constexpr int64_t most_channels = 4, most_taps = 1024;
+
+struct Geometry {
+  int64_t height, width;         // of the padded image
+  int64_t row_step, pixel_step;  // input floats from one output row, pixel to the next
+  int64_t taps, panels;
+  int32_t offset[most_taps];
+
+  explicit Geometry(const ConvShape& s)
+      : height(s.in_height + 2 * s.padding_height),
+        width(s.in_width + 2 * s.padding_width),
+        row_step(s.stride_height * width * s.in_channels),
+        pixel_step(s.stride_width * s.in_channels),
+        taps(0),
+        panels((s.out_channels + panel - 1) / panel) {
+    for (int64_t r = 0; r < s.kernel_height; ++r)
+      for (int64_t q = 0; q < s.kernel_width; ++q)
+        for (int64_t c = 0; c < s.in_channels; ++c)
+          offset[taps++] = int32_t((r * s.dilation_height * width + q * s.dilation_width) * s.in_channels + c);
+  }
+  bool padded(const ConvShape& s) const { return height != s.in_height || width != s.in_width; }
+  int64_t floats(const ConvShape& s) const { return height * width * s.in_channels; }
+};
+
+// The image itself where there is no padding, else a padded copy in `space`.
+inline const float* padded_image(const ConvShape& s, const Geometry& g, const float* input, int64_t image,
+                                 float* space) {
+  const float* from = input + image * s.in_height * s.in_width * s.in_channels;
+  if (!g.padded(s)) return from;
+  const int64_t line = s.in_width * s.in_channels, padded_line = g.width * s.in_channels;
+  for (int64_t y = 0; y < g.height; ++y) {
+    float* to = space + y * padded_line;
+    const int64_t row = y - s.padding_height, side = s.padding_width * s.in_channels;
+    const bool inside = row >= 0 && row < s.in_height;
+    for (int64_t i = 0; i < padded_line; ++i)
+      to[i] = inside && i >= side && i < side + line ? from[row * line + i - side] : 0.0f;
+  }
+  return space;
+}
+
+inline bool applies(const ConvShape& s) {
+  return s.groups == 1 && s.in_channels <= most_channels && s.out_channels >= lanes &&
+         s.kernel_height * s.kernel_width * s.in_channels <= most_taps;
+}
+
+inline constexpr const char* why = "few input channels: output channels are the vectors, nothing is packed";
+
+}  // namespace pyconvopt::cpu::PYCONVOPT_ISA::pixel

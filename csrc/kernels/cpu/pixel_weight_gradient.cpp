@@ -1,0 +1,223 @@
+// The weight gradient of convolution for images with few channels.  (The method: pixel.hpp.)
+//
+// From the gradient of a 2×2-pooled map it is a sum over windows: each channel's window has one live
+// pixel, so of the four inputs that a tap meets there each channel takes one. The four lie side by
+// side in `quads`, one look-up by the argmax byte picks them for a vector of channels, and a quarter
+// of the multiplications are left.
+#include <omp.h>
+
+#include "../arena.hpp"
+#include "pixel.hpp"
+
+namespace pyconvopt::cpu::PYCONVOPT_ISA {
+namespace pixel {
+namespace {
+
+constexpr int64_t unit_rows = 32;  // output rows whose sums are taken at once: fixed, whatever the threads
+
+// Σ over the pixels of some rows of x[pixel + offset(tap)] · g[pixel][k], for `taps` taps × one panel.
+template <int taps>
+PYCONVOPT_INLINE void taps_times_pixels(const float* x, const Geometry& g, const int32_t* offset, const float* gradient,
+                                        int64_t gradient_step, int64_t width, int64_t rows, int64_t gradient_row,
+                                        float* sums) {
+  Vec sum[taps][2];
+  const float* from[taps];
+#pragma GCC unroll 16
+  for (int t = 0; t < taps; ++t) sum[t][0] = sum[t][1] = Vec{};
+  for (int64_t y = 0; y < rows; ++y) {
+#pragma GCC unroll 16
+    for (int t = 0; t < taps; ++t) from[t] = x + y * g.row_step + offset[t];
+    const float* line = gradient + y * gradient_row;
+    for (int64_t pixel = 0; pixel < width; ++pixel) {
+      const Vec g0 = load(line + pixel * gradient_step), g1 = load(line + pixel * gradient_step + lanes);
+#pragma GCC unroll 16
+      for (int t = 0; t < taps; ++t) {
+        const Vec value = broadcast(from[t][pixel * g.pixel_step]);
+        sum[t][0] += value * g0;
+        sum[t][1] += value * g1;
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < taps; ++t) {
+    store(sums + t * panel, sum[t][0]);
+    store(sums + t * panel + lanes, sum[t][1]);
+  }
+}
+
+// The gradient of some output rows for one panel, zeros behind the last channel, into buffer[pixel][panel].
+void copy_panel(const ConvShape& s, const float* lines, int64_t k0, int64_t pixels, float* buffer) {
+  for (int64_t i = 0; i < pixels; ++i)
+    for (int half = 0; half < 2; ++half) {
+      const int64_t k = k0 + half * lanes, left = s.out_channels - k;
+      store(buffer + i * panel + half * lanes, left > 0 ? load_channels(lines + i * s.out_channels + k, left) : Vec{});
+    }
+}
+
+// quads[i] = the inputs that the four pixels of a window read for a tap whose first one reads x[i].
+void make_quads(const Geometry& g, const float* x, int64_t count, float* quads) {
+  using Four = float __attribute__((vector_size(16)));
+  using FourUnaligned = float __attribute__((vector_size(16), aligned(4), may_alias));
+  using Order = int32_t __attribute__((vector_size(16)));
+  const auto at = [&](int64_t i) { return Four(*reinterpret_cast<const FourUnaligned*>(x + i)); };
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const Four a = at(i), b = at(i + g.pixel_step), c = at(i + g.row_step), d = at(i + g.row_step + g.pixel_step);
+    const Four ab = __builtin_shuffle(a, b, Order{0, 4, 1, 5}), ab_high = __builtin_shuffle(a, b, Order{2, 6, 3, 7});
+    const Four cd = __builtin_shuffle(c, d, Order{0, 4, 1, 5}), cd_high = __builtin_shuffle(c, d, Order{2, 6, 3, 7});
+    Four* to = reinterpret_cast<Four*>(quads + 4 * i);
+    to[0] = __builtin_shuffle(ab, cd, Order{0, 1, 4, 5});
+    to[1] = __builtin_shuffle(ab, cd, Order{2, 3, 6, 7});
+    to[2] = __builtin_shuffle(ab_high, cd_high, Order{0, 1, 4, 5});
+    to[3] = __builtin_shuffle(ab_high, cd_high, Order{2, 3, 6, 7});
+  }
+  for (; i < count; ++i)
+    for (int j = 0; j < 4; ++j) quads[4 * i + j] = x[i + j / 2 * g.row_step + j % 2 * g.pixel_step];
+}
+
+// Inputs that are the first of a quad, for windows of `rows` output rows.
+int64_t quad_count(const ConvShape& s, const Geometry& g, int64_t rows) {
+  return (rows / 2 - 1) * 2 * g.row_step + (s.out_width() / 2 - 1) * 2 * g.pixel_step + g.offset[g.taps - 1] + 1;
+}
+
+// sums[t][panel] = Σ over windows of quad(window, tap t)[argmax] · gradient, for one vector of channels.
+template <int taps, class Part>
+PYCONVOPT_INLINE void taps_times_windows(const float* quads, const Geometry& g, const int32_t* offset,
+                                         const float* gradient, const uint8_t* argmax, int64_t channels,
+                                         int64_t windows, int64_t lines, Part part, float* sums) {
+  Vec sum[taps];
+#pragma GCC unroll 16
+  for (int t = 0; t < taps; ++t) sum[t] = Vec{};
+  for (int64_t line = 0; line < lines; ++line)
+    for (int64_t x = 0; x < windows; ++x) {
+      const int64_t at = (line * windows + x) * channels;
+      const IVec position = load_bytes(argmax + at, part);
+      const Vec live = position < int(pool_dead) ? load(gradient + at, part) : Vec{};
+      const float* quad = quads + 4 * (line * 2 * g.row_step + x * 2 * g.pixel_step);
+#pragma GCC unroll 16
+      for (int t = 0; t < taps; ++t) sum[t] += look_up(quad + 4 * offset[t], position) * live;
+    }
+#pragma GCC unroll 16
+  for (int t = 0; t < taps; ++t) store(sums + t * panel, sum[t]);
+}
+
+template <class Part>
+PYCONVOPT_INLINE Vec sum_windows(const float* gradient, const uint8_t* argmax, int64_t channels, int64_t count,
+                                 Part part) {
+  Vec sum{};
+  for (int64_t i = 0; i < count; ++i)
+    sum += load_bytes(argmax + i * channels, part) < int(pool_dead) ? load(gradient + i * channels, part) : Vec{};
+  return sum;
+}
+
+// Sums of one image's output rows from y on, for all channels: sums[panel][tap][k], behind the taps
+// of each panel a line for the bias.
+void sum_pooled_rows(const ConvWeightGradient& p, const Geometry& g, const float* image, int64_t n, int64_t y,
+                     int64_t rows, float* quads, float* sums) {
+  constexpr int most = 9;
+  const ConvShape& s = p.shape;
+  const int64_t height = s.out_height() / 2, width = s.out_width() / 2, lines = least(rows / 2, height - y / 2);
+  if (lines <= 0) return;
+  make_quads(g, image + y * g.row_step, quad_count(s, g, 2 * lines), quads);
+  const int64_t first = (n * height + y / 2) * width * s.out_channels;
+  for_each_vector(s.out_channels, [&](int64_t k, auto part) __attribute__((always_inline)) {
+    const float* gradient = p.output_gradient + first + k;
+    const uint8_t* argmax = p.argmax + first + k;
+    float* to = sums + k / panel * (g.taps + 1) * panel + k % panel;
+    for (int64_t t = 0; t < g.taps; t += most)
+      with_rows<most>(int(least(most, g.taps - t)), [&]<int taps>() {
+        taps_times_windows<taps>(quads, g, g.offset + t, gradient, argmax, s.out_channels, width, lines, part,
+                                 to + t * panel);
+      });
+    store(to + g.taps * panel, sum_windows(gradient, argmax, s.out_channels, lines * width, part));
+  });
+}
+
+// The same from the gradient of the map itself, without the bias.
+void sum_rows(const ConvWeightGradient& p, const Geometry& g, const float* image, int64_t n, int64_t y, int64_t rows,
+              float* buffer, float* sums) {
+  constexpr int most = vector_registers == 32 ? 9 : 5;
+  const ConvShape& s = p.shape;
+  const bool straight = s.out_channels % panel == 0;
+  const float* map = p.output_gradient + (n * s.out_height() + y) * s.out_width() * s.out_channels;
+  for (int64_t k = 0; k < g.panels; ++k) {
+    if (!straight) copy_panel(s, map, k * panel, rows * s.out_width(), buffer);
+    const float* gradient = straight ? map + k * panel : buffer;
+    const int64_t step = straight ? s.out_channels : panel;
+    for (int64_t t = 0; t < g.taps; t += most)
+      with_rows<most>(int(least(most, g.taps - t)), [&]<int taps>() {
+        taps_times_pixels<taps>(image + y * g.row_step, g, g.offset + t, gradient, step, s.out_width(), rows,
+                                s.out_width() * step, sums + (k * (g.taps + 1) + t) * panel);
+      });
+  }
+}
+
+void store_sums(const ConvWeightGradient& p, const Geometry& g, const double* sums) {
+  const ConvShape& s = p.shape;
+  for (int64_t k = 0; k < s.out_channels; ++k) {
+    const double* column = sums + k / panel * (g.taps + 1) * panel + k % panel;
+    float* filter = p.weight_gradient + k * p.weight_strides.out_channel;
+    int64_t t = 0;
+    for (int64_t r = 0; r < s.kernel_height; ++r)
+      for (int64_t q = 0; q < s.kernel_width; ++q)
+        for (int64_t c = 0; c < s.in_channels; ++c, ++t)
+          filter[c * p.weight_strides.in_channel + r * p.weight_strides.row + q * p.weight_strides.column] =
+              float(column[t * panel]);
+    if (p.bias_gradient) p.bias_gradient[k] = float(column[g.taps * panel]);
+  }
+}
+
+// Partial sums are taken over fixed units of an image's rows and added in their order; images are
+// summed by groups, so that partial sums stay few for large batches.
+void weight_gradient(const ConvWeightGradient& p) {
+  const ConvShape& s = p.shape;
+  const Geometry g(s);
+  const int threads = omp_get_max_threads();
+  const int64_t most_rows = least(unit_rows, s.out_height()), sums_size = g.panels * (g.taps + 1) * panel;
+  const int64_t image_size = round_up(g.floats(s), 16);
+  const int64_t buffer_size =
+      round_up(p.argmax ? 4 * quad_count(s, g, most_rows) : most_rows * s.out_width() * panel, 16);
+  const int64_t group = (s.batch + 63) / 64, groups = (s.batch + group - 1) / group;
+  Workspace space(Workspace::bytes_for(threads * sums_size) + Workspace::bytes_for(groups * sums_size) +
+                  Workspace::bytes_for(threads * image_size) + Workspace::bytes_for(threads * buffer_size) +
+                  Workspace::bytes_for(2 * sums_size));
+  float* partial = space.floats(groups * sums_size);
+  float* all_sums = space.floats(threads * sums_size);
+  float* images = space.floats(threads * image_size);
+  float* buffers = space.floats(threads * buffer_size);
+  double* result = reinterpret_cast<double*>(space.floats(2 * sums_size));
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t b = 0; b < groups; ++b) {
+    const FlushDenormals flush;
+    const int thread = omp_get_thread_num();
+    float* sums = all_sums + thread * sums_size;
+    float* total = partial + b * sums_size;
+    float* buffer = buffers + thread * buffer_size;
+    for (int64_t i = 0; i < sums_size; ++i) total[i] = 0;
+    for (int64_t n = b * group; n < least(s.batch, (b + 1) * group); ++n) {
+      const float* image = padded_image(s, g, p.input, n, images + thread * image_size);
+      for (int64_t y = 0; y < s.out_height(); y += unit_rows) {
+        const int64_t rows = least(unit_rows, s.out_height() - y);
+        for (int64_t i = 0; i < sums_size; ++i) sums[i] = 0;
+        if (p.argmax) sum_pooled_rows(p, g, image, n, y, rows, buffer, sums);
+        else sum_rows(p, g, image, n, y, rows, buffer, sums);
+        for (int64_t i = 0; i < sums_size; ++i) total[i] += sums[i];
+      }
+    }
+  }
+  for (int64_t i = 0; i < sums_size; ++i) result[i] = partial[i];
+  for (int64_t b = 1; b < groups; ++b)
+    for (int64_t i = 0; i < sums_size; ++i) result[i] += partial[b * sums_size + i];
+  store_sums(p, g, result);
+}
+
+bool weight_gradient_applies(const ConvWeightGradient& p) { return applies(p.shape); }
+
+}  // namespace
+}  // namespace pixel
+
+extern const Kernel<ConvWeightGradient> pixel_weight_gradient;
+const Kernel<ConvWeightGradient> pixel_weight_gradient{"pixel", pixel::why, pixel::weight_gradient_applies,
+                                                       pixel::weight_gradient};
+
+}  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -1,0 +1,63 @@
+// The 4×4 tile of the output's gradient that the backward passes transform, for some channels at a
+// time: of the map itself, or spread from the gradient of the 2×2-pooled map while it is read. Tiles
+// start at even rows and columns, so four pooled pixels and their bytes make a tile, and the map
+// between, five times as large, is never stored.
+#pragma once
+#include "winograd.hpp"
+
+namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
+
+class MapTile {
+ public:
+  template <class Problem>
+  MapTile(const Problem& p, const TilePlace& place, const float* zeros)
+      : pixels_(p.output_gradient + place.image * p.shape.out_height() * p.shape.out_width() * p.shape.out_channels,
+                p.shape.out_height(), p.shape.out_width(), p.shape.out_channels, place.row, place.column, zeros) {}
+
+  // Channels from k on, of which `left` exist; pixels row by row.
+  PYCONVOPT_INLINE void read(int64_t k, int64_t left, Vec values[output_tile * output_tile]) const {
+#pragma GCC unroll 16
+    for (int at = 0; at < output_tile * output_tile; ++at) values[at] = load_channels(pixels_.at[at] + k, left);
+  }
+
+ private:
+  PixelPointers<output_tile> pixels_;
+};
+
+class PooledTile {
+ public:
+  template <class Problem>
+  PooledTile(const Problem& p, const TilePlace& place, const float* zeros) {
+    const int64_t height = p.shape.out_height() / 2, width = p.shape.out_width() / 2, channels = p.shape.out_channels;
+    for (int i = 0; i < 4; ++i) {
+      const int64_t y = place.row / 2 + i / 2, x = place.column / 2 + i % 2;
+      const int64_t at = ((place.image * height + y) * width + x) * channels;
+      const bool inside = y < height && x < width;  // pixels of no window have no gradient
+      gradient_[i] = inside ? p.output_gradient + at : zeros;
+      argmax_[i] = inside ? p.argmax + at : reinterpret_cast<const uint8_t*>(zeros);
+    }
+  }
+
+  PYCONVOPT_INLINE void read(int64_t k, int64_t left, Vec values[output_tile * output_tile]) const {
+    if (left >= lanes) spread(k, Whole{}, values);
+    else spread(k, First{int(left)}, values);
+  }
+
+ private:
+  template <class Part>
+  PYCONVOPT_INLINE void spread(int64_t k, Part part, Vec values[output_tile * output_tile]) const {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Vec gradient = load(gradient_[i] + k, part);
+      const IVec position = load_bytes(argmax_[i] + k, part);
+      Vec* corner = values + i / 2 * 2 * output_tile + i % 2 * 2;
+#pragma GCC unroll 4
+      for (int at = 0; at < 4; ++at) corner[at / 2 * output_tile + at % 2] = position == at ? gradient : Vec{};
+    }
+  }
+
+  const float* gradient_[4];
+  const uint8_t* argmax_[4];
+};
+
+}  // namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd
