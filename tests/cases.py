@@ -64,6 +64,7 @@ CONV_CASES = [
     ConvCase("many_weights", 8, 192, 4, 4, 160, padding=(1, 1)),
     ConvCase("many_weights_tails", 3, 70, 7, 7, 150, padding=(1, 1)),
     ConvCase("many_tiles", 6, 48, 40, 40, 48, padding=(1, 1)),
+    ConvCase("many_tiles_and_weights", 4, 130, 32, 32, 130, padding=(1, 1)),
     # Few input channels: the first layer of a network.
     ConvCase("gray_padded", 3, 1, 12, 9, 16, padding=(1, 1)),
     ConvCase("rgb", 2, 3, 16, 16, 64, padding=(1, 1)),
