@@ -81,6 +81,16 @@ CONV_CASES = [
     ConvCase("dilated", 1, 16, 11, 11, 16, dilation=(2, 2), padding=(2, 2)),
     ConvCase("grouped", 2, 16, 8, 8, 32, padding=(1, 1), groups=4),
     ConvCase("depthwise", 2, 24, 8, 8, 24, padding=(1, 1), groups=24),
+    ConvCase("depthwise_strided", 3, 37, 21, 14, 37, stride=(2, 2), padding=(1, 1), groups=37),
+    ConvCase("depthwise_5x5", 2, 40, 9, 23, 40, kernel=(5, 5), padding=(2, 2), groups=40),
+    ConvCase(
+        "depthwise_7x7", 1, 16, 13, 30, 16, kernel=(7, 7), stride=(1, 2), padding=(3, 3), groups=16
+    ),
+    ConvCase("depthwise_dilated", 2, 20, 12, 17, 20, padding=(0, 4), dilation=(2, 3), groups=20),
+    ConvCase("depthwise_row", 2, 16, 3, 26, 16, kernel=(1, 11), stride=(3, 1), groups=16),
+    ConvCase(
+        "depthwise_smaller_than_kernel", 2, 16, 2, 3, 16, kernel=(5, 5), padding=(3, 2), groups=16
+    ),
     ConvCase("few_outputs", 2, 20, 8, 8, 5, padding=(1, 1)),
     ConvCase("one_output_pixel", 2, 16, 3, 3, 16),
 ]

@@ -1,0 +1,100 @@
+// Depthwise convolution, forward and data gradient.  (The method: depthwise.hpp.)
+//
+// In the data gradient of a strided convolution the pixels of a row at the same offset modulo the
+// stride meet the same taps: each such phase is a row of its own.
+#include "depthwise.hpp"
+
+#include <omp.h>
+
+#include "../arena.hpp"
+
+namespace pyconvopt::cpu::PYCONVOPT_ISA {
+namespace depthwise {
+namespace {
+
+// W[tap][C] of weights at any strides.
+void pack(const ConvShape& s, const float* weight, const WeightStrides& strides, float* packed) {
+  for (int64_t t = 0; t < s.kernel_height * s.kernel_width; ++t) {
+    const float* from = weight + t / s.kernel_width * strides.row + t % s.kernel_width * strides.column;
+    for (int64_t c = 0; c < s.in_channels; ++c) packed[t * s.in_channels + c] = from[c * strides.out_channel];
+  }
+}
+
+void forward(const ConvForward& p) {
+  const ConvShape& s = p.shape;
+  const int64_t channels = s.in_channels, height = s.out_height(), width = s.out_width();
+  Workspace space(Workspace::bytes_for(s.kernel_height * s.kernel_width * channels));
+  float* weights = space.floats(s.kernel_height * s.kernel_width * channels);
+  pack(s, p.weight, p.weight_strides, weights);
+#pragma omp parallel for schedule(static)
+  for (int64_t line = 0; line < s.batch * height; ++line) {
+    const FlushDenormals flush;
+    const int64_t n = line / height, y = line % height;
+    Row row{.pixels = width,
+            .result = p.output + line * width * channels,
+            .result_step = channels,
+            .source_step = s.stride_width * channels,
+            .inside_first = 0,
+            .inside_end = width};
+    for (int64_t r = 0; r < s.kernel_height; ++r) {
+      const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
+      if (from < 0 || from >= s.in_height) continue;
+      for (int64_t q = 0; q < s.kernel_width; ++q) {
+        const int64_t x = q * s.dilation_width - s.padding_width;  // of the result's pixel 0
+        row.add(p.input + ((n * s.in_height + from) * s.in_width + x) * channels,
+                weights + (r * s.kernel_width + q) * channels, greatest(0, divide_up(-x, s.stride_width)),
+                least(width, divide_up(s.in_width - x, s.stride_width)));
+      }
+    }
+    run_row(row, channels, p.bias, p.activation == Activation::relu);
+  }
+}
+
+void data_gradient(const ConvDataGradient& p) {
+  const ConvShape& s = p.shape;
+  const int64_t channels = s.in_channels, height = s.out_height(), width = s.out_width();
+  Workspace space(Workspace::bytes_for(s.kernel_height * s.kernel_width * channels));
+  float* weights = space.floats(s.kernel_height * s.kernel_width * channels);
+  pack(s, p.weight, p.weight_strides, weights);
+#pragma omp parallel for schedule(static)
+  for (int64_t line = 0; line < s.batch * s.in_height; ++line) {
+    const FlushDenormals flush;
+    const int64_t n = line / s.in_height, y = line % s.in_height;
+    for (int64_t phase = 0; phase < least(s.stride_width, s.in_width); ++phase) {
+      const int64_t pixels = (s.in_width - phase + s.stride_width - 1) / s.stride_width;
+      Row row{.pixels = pixels,
+              .result = p.input_gradient + (line * s.in_width + phase) * channels,
+              .result_step = s.stride_width * channels,
+              .source_step = channels,
+              .inside_first = 0,
+              .inside_end = pixels};
+      for (int64_t r = 0; r < s.kernel_height; ++r) {
+        const int64_t down = y + s.padding_height - r * s.dilation_height;
+        if (down < 0 || down % s.stride_height || down / s.stride_height >= height) continue;
+        for (int64_t q = 0; q < s.kernel_width; ++q) {
+          const int64_t across = phase + s.padding_width - q * s.dilation_width;
+          if (across % s.stride_width) continue;
+          const int64_t x = across / s.stride_width;  // the output's pixel for the row's pixel 0
+          row.add(p.output_gradient + ((n * height + down / s.stride_height) * width + x) * channels,
+                  weights + (r * s.kernel_width + q) * channels, greatest(0, -x), least(pixels, width - x));
+        }
+      }
+      run_row(row, channels, nullptr, false);
+    }
+  }
+}
+
+bool forward_applies(const ConvForward& p) { return !p.pool && takes_shape(p.shape); }
+bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && takes_shape(p.shape); }
+
+}  // namespace
+}  // namespace depthwise
+
+constexpr const char* why = "depthwise: channels are the vectors, the weights stay in registers";
+extern const Kernel<ConvForward> depthwise_forward;
+const Kernel<ConvForward> depthwise_forward{"depthwise", why, depthwise::forward_applies, depthwise::forward};
+extern const Kernel<ConvDataGradient> depthwise_data_gradient;
+const Kernel<ConvDataGradient> depthwise_data_gradient{"depthwise", why, depthwise::data_gradient_applies,
+                                                       depthwise::data_gradient};
+
+}  // namespace pyconvopt::cpu::PYCONVOPT_ISA

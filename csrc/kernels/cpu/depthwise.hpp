@@ -1,0 +1,115 @@
+// Depthwise convolution (as many groups as input and output channels): any kernel, stride, dilation
+// and padding.
+//
+// Channels are the vectors; nothing is summed over them, so there is no product to block: an output
+// is taps × (one load, one multiplication), and what counts is that weights stay in registers while
+// neighbouring pixels share them. Forward and data gradient are one and the same walk over a row:
+// pixel j of the result sums, over the taps, the source's pixel at(tap) + j·step. Taps that leave the
+// map at some pixels have a range of pixels they count for; away from the borders all of them do.
+//
+//   weights W[tap][C]
+#pragma once
+#include "../conv.hpp"
+#include "vec.hpp"
+
+namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise {
+
+inline constexpr int64_t most_taps = 121;
+inline constexpr int block_pixels = 8;
+
+inline bool takes_shape(const ConvShape& s) {
+  return s.groups == s.in_channels && s.out_channels == s.in_channels && s.in_channels >= lanes &&
+         s.kernel_height * s.kernel_width <= most_taps;
+}
+
+// One tap of a row: the source's pixel for the result's pixel 0, its weights, and the pixels
+// first..end of the result for which it lies inside the map.
+struct Tap {
+  const float* source;
+  const float* weights;
+  int64_t first, end;
+};
+
+struct Row {
+  Tap taps[most_taps];
+  int64_t count = 0;    // of taps
+  int64_t pixels;       // of the result
+  float* result;        // its pixel 0
+  int64_t result_step;  // floats from one pixel of the result to the next
+  int64_t source_step;
+  int64_t inside_first, inside_end;  // pixels that every tap counts for
+
+  void add(const float* source, const float* weights, int64_t first, int64_t end) {
+    if (first >= end) return;
+    taps[count++] = {source, weights, first, end};
+    inside_first = greatest(inside_first, first);
+    inside_end = least(inside_end, end);
+  }
+};
+
+// Pixels x..x+rows of the result, all taps inside. Channels are the inner loop: memory is read in its
+// order, and the weights, a few kilobytes, come from the first-level cache once for all the pixels.
+template <int rows>
+PYCONVOPT_INLINE void pixels_inside(const Row& row, int64_t x, int64_t channels, const float* bias, bool clamp) {
+  for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
+    Vec sum[rows];
+    const Vec start = bias ? load(bias + c, part) : Vec{};
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) sum[i] = start;
+    const int64_t at = x * row.source_step + c;
+    for (int64_t t = 0; t < row.count; ++t) {
+      const Vec w = load(row.taps[t].weights + c, part);
+      const float* from = row.taps[t].source + at;
+#pragma GCC unroll 8
+      for (int i = 0; i < rows; ++i) sum[i] += load(from + i * row.source_step, part) * w;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i)
+      store(row.result + (x + i) * row.result_step + c, clamp ? relu(sum[i]) : sum[i], part);
+  });
+}
+
+// One pixel with the taps that lie inside the map for it; several vectors of channels at once take the
+// place of the neighbours.
+inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const float* bias, bool clamp) {
+  constexpr int vectors = 4;
+  const float *source[most_taps], *weights[most_taps];
+  int64_t count = 0;
+  for (int64_t t = 0; t < row.count; ++t)
+    if (const Tap& tap = row.taps[t]; tap.first <= x && x < tap.end) {
+      source[count] = tap.source + x * row.source_step;
+      weights[count++] = tap.weights;
+    }
+  float* result = row.result + x * row.result_step;
+  const auto sum_taps = [&]<int n>(int64_t c, auto part) __attribute__((always_inline)) {
+    Vec sum[n];
+#pragma GCC unroll 4
+    for (int i = 0; i < n; ++i) sum[i] = bias ? load(bias + c + i * lanes, part) : Vec{};
+    for (int64_t t = 0; t < count; ++t)
+#pragma GCC unroll 4
+      for (int i = 0; i < n; ++i)
+        sum[i] += load(source[t] + c + i * lanes, part) * load(weights[t] + c + i * lanes, part);
+#pragma GCC unroll 4
+    for (int i = 0; i < n; ++i) store(result + c + i * lanes, clamp ? relu(sum[i]) : sum[i], part);
+  };
+  int64_t c = 0;
+  for (; c + vectors * lanes <= channels; c += vectors * lanes) sum_taps.template operator()<vectors>(c, Whole{});
+  for (; c + lanes <= channels; c += lanes) sum_taps.template operator()<1>(c, Whole{});
+  if (c < channels) sum_taps.template operator()<1>(c, First{int(channels - c)});
+}
+
+// A whole row: activation(Σ taps + bias).
+inline void run_row(const Row& row, int64_t channels, const float* bias, bool clamp) {
+  const int64_t first = least(row.inside_first, row.pixels), end = greatest(first, row.inside_end);
+  int64_t x = 0;
+  for (; x < first; ++x) pixel_at_border(row, x, channels, bias, clamp);
+  for (; x + block_pixels <= end; x += block_pixels) pixels_inside<block_pixels>(row, x, channels, bias, clamp);
+  for (; x + 2 <= end; x += 2) pixels_inside<2>(row, x, channels, bias, clamp);
+  for (; x < end; ++x) pixels_inside<1>(row, x, channels, bias, clamp);
+  for (; x < row.pixels; ++x) pixel_at_border(row, x, channels, bias, clamp);
+}
+
+// Integer division that rounds up, for a positive divisor.
+PYCONVOPT_INLINE int64_t divide_up(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+
+}  // namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise
