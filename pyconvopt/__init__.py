@@ -31,6 +31,7 @@ _MODULES = (
     "ops",
     "optimizers",
     "regularizers",
+    "schedules",
     "training",
 )
 _NAMES = {"explain": "explanation"}
