@@ -21,7 +21,6 @@ class Average(Averaging):
     def __init__(self, in_validation: bool, at_end: bool, batches: int) -> None:
         super().__init__(in_validation, at_end, batches)
         self.average: AveragedModel | None = None
-        self.saved: dict[str, Any] | None = None
 
     def rule(self) -> Callable[..., None] | None:
         """AveragedModel's `multi_avg_fn`; None is the plain mean."""
@@ -33,9 +32,6 @@ class Average(Averaging):
         # Of the parameters alone: the rest of a model (its trainer, open files) is not to be copied.
         self.weights = nn.ParameterList(model.parameters())
         self.average = AveragedModel(self.weights, multi_avg_fn=self.rule())
-        if self.saved is not None:
-            self.average.load_state_dict(self.saved)
-            self.saved = None
 
     def update(self) -> None:
         """Take the model's weights into the average.
@@ -58,16 +54,17 @@ class Average(Averaging):
             for weight, average in pairs:
                 weight.copy_(average)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The average and how many weights are in it, to go on with later; empty before `attach`."""
-        return {} if self.average is None else self.average.state_dict()
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """The average and how many weights are in it, beside what every average keeps."""
+        average = None if self.average is None else self.average.state_dict()
+        return {**super().state_dict(), "average": average}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state; given before `attach` or `fit`, it is taken up there."""
-        if self.average is None:
-            self.saved = dict(state) or None
-        else:
-            self.average.load_state_dict(state)
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.average is not None and state["average"] is not None:
+            self.average.load_state_dict(state["average"])
 
 
 class EMA(Average):

@@ -31,7 +31,7 @@ class Averaging(Callback):
         in_validation: validation during `fit` sees the averaged weights (True).
         at_end: the model keeps the averaged weights when `fit` ends (True).
         batches: how many of the last training batches the batch-norm statistics are computed
-            from (32). They are kept in memory, for models with batch norm only.
+            from (32). They are kept in memory and in checkpoints, for models with batch norm only.
 
     A callback that looks at the model when an epoch ends (the best weights of `EarlyStopping`)
     sees the weights that are trained.
@@ -43,7 +43,7 @@ class Averaging(Callback):
         self.in_validation = in_validation
         self.at_end = at_end
         self.recent: deque[Batch] = deque(maxlen=batches)
-        self.normalizing: list[nn.Module] = []
+        self.normalizing: dict[str, nn.Module] = {}
         self.watch: Any = None
         self.kept: list[tuple[Tensor, Tensor]] | None = None
 
@@ -55,6 +55,7 @@ class Averaging(Callback):
         self.model = model
         self.kept = None
         self.recent.clear()
+        self.normalizing = {}
         if any(map(has_statistics, model.modules())):
             self.watch = model.register_forward_pre_hook(self.remember, with_kwargs=True)
 
@@ -81,23 +82,24 @@ class Averaging(Callback):
         """Keep a training batch, and which layers normalise by their batch."""
         if model.training:
             if not self.recent:
-                self.normalizing = [
-                    module
-                    for module in model.modules()
+                self.normalizing = {
+                    name: module
+                    for name, module in model.named_modules()
                     if has_statistics(module) and uses_batch(module)
-                ]
+                }
             self.recent.append((inputs, options))
 
     def swap_in(self) -> None:
         """Put the averaged weights and their statistics in; `swap_out` brings back every bit."""
         if self.kept is not None or not self.ready():
             return
-        buffers = [buffer for norm in self.normalizing for buffer in norm.buffers(recurse=False)]
+        norms = self.normalizing.values()
+        buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
         tensors = [*self.model.parameters(), *buffers]
         self.kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self.put_in()
         if self.normalizing:
-            recompute_statistics(self.model, self.normalizing, self.recent)
+            recompute_statistics(self.model, norms, self.recent)
 
     def swap_out(self) -> None:
         """Bring the trained weights and statistics back."""
@@ -122,6 +124,17 @@ class Averaging(Callback):
             yield
         finally:
             self.swap_out()
+
+    # --- for a run that is taken up again
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the average must go on with: the training batches it keeps, whose they are."""
+        return {"batches": list(self.recent), "normalizing": list(self.normalizing)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, after `attach` to the model."""
+        self.recent.extend(state["batches"])
+        self.normalizing = {name: self.model.get_submodule(name) for name in state["normalizing"]}
 
     # --- in a Trainer
 

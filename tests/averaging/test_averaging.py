@@ -168,25 +168,48 @@ def test_sequential_models_and_a_second_fit():
         assert history.history["val_loss"][-1] == model.evaluate(x, DATA[1].numpy(), verbose=0)
 
 
-def test_an_average_goes_on_from_its_state():
-    whole, model = averaging.EMA(0.9), nn.Linear(3, 2)
-    whole.attach(model)
-    steps = [torch.randn(2, 3) for _ in range(8)]
+def test_an_average_goes_on_from_its_state_to_the_bit():
+    """As after a kill: another model and another average, both from what was saved."""
+    batches = [torch.randn(8, 2, 6, 6) for _ in range(9)]
 
-    def follow(average, weights):
-        for weight in weights:
-            model.weight.data.copy_(weight)
+    def go_on(model, average, optimizer, part):
+        for x in part:
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
             average.update()
 
-    follow(whole, steps[:5])
-    taken_up = averaging.EMA(0.9)
-    taken_up.load_state_dict(copy.deepcopy(whole.state_dict()))
-    follow(whole, steps[5:])
-    taken_up.attach(model)
-    follow(taken_up, steps[5:])
-    assert whole.state_dict().keys() == taken_up.state_dict().keys()
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, taken_up.state_dict()[name])
+    def begin():
+        model = network()
+        model[3].p = 0.0
+        average = averaging.EMA(0.8, batches=6)
+        average.attach(model)
+        return model, average, torch.optim.SGD(model.parameters(), 0.1)
+
+    whole, average, optimizer = begin()
+    go_on(whole, average, optimizer, batches[:5])
+    saved = copy.deepcopy((whole.state_dict(), average.state_dict()))
+    go_on(whole, average, optimizer, batches[5:7])
+    taken_up, other, its_optimizer = begin()
+    taken_up.load_state_dict(saved[0])
+    other.load_state_dict(saved[1])
+    go_on(taken_up, other, its_optimizer, batches[5:7])
+    with average.applied(), other.applied():
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, taken_up.state_dict()[name]), name
+
+
+def test_a_finished_run_taken_up_can_still_be_averaged():
+    model, average = network(), averaging.EMA(0.8)
+    average.attach(model)
+    model(DATA[0])
+    average.update()
+    again, other = network(), averaging.EMA(0.8)
+    other.attach(again)
+    other.load_state_dict(average.state_dict())
+    with average.applied(), other.applied():
+        assert torch.equal(model[1].running_mean, again[1].running_mean)
+        assert not torch.equal(model[1].running_mean, torch.zeros(4))
 
 
 class TestScheduleFree:
