@@ -133,6 +133,7 @@ class Averaging(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state, after `attach` to the model."""
+        self.recent.clear()
         self.recent.extend(state["batches"])
         self.normalizing = {name: self.model.get_submodule(name) for name in state["normalizing"]}
 
