@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "activations",
+    "averaging",
     "data",
     "functional",
     "initializers",
@@ -31,6 +32,7 @@ _MODULES = (
     "ops",
     "optimizers",
     "regularizers",
+    "schedules",
     "training",
 )
 _NAMES = {"explain": "explanation"}

@@ -7,7 +7,7 @@ loss takes logits), and numbers are kept as tensors and read only when somebody 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from pyconvopt import losses, metrics, optimizers, regularizers
+from pyconvopt import losses, metrics, optimizers, regularizers, schedules
 from pyconvopt.data.loader import ArrayLoader, as_batches
 from pyconvopt.metrics import Average, Metric
 from pyconvopt.training import checks
@@ -79,8 +79,9 @@ class Trainer:
             first `fit` and kept, so a second `fit` goes on where the first ended.
         loss: a name, or a function (outputs, targets) -> scalar.
         metrics: names or `Metric` objects.
-        schedule: None, or a function of the step (counted over all fits) that gives the learning
-            rate of that step.
+        schedule: None, or what `schedules.get` takes, such as a function of the step that gives
+            its learning rate. Steps are counted over all fits; the run, whose share some count,
+            ends with this fit.
         regularizers: a mapping of parameter patterns to penalties, as `regularizers.attach` takes.
         callbacks: `Callback` objects.
 
@@ -99,7 +100,7 @@ class Trainer:
         optimizer: Any = "adam",
         loss: Any = "cross_entropy",
         metrics: Sequence[Any] = (),
-        schedule: Callable[[int], float] | None = None,
+        schedule: Any = None,
         regularizers: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -111,7 +112,7 @@ class Trainer:
         self.loss = losses.get(loss)
         self.loss_mean = Average("loss")
         self.metrics = as_metrics(metrics)
-        self.schedule = schedule
+        self.schedule = self.rate_at = schedules.get(schedule)
         self.regularizers = regularizers
         self.callbacks = list(callbacks)
         self.step_number = 0
@@ -150,7 +151,11 @@ class Trainer:
             self.try_first_batch(held_out)
         history = History()
         hooks = CallbackList([history, *self.callbacks, *callbacks, *bar_for(verbose)])
-        hooks.bind(self.model, self, run_parameters(loader, epochs, verbose))
+        run = run_parameters(loader, epochs, verbose)
+        self.rate_at = schedules.for_run(
+            self.schedule, run["steps"], epochs - initial_epoch, done=self.step_number
+        )
+        hooks.bind(self.model, self, run)
         self.model.stop_training = False
         hooks.call("on_train_begin")
         logs: dict[str, float] = {}
@@ -216,8 +221,8 @@ class Trainer:
 
     def step(self, x: Tensor, y: Tensor, check_against: Loader | None = None) -> None:
         """Forward, loss, penalty, backward, update, for one batch."""
-        if self.schedule is not None:
-            rate = float(self.schedule(self.step_number))
+        if self.rate_at is not None:
+            rate = float(self.rate_at(self.step_number))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)

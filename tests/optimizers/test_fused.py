@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import pickle
 
 import pytest
@@ -336,38 +335,6 @@ def test_nan_and_inf_gradients_spread_like_torchs():
             cls(parameters, lr=0.1).step()
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-6, atol=1e-6)
-
-
-def test_get():
-    weights = make_parameters()
-    assert type(optimizers.get("sgd", weights)) is optimizers.SGD
-    assert optimizers.get("SGD", weights).param_groups[0]["lr"] == 0.01
-    adam = optimizers.get("Adam", weights, lr=0.5)
-    assert type(adam) is optimizers.Adam and isinstance(adam, torch.optim.Adam)
-    assert adam.param_groups[0]["lr"] == 0.5 and adam.param_groups[0]["eps"] == 1e-7
-    assert isinstance(optimizers.get(torch.optim.Rprop, weights, lr=0.1), torch.optim.Rprop)
-    made = optimizers.get(functools.partial(optimizers.SGD, lr=0.3), weights)
-    assert made.param_groups[0]["lr"] == 0.3
-    assert optimizers.get(adam, weights) is adam
-    with pytest.raises(ValueError, match="did you mean 'adamw'"):
-        optimizers.get("adamm_w", weights)
-    with pytest.raises(ValueError, match="ready optimizer"):
-        optimizers.get(adam, weights, lr=0.1)
-    with pytest.raises(TypeError, match="learning_rate"):
-        optimizers.get("sgd", weights, learning_rate=0.1)
-    with pytest.raises(TypeError, match="must be a name"):
-        optimizers.get(3, weights)
-    with pytest.raises(TypeError, match="no torch optimizer"):
-        optimizers.get(lambda p: p, weights)
-
-
-@pytest.mark.parametrize("name", sorted(optimizers.OPTIMIZERS))
-def test_every_name_makes_an_optimizer_that_steps(name):
-    weights = make_parameters()
-    optimizer = optimizers.get(name, weights)
-    before = [w.detach().clone() for w in weights]
-    advance(optimizer, weights, 1)
-    assert all(not torch.equal(a, b) for a, b in zip(weights, before, strict=True) if a.numel())
 
 
 @pytest.mark.parametrize(

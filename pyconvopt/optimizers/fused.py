@@ -1,17 +1,15 @@
-"""Optimisers: torch's own, with SGD's, Adam's and AdamW's step as one pass over all parameters.
+"""SGD, Adam and AdamW whose step is one pass over all parameters.
 
 `SGD`, `Adam` and `AdamW` are torch's classes of those names: the same arguments, the same
 `state_dict` (it loads both ways), the same `param_groups`, so schedulers go on working. Where every
 tensor of a group is a dense float32 one on the CPU, `step` is a single operator that reads each
 parameter, gradient and state once; torch's own step does the rest (other dtypes and devices, sparse
 gradients, `amsgrad`, `capturable`, `differentiable`, `fused=True`, a tensor as learning rate).
-
-`get` finds an optimiser by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 
-from . import _C, registry  # noqa: F401  _C registers the operators
+from .. import _C  # noqa: F401  _C registers the operators
 
 
 @dataclass
@@ -319,58 +317,3 @@ class AdamW(Adam, torch.optim.AdamW):
     """
 
     torch_class = torch.optim.AdamW
-
-
-OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
-    "sgd": (SGD, {"lr": 0.01}),
-    "adam": (Adam, {"lr": 1e-3, "eps": 1e-7}),
-    "adamw": (AdamW, {"lr": 1e-3, "eps": 1e-7, "weight_decay": 0.004}),
-    "rmsprop": (torch.optim.RMSprop, {"lr": 1e-3, "alpha": 0.9, "eps": 1e-7}),
-    "adagrad": (torch.optim.Adagrad, {"lr": 1e-3, "initial_accumulator_value": 0.1, "eps": 1e-7}),
-    "adadelta": (torch.optim.Adadelta, {"lr": 1e-3, "rho": 0.95, "eps": 1e-7}),
-    "adamax": (torch.optim.Adamax, {"lr": 1e-3, "eps": 1e-7}),
-    "nadam": (torch.optim.NAdam, {"lr": 1e-3, "eps": 1e-7}),
-    "radam": (torch.optim.RAdam, {"lr": 1e-3, "eps": 1e-7}),
-}
-"""By name: the class, and Keras' default settings where they are not the class's."""
-
-
-def get(spec: Any, parameters: Iterable[Any], **options: Any) -> Optimizer:
-    """An optimiser for `parameters`, from a name, a callable, or an optimiser itself.
-
-    Args:
-        spec: a name of `OPTIMIZERS` (with Keras' default settings), something that makes an
-            optimiser of the parameters (a class, a `functools.partial`, a function), or a ready
-            optimiser, which is returned as it is.
-        parameters: tensors, or torch's groups of them.
-        options: settings for the name or the callable, such as `lr=0.1`.
-
-    Errors: ValueError for an unknown name, or for options beside a ready optimiser; TypeError for
-    an option the optimiser does not have, or something that is neither.
-
-    >>> get("adam", [torch.nn.Parameter(torch.ones(1))], lr=0.01).param_groups[0]["lr"]
-    0.01
-    >>> try:
-    ...     get("adan", [torch.nn.Parameter(torch.ones(1))])
-    ... except ValueError as error:
-    ...     print(str(error).split("?")[0])
-    unknown optimizer 'adan': did you mean 'adam'
-    """
-    if isinstance(spec, Optimizer):
-        if options:
-            raise ValueError(
-                f"options ({', '.join(options)}) given beside a ready optimizer: "
-                "set them where it is made"
-            )
-        return spec
-    if isinstance(spec, str):
-        make, defaults = registry.find("optimizer", OPTIMIZERS, spec)
-        return make(parameters, **{**defaults, **options})
-    if not callable(spec):
-        raise TypeError(
-            f"optimizer must be a name, a callable of the parameters or an optimizer, got {spec!r}"
-        )
-    made = spec(parameters, **options)
-    if not isinstance(made, Optimizer):
-        raise TypeError(f"optimizer: {spec!r} returned {made!r}, which is no torch optimizer")
-    return made

@@ -1,0 +1,190 @@
+"""Optimisers around another one: SAM and Lookahead.
+
+The inner optimiser's groups and states are the wrapper's own, so learning-rate schedules, the
+`state_dict` and its loading are those of a single torch optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+
+class Wrapper(Optimizer):
+    """What all of them share: `base`, a name, a callable or an optimiser as `get` takes it.
+
+    Settings that the wrapper does not know are the inner optimiser's: `SAM(params, "sgd", lr=0.1)`.
+    """
+
+    def __init__(self, params: Any, base: Any, **settings: Any) -> None:
+        from pyconvopt.optimizers.table import get
+
+        inner = get(base, params, **settings)
+        super().__init__(inner.param_groups, inner.defaults)
+        self.base = inner
+        self.share()
+
+    def share(self) -> None:
+        """Work on the inner optimiser's groups and states."""
+        self.param_groups = self.base.param_groups
+        self.state = self.base.state
+
+    @override
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if "base" in self.__dict__:
+            self.base.add_param_group(param_group)
+        else:
+            super().add_param_group(param_group)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.base.load_state_dict(state_dict)
+        self.share()
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        # Without hooks, as torch does, and without the `step` that a scheduler has put here.
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if not name.startswith("_") and name != "step"
+        }
+
+    def gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every parameter of every group that has a gradient, and the gradient."""
+        for group in self.param_groups:
+            yield from ((p, p.grad) for p in group["params"] if p.grad is not None)
+
+    def step_number(self) -> int:
+        """Counts a step and returns its number, from 1; it is kept in the first group."""
+        first = self.param_groups[0]
+        first["wrapper_steps"] = first.get("wrapper_steps", 0) + 1
+        return first["wrapper_steps"]
+
+
+class SAM(Wrapper):
+    """Sharpness-aware minimisation: the gradient at the worst point near w, applied at w.
+
+    ε = rho · g / ‖g‖ over all weights together, or with `adaptive` rho · w²·g / ‖|w|·g‖; the inner
+    optimiser then steps from w with the gradient at w + ε.
+
+    `step` needs a closure that clears the gradients, computes the loss, calls backward and returns
+    the loss; it is called twice, and the loss at w is returned.
+
+    Args: params, base ('sgd'), rho (0.05), adaptive (False: ASAM), every (1: in other steps than
+    each k-th the gradient at w is used, at half the cost), settings of the inner optimiser.
+
+    Errors: RuntimeError for a step without closure; ValueError for a negative rho or every < 1.
+
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = SAM([w], "sgd", rho=0.5, lr=0.1)
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure).item(), round(w.item(), 6)  # 1 - 0.1 · 2 · (1 + 0.5)
+    (1.0, 0.7)
+
+    Source: Foret et al. 2021, arXiv:2010.01412; adaptive: Kwon et al. 2021, arXiv:2102.11600.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        base: Any = "sgd",
+        rho: float = 0.05,
+        adaptive: bool = False,
+        every: int = 1,
+        **settings: Any,
+    ) -> None:
+        if not rho >= 0:
+            raise ValueError(f"rho must be 0 or more, got {rho}")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every must be a whole number >= 1, got {every!r}")
+        super().__init__(params, base, **settings)
+        self.rho, self.adaptive, self.every = rho, adaptive, every
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns the loss at the weights before it."""
+        if closure is None:
+            raise RuntimeError("SAM evaluates the loss twice a step: call step(closure)")
+        with torch.enable_grad():
+            loss = closure()
+        if self.step_number() % self.every == 0:
+            before = [(p, p.clone()) for p, _ in self.gradients()]
+            self.climb()
+            with torch.enable_grad():
+                closure()
+            for p, value in before:
+                p.copy_(value)
+        self.base.step()
+        return loss
+
+    def climb(self) -> None:
+        """w ← w + ε."""
+        scaled = [(p, p.abs() * g if self.adaptive else g) for p, g in self.gradients()]
+        if not scaled:
+            return
+        norms = torch.stack([direction.norm() for _, direction in scaled])
+        length = self.rho / (norms.norm() + 1e-12)
+        for p, direction in scaled:
+            p.add_((p.abs() * direction if self.adaptive else direction) * length)
+
+
+class Lookahead(Wrapper):
+    """Slow weights that follow the inner optimiser's fast ones every k steps.
+
+    slow ← slow + alpha · (fast − slow);  fast ← slow.
+
+    Args: params, base ('sgd'), k (5), alpha (0.5), settings of the inner optimiser.
+
+    Errors: ValueError for k < 1, or an alpha outside 0–1.
+
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = Lookahead([w], "sgd", k=2, alpha=0.5, lr=0.1)
+    >>> for _ in range(2):
+    ...     w.grad = torch.ones(1)
+    ...     optimizer.step()
+    >>> round(w.item(), 6)  # fast 0.8, slow 1.0
+    0.9
+
+    Source: Zhang, Lucas, Hinton and Ba 2019, arXiv:1907.08610.
+    """
+
+    def __init__(
+        self, params: Any, base: Any = "sgd", k: int = 5, alpha: float = 0.5, **settings: Any
+    ) -> None:
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"k must be a whole number >= 1, got {k!r}")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+        super().__init__(params, base, **settings)
+        self.k, self.alpha = k, alpha
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of the inner optimiser; every k-th ends at the slow weights."""
+        # Copied now and put down after: an inner optimiser takes a state with entries for begun.
+        new = [
+            (p, p.clone())
+            for group in self.param_groups
+            for p in group["params"]
+            if "slow" not in self.state.get(p, {})
+        ]
+        loss = self.base.step(closure)
+        for p, slow in new:
+            if p.grad is not None:
+                self.state[p]["slow"] = slow
+        if self.step_number() % self.k == 0:
+            for p, _ in self.gradients():
+                slow = self.state[p]["slow"]
+                slow.lerp_(p, self.alpha)
+                p.copy_(slow)
+        return loss

@@ -1,0 +1,76 @@
+"""A schedule elsewhere: as a torch scheduler, and as a picture."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import override
+
+from pyconvopt.extras import require
+from pyconvopt.schedules.base import Schedule
+
+POINTS = 1000  # of a picture: more than it has pixels across
+
+
+class ScheduleLR(LRScheduler):
+    """A torch scheduler whose rate at its step t is schedule(t), for composed schedules too.
+
+    The rate depends on `last_epoch` alone, so a loaded `state_dict` says everything. The first
+    group gets schedule(t), the others that times the ratio their rates began with.
+
+    >>> import torch
+    >>> from pyconvopt import schedules
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    >>> scheduler = schedules.Cosine(1.0, 10).warmup(2).to_torch(optimizer)
+    >>> optimizer.step(), scheduler.step(), round(optimizer.param_groups[0]["lr"], 3)
+    (None, None, 0.452)
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule, last_epoch: int = -1) -> None:
+        self.schedule = schedule
+        super().__init__(optimizer, last_epoch)
+
+    @override
+    def get_lr(self) -> list[float | Tensor]:
+        rate, first = self.schedule(self.last_epoch), self.base_lrs[0]
+        return [rate * float(base / first) if first else rate for base in self.base_lrs]
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        # Without the schedule: the state then holds numbers only, which any loader takes.
+        return {name: value for name, value in super().state_dict().items() if name != "schedule"}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def plot(schedule: Schedule, n: int | None = None) -> Any:
+    """The Figure that `Schedule.plot` returns."""
+    if n is None:
+        if math.isinf(schedule.length):
+            raise ValueError("this schedule has no end: say how many steps to draw, plot(n)")
+        n = math.ceil(schedule.length)
+    steps = [t * n / POINTS for t in range(POINTS + 1)] if n > POINTS else list(range(n + 1))
+    # A bare Figure draws with Agg and leaves pyplot's global state alone.
+    figure = require("matplotlib.figure", "drawing a schedule").Figure(
+        figsize=(5, 3.2), dpi=120, layout="constrained"
+    )
+    axes = figure.subplots()
+    axes.plot(steps, [schedule(t) for t in steps])
+    axes.set_xlabel("step")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

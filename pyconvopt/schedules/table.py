@@ -1,0 +1,106 @@
+"""Schedules by name: the table, and what looks things up in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
+
+from pyconvopt import registry
+from pyconvopt.schedules.base import Schedule
+from pyconvopt.schedules.compose import OverRun, PerEpoch, Then, Warmup
+from pyconvopt.schedules.decay import (
+    Constant,
+    Exponential,
+    InverseTime,
+    MultiStep,
+    Redwood,
+    Step,
+)
+from pyconvopt.schedules.phases import WSD, Cosine, CosineRestarts, OneCycle, Polynomial
+
+TABLE: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "exponential": Exponential,
+    "redwood": Redwood,
+    "inverse_time": InverseTime,
+    "step": Step,
+    "multi_step": MultiStep,
+    "polynomial": Polynomial,
+    "cosine": Cosine,
+    "cosine_restarts": CosineRestarts,
+    "one_cycle": OneCycle,
+    "wsd": WSD,
+    "warmup": Warmup,
+    "then": Then,
+    "per_epoch": PerEpoch,
+    "over_run": OverRun,
+    # Keras' names, with the settings of the classes here.
+    "exponential_decay": Exponential,
+    "inverse_time_decay": InverseTime,
+    "polynomial_decay": Polynomial,
+    "cosine_decay": Cosine,
+    "cosine_decay_restarts": CosineRestarts,
+}
+
+
+def get(spec: Any, **settings: Any) -> Any:
+    """A schedule from a name and its settings, a number, what `describe` returned, or itself.
+
+    Any function of the step counts as a schedule and is returned as it is; None stays None.
+
+    Errors: ValueError for an unknown name, or for settings the schedule does not take or lacks;
+    TypeError for something that is no schedule.
+
+    >>> get('cosine', lr=0.1, n=100)
+    Cosine(lr=0.1, n=100, end=0.0)
+    >>> get(0.1)
+    Constant(lr=0.1)
+    """
+    if isinstance(spec, str):
+        spec = {"name": spec, "config": settings}
+    elif settings:
+        raise ValueError(f"settings ({', '.join(settings)}) beside {spec!r}: they go with a name")
+    if spec is None:
+        return None
+    if isinstance(spec, Real) and not isinstance(spec, bool):
+        return Constant(float(spec))
+    if isinstance(spec, Mapping):
+        config = {
+            name: get(value) if isinstance(value, Mapping) else value
+            for name, value in spec.get("config", {}).items()
+        }
+        spec = {**spec, "config": config}
+    return registry.make("schedule", TABLE, spec)
+
+
+def describe(schedule: Any) -> dict[str, Any] | None:
+    """Name and settings for a saved model or a recipe; `get` reads them back.
+
+    Errors: ValueError for a function of your own: no file could bring it back.
+
+    >>> describe(Constant(0.1).warmup(5))['config']['schedule']
+    {'name': 'constant', 'config': {'lr': 0.1}}
+    """
+    if schedule is None:
+        return None
+    described = registry.describe("schedule", TABLE, schedule)
+    parts = {name: describe(part) for name, part in schedule.parts().items()}
+    return {**described, "config": {**described["config"], **parts}}
+
+
+def for_run(
+    schedule: Any, steps_per_epoch: int | None, epochs: int, done: int = 0
+) -> Callable[[float], float] | None:
+    """The schedule in steps for a run of so many more epochs after `done` steps.
+
+    A run that is taken up inside an epoch has the length of one that was never cut. Warns if the
+    schedule ends before the run; a function of your own is returned as it is.
+
+    >>> for_run(Cosine(0.1, 1).over_run(), steps_per_epoch=100, epochs=5)
+    Cosine(lr=0.1, n=500, end=0.0)
+    """
+    if not isinstance(schedule, Schedule):
+        return schedule
+    total = None if not steps_per_epoch else (done // steps_per_epoch + epochs) * steps_per_epoch
+    return schedule.resolve(steps_per_epoch, total)

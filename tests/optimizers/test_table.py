@@ -1,0 +1,272 @@
+"""Optimisers by name, parameter groups, states that load, errors."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from pyconvopt import layers, models, optimizers, schedules
+from pyconvopt.training import Trainer
+from tests.doctests import assert_examples_hold
+from tests.optimizers.problem import advance, needs_library, start
+
+NAMES = sorted(optimizers.OPTIMIZERS)
+
+
+def test_examples():
+    assert_examples_hold(optimizers)
+
+
+def test_get():
+    weights = start()
+    assert type(optimizers.get("sgd", weights)) is optimizers.SGD
+    assert optimizers.get("SGD", weights).param_groups[0]["lr"] == 0.01
+    adam = optimizers.get("Adam", weights, lr=0.5)
+    assert type(adam) is optimizers.Adam and isinstance(adam, torch.optim.Adam)
+    assert adam.param_groups[0]["lr"] == 0.5 and adam.param_groups[0]["eps"] == 1e-7
+    assert isinstance(optimizers.get(torch.optim.Rprop, weights, lr=0.1), torch.optim.Rprop)
+    made = optimizers.get(functools.partial(optimizers.SGD, lr=0.3), weights)
+    assert made.param_groups[0]["lr"] == 0.3
+    assert optimizers.get(adam, weights) is adam
+    with pytest.raises(ValueError, match="did you mean 'adamw'"):
+        optimizers.get("adamm_w", weights)
+    with pytest.raises(ValueError, match="ready optimizer"):
+        optimizers.get(adam, weights, lr=0.1)
+    with pytest.raises(TypeError, match="learning_rate"):
+        optimizers.get("sgd", weights, learning_rate=0.1)
+    with pytest.raises(TypeError, match="must be a name"):
+        optimizers.get(3, weights)
+    with pytest.raises(TypeError, match="no torch optimizer"):
+        optimizers.get(lambda p: p, weights)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_every_name_makes_an_optimizer_that_steps(name, channels_last):
+    needs_library(name)
+    weights = start(channels_last, torch.float32)
+    optimizer = optimizers.get(name, weights)
+    before = [w.detach().clone() for w in weights]
+    advance(optimizer, weights, range(3))
+    assert all(not torch.equal(a, b) for a, b in zip(weights, before, strict=True))
+    assert all(a.stride() == b.stride() for a, b in zip(weights, before, strict=True))
+    assert all(torch.isfinite(w).all() for w in weights)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_state_goes_on_exactly(name):
+    needs_library(name)
+    weights = start(True, torch.float32)
+    optimizer = optimizers.get(name, weights)
+    advance(optimizer, weights, range(12))
+    copies = [nn.Parameter(w.detach().clone()) for w in weights]
+    other = optimizers.get(name, copies)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    advance(optimizer, weights, range(12, 25))
+    advance(other, copies, range(12, 25))
+    assert all(torch.equal(a, b) for a, b in zip(weights, copies, strict=True))
+
+
+@pytest.mark.parametrize("name", ["muon", "sam", "lookahead", "sgd_hd", "adam_hd"])
+def test_ours_in_pickle_copy_and_plain_states(name, tmp_path):
+    weights = start(dtype=torch.float32)
+    optimizer = optimizers.get(name, weights)
+    schedules.Cosine(0.1, 10).to_torch(optimizer)  # puts a step of its own on the object
+    advance(optimizer, weights, range(7))
+    torch.save(optimizer.state_dict(), tmp_path / "state")
+    torch.load(tmp_path / "state", weights_only=True)
+    pickled = pickle.loads(pickle.dumps((optimizer, weights)))
+    copied = copy.deepcopy((optimizer, weights))
+    advance(optimizer, weights, range(7, 20))
+    for other, others in (pickled, copied):
+        advance(other, others, range(7, 20))
+        assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_late_gradients_and_an_added_group(name):
+    needs_library(name)
+    weights = start(dtype=torch.float32)
+    optimizer = optimizers.get(name, weights[:2])
+    advance(optimizer, weights[:1], range(2))  # the second has no gradient yet
+    if name not in ("dadapt_sgd", "dadapt_adam", "prodigy"):  # these refuse or reset
+        optimizer.add_param_group({"params": weights[2:]})
+        advance(optimizer, weights, range(2, 14))
+        assert all(torch.isfinite(w).all() for w in weights)
+        assert len([w for group in optimizer.param_groups for w in group["params"]]) == 3
+
+
+def test_a_scheduler_sets_the_inner_rate():
+    weights = start()
+    optimizer = optimizers.Lookahead(weights, "adam", lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    advance(optimizer, weights, range(1))
+    scheduler.step()
+    assert optimizer.base.param_groups[0]["lr"] == 0.05
+
+
+class TestMuonsGroups:
+    def test_matrices_and_the_rest(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+        muon = optimizers.get("muon", model, no_decay=("bias", "norm"), weight_decay=0.3)
+        found = [
+            (group["use_muon"], group["weight_decay"], len(group["params"]))
+            for group in muon.param_groups
+        ]
+        assert found == [(True, 0.3, 2), (False, 0.0, 4)]
+
+    def test_a_layer_can_be_left_to_adamw(self):
+        first, rest = start()[0], start()[1]
+        muon = optimizers.Muon([{"params": [first], "use_muon": False}, {"params": [rest]}])
+        assert [group["use_muon"] for group in muon.param_groups] == [False, True]
+        reference = start()[0]
+        adamw = torch.optim.AdamW([reference], 1e-3, (0.9, 0.95), weight_decay=0.1)
+        advance(muon, [first, rest], range(20))
+        advance(adamw, [reference], range(20))
+        torch.testing.assert_close(first, reference, rtol=1e-12, atol=1e-12)
+
+    def test_vectors_alone_and_matrices_alone(self):
+        for weights in (start()[2:], start()[:2]):
+            optimizer = optimizers.Muon(iter(weights), lr=0.1)
+            before = [w.detach().clone() for w in weights]
+            advance(optimizer, weights, range(1))
+            assert all(not torch.equal(a, b) for a, b in zip(weights, before, strict=True))
+
+
+class TestParameterGroups:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 2))
+    )
+
+    def names(self, **options):
+        by_id = {id(p): name for name, p in self.model.named_parameters()}
+        return [
+            [by_id[id(p)] for p in group["params"]]
+            for group in optimizers.parameter_groups(self.model, **options)
+        ]
+
+    def test_biases_and_norms(self):
+        groups = optimizers.parameter_groups(self.model, weight_decay=0.1)
+        assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+        assert self.names() == [
+            ["0.weight", "3.0.weight"],
+            ["0.bias", "1.weight", "1.bias", "3.0.bias"],
+        ]
+        assert "weight_decay" not in optimizers.parameter_groups(self.model)[0]
+
+    def test_other_choices(self):
+        assert self.names(no_decay_on=("bias",))[1] == ["0.bias", "1.bias", "3.0.bias"]
+        assert self.names(no_decay_on=("norm",))[1] == ["1.weight", "1.bias"]
+        assert self.names(no_decay_on=("3.*",))[1] == ["3.0.weight", "3.0.bias"]
+        assert len(self.names(no_decay_on=())) == 1
+
+    def test_layers_of_this_library(self):
+        model = models.Sequential(
+            [layers.Conv2D(2, 3, input_shape=(8, 8, 1)), layers.BatchNormalization()]
+        )
+        decaying, spared = optimizers.parameter_groups(model)
+        assert [p.dim() for p in decaying["params"]] == [4]
+        assert len(spared["params"]) == 3
+
+    def test_frozen_and_shared_parameters(self):
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        model[1].weight = model[0].weight
+        model[1].bias.requires_grad_(False)
+        assert [len(g["params"]) for g in optimizers.parameter_groups(model)] == [1, 1]
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match=r"no parameter is named like 'embed.*'; this model"):
+            optimizers.parameter_groups(self.model, no_decay_on=("embed*",))
+        with pytest.raises(ValueError, match="weight_decay must be 0 or more, got -1"):
+            optimizers.parameter_groups(self.model, -1)
+        with pytest.raises(ValueError, match="give the model in their place"):
+            optimizers.get("adamw", start(), no_decay=("bias",))
+
+
+def test_groups_keep_their_settings_in_training():
+    model = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Linear(4, 1))
+    spared = [p for group in optimizers.parameter_groups(model)[1:] for p in group["params"]]
+    for p in model.parameters():
+        nn.init.ones_(p)
+    optimizer = optimizers.get("sgd", model, no_decay=("bias", "norm"), weight_decay=0.5, lr=0.1)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for p in model.parameters():
+        expected = 1.0 if any(p is each for each in spared) else 0.95
+        torch.testing.assert_close(p.detach(), torch.full_like(p, expected))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda p: optimizers.SAM(p, rho=-1), ValueError, "rho must be 0 or more, got -1"),
+        (lambda p: optimizers.SAM(p, every=0), ValueError, "every must be a whole number"),
+        (lambda p: optimizers.SAM(p, "sdg"), ValueError, "did you mean 'sgd'"),
+        (lambda p: optimizers.SAM(p, lr=0.1).step(), RuntimeError, r"call step\(closure\)"),
+        (lambda p: optimizers.Lookahead(p, k=0), ValueError, "k must be a whole number"),
+        (lambda p: optimizers.Lookahead(p, alpha=2), ValueError, "alpha must lie between 0 and 1"),
+        (lambda p: optimizers.Lookahead(p, rate=2), TypeError, "rate"),
+        (lambda p: optimizers.HypergradientDescent(p, "rmsprop"), TypeError, "got RMSprop"),
+        (lambda p: optimizers.HypergradientDescent(p, hypergrad_lr=-1), ValueError, "0 or more"),
+        (lambda p: optimizers.Muon(p, lr=-1), ValueError, "lr must be 0 or more, got -1"),
+        (lambda p: optimizers.Muon(p, adjust_lr_fn="rms"), ValueError, "unknown adjust_lr_fn"),
+    ],
+)
+def test_errors(make, error, message):
+    with pytest.raises(error, match=message) as caught:
+        make(start())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_setting_of_the_librarys():
+    needs_library("lion")
+    with pytest.raises(TypeError, match="unknown setting of Lion 'learning_rate'"):
+        optimizers.get("lion", start(), learning_rate=0.1)
+
+
+def test_without_the_library():
+    code = """
+import sys
+sys.modules['pytorch_optimizer'] = None
+import torch, pyconvopt
+from pyconvopt import optimizers
+w = [torch.nn.Parameter(torch.ones(2, 2))]
+optimizers.get('muon', w), optimizers.get('lookahead', w, base='adam')
+try:
+    optimizers.get('lion', w)
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "the optimizer Lion needs pytorch_optimizer" in result.stdout
+    assert 'pip install "pyconvopt[optimizers]"' in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("muon", {"lr": 0.02}),
+        ("lookahead", {"base": "adam", "lr": 0.02}),
+        ("adam_hd", {"hypergrad_lr": 1e-4}),
+        ("lion", {"lr": 0.005}),
+        ("soap", {"lr": 0.01}),
+        ("prodigy", {}),
+    ],
+)
+def test_training(name, settings):
+    needs_library(name)
+    torch.manual_seed(0)
+    x = torch.randn(128, 2)
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
+    trainer = Trainer(model, functools.partial(optimizers.get, name, **settings), "cross_entropy")
+    losses = trainer.fit((x, (x[:, 0] > 0).long()), epochs=12, batch_size=16, verbose=0)
+    assert losses.history["loss"][-1] < 0.6 * losses.history["loss"][0]
