@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pyconvopt import activations, initializers, regularizers
+from pyconvopt import activations, constraints, initializers, regularizers
 
 Shape = tuple[int | None, ...]
 
@@ -89,6 +89,7 @@ class Layer(nn.Module):
     bias: Tensor | None
     ranks: ClassVar[tuple[int, ...]] = ()
     activation: Any = staticmethod(activations.linear)
+    activity_regularizer: Any = None
 
     def __init__(self, name: str | None = None, input_shape: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -121,6 +122,7 @@ class Layer(nn.Module):
         self.make_weights(shape)
         self.input_shape = shape
         self.trainable = self.is_trainable
+        regularizers.watch(self, self.activity_regularizer)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The output's shape for an input's, batch first; ValueError where none fits."""
@@ -162,13 +164,19 @@ class Layer(nn.Module):
         return None if size is None else per_element * size
 
     def add_weight(
-        self, name: str, tensor: Tensor, initializer: Any, regularizer: Any = None
+        self,
+        name: str,
+        tensor: Tensor,
+        initializer: Any,
+        regularizer: Any = None,
+        constraint: Any = None,
     ) -> None:
-        """Register a parameter, filled by the initialiser, with its regulariser beside it."""
+        """Register a parameter, filled by the initialiser, its regulariser and constraint beside it."""
         with torch.no_grad():
             initializer(tensor)
         self.register_parameter(name, nn.Parameter(tensor))
         regularizers.set_on(self, name, regularizer)
+        constraints.set_on(self, name, constraint)
 
     @property
     def trainable(self) -> bool:
@@ -241,6 +249,7 @@ def as_json(argument: str, value: Any) -> Any:
         ("activation", activations),
         ("initializer", initializers),
         ("regularizer", regularizers),
+        ("constraint", constraints),
     ):
         if argument.endswith(ending):
             return methods.describe(value)
