@@ -89,13 +89,13 @@ class Layer(nn.Module):
     bias: Tensor | None
     ranks: ClassVar[tuple[int, ...]] = ()
     activation: Any = staticmethod(activations.linear)
-    activity_regularizer: Any = None
 
     def __init__(self, name: str | None = None, input_shape: Sequence[int] | None = None) -> None:
         super().__init__()
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
         self.named_by_user = name is not None
         self.name = name or snake_case
+        self._activity_regularizer: Any = None
         self.given_shape = None if input_shape is None else tuple(input_shape)
         self.input_shape: Shape | None = None
         self.output_shape: Shape | None = None
@@ -122,7 +122,6 @@ class Layer(nn.Module):
         self.make_weights(shape)
         self.input_shape = shape
         self.trainable = self.is_trainable
-        regularizers.watch(self, self.activity_regularizer)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The output's shape for an input's, batch first; ValueError where none fits."""
@@ -153,6 +152,16 @@ class Layer(nn.Module):
             return ends.get(self.activation)
         except TypeError:  # an unhashable callable is none of ours
             return None
+
+    @property
+    def activity_regularizer(self) -> Any:
+        """The penalty on the layer's output, or None; setting it puts it there or takes it away."""
+        return self._activity_regularizer
+
+    @activity_regularizer.setter
+    def activity_regularizer(self, regularizer: Any) -> None:
+        self._activity_regularizer = regularizer
+        regularizers.watch(self, regularizer)
 
     def flops(self) -> int | None:
         """Floating-point operations a sample, a multiplication and an addition counted as two."""
