@@ -249,11 +249,11 @@ class Trainer:
         return outputs, targets
 
     def loss_targets(self, y: Tensor, outputs: Tensor) -> Tensor:
-        """Labels as the loss wants them: int64 class numbers (N,), or floats."""
+        """Labels as the loss wants them: int64 class numbers (N,), or floats (soft labels too)."""
         wants_integers = self.loss.integer_targets
         if wants_integers is None:
             wants_integers = not y.is_floating_point()
-        if wants_integers:
+        if wants_integers and not losses.is_soft(y, outputs):
             one_column = y.dim() == outputs.dim() == 2 and y.shape[1] == 1
             return (y[:, 0] if one_column else y).to(torch.int64)
         one_output = y.dim() + 1 == outputs.dim() and outputs.shape[-1] == 1
