@@ -22,6 +22,7 @@ _MODULES = (
     "activations",
     "constraints",
     "data",
+    "diagnostics",
     "functional",
     "initializers",
     "layers",

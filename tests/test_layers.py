@@ -321,6 +321,24 @@ class TestActivations:
         for name in activations.TABLE:
             assert layers.Activation(name)(x).shape == x.shape, name
 
+    def test_torch_modules_stand_for_names_and_learn(self):
+        layer = layers.Dense(3, activation=torch.nn.PReLU(init=0.5))
+        layer.build((None, 2))
+        x = torch.randn(4, 2)
+        linear = torch_functional.linear(x, layer.weight, layer.bias)
+        torch.testing.assert_close(layer(x), torch_functional.leaky_relu(linear, 0.5))
+        assert "activation.weight" in dict(layer.named_parameters())
+        assert layers.Activation(torch.nn.ReLU())(torch.tensor([[-1.0, 1.0]])).tolist() == [[0, 1]]
+
+    def test_torchs_spellings(self):
+        for name, function in (
+            ("hardtanh", torch_functional.hardtanh),
+            ("logsigmoid", torch_functional.logsigmoid),
+            ("hardswish", torch_functional.hardswish),
+            ("LeakyReLU", activations.leaky_relu),
+        ):
+            assert activations.get(name) is function
+
     def test_softmax_of_images_runs_over_channels(self):
         y = layers.Softmax()(images(2, 3, 4, 5))
         torch.testing.assert_close(y.sum(1), torch.ones(2, 3, 4))

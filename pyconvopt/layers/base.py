@@ -88,13 +88,13 @@ class Layer(nn.Module):
     weight: Tensor
     bias: Tensor | None
     ranks: ClassVar[tuple[int, ...]] = ()
-    activation: Any = staticmethod(activations.linear)
 
     def __init__(self, name: str | None = None, input_shape: Sequence[int] | None = None) -> None:
         super().__init__()
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
         self.named_by_user = name is not None
         self.name = name or snake_case
+        self.activation: Any = activations.linear
         self._activity_regularizer: Any = None
         self.given_shape = None if input_shape is None else tuple(input_shape)
         self.input_shape: Shape | None = None
