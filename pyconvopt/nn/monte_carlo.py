@@ -67,7 +67,8 @@ def monte_carlo_predict(
     >>> mean.shape, spread.shape
     ((5, 8), (5, 8))
     """
-    from ..training.trainer import as_batches, build_for, place
+    from ..data import as_batches
+    from ..training.trainer import build_for, place
 
     if not isinstance(samples, int) or samples < 2:
         raise ValueError(f"samples must be a whole number >= 2, got {samples!r}")

@@ -116,12 +116,18 @@ class ProximalTerm(NamedTuple):
 
 def proximal_terms(model: nn.Module, optimizer: Any) -> list[ProximalTerm]:
     """The proximal steps of the weights that the optimiser trains."""
+    found = [
+        (getattr(module, parameter), regularizer)
+        for module, parameter, regularizer in attaching.attached(model, SLOT)
+        if isinstance(regularizer, ProximalL1)
+    ]
+    if not found:
+        return []
     groups = {id(each): group for group in optimizer.param_groups for each in group["params"]}
     return [
         ProximalTerm(weight, regularizer, groups[id(weight)])
-        for module, parameter, regularizer in attaching.attached(model, SLOT)
-        if isinstance(regularizer, ProximalL1)
-        and id(weight := getattr(module, parameter)) in groups
+        for weight, regularizer in found
+        if id(weight) in groups
     ]
 
 

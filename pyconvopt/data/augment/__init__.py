@@ -1,7 +1,13 @@
 """Augmentation of whole batches, for `data.ArrayLoader(x, y, augment=[...])`.
 
-    loader = ArrayLoader(x, y, batch_size=64, shuffle=True, seed=0,
-                         augment=[RandomCrop(4), AlternatingFlip(), RandomErasing(), MixUp()])
+    >>> import torch
+    >>> from pyconvopt.data import ArrayLoader
+    >>> x, y = torch.rand(100, 28, 28, 1), torch.arange(100) % 10
+    >>> steps = [RandomCrop(4), AlternatingFlip(), RandomErasing(), MixUp()]
+    >>> loader = ArrayLoader(x, y, batch_size=64, shuffle=True, seed=0, augment=steps)
+    >>> images, labels = next(iter(loader))
+    >>> images.shape, labels.shape
+    (torch.Size([64, 28, 28, 1]), torch.Size([64, 10]))
 
 What happens to an image depends on (seed, epoch, index of the image) alone, so it is the same for
 any batch size and any order, and in a run that is taken up again.
