@@ -150,6 +150,16 @@ class TestProximal:
         regularizers.proximal_step(model, torch.optim.SGD(groups, lr=0.5))
         assert [layer.weight.item() for layer in model] == [0.5, 0.75, 1.0]
 
+    def test_rate_of_an_optimiser_whose_state_was_loaded(self):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        regularizers.attach(model, {"weight": regularizers.ProximalL1(1.0)})
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        (term,) = regularizers.proximal_terms(model, optimizer)
+        optimizer.load_state_dict(torch.optim.SGD(model.parameters(), lr=0.25).state_dict())
+        term.apply(0)
+        assert model.weight.item() == 0.75
+
     def test_summary_shows_the_zeros(self):
         lines = []
         model = models.Sequential(

@@ -103,15 +103,19 @@ def penalty(model: nn.Module | list[Term | ActivityTerm], step: int = 0) -> Tens
 
 
 class ProximalTerm(NamedTuple):
-    """A weight with its proximal step and the optimiser's group that holds its learning rate."""
+    """A weight with its proximal step, and where the optimiser keeps its learning rate.
+
+    The group is looked up each time: `optimizer.load_state_dict` puts new ones in its place.
+    """
 
     weight: Tensor
     regularizer: ProximalL1
-    group: dict[str, Any]
+    optimizer: Any
+    group: int
 
     def apply(self, step: int) -> None:
         """Take the step, in place."""
-        self.regularizer.shrink(self.weight, self.group["lr"], step)
+        self.regularizer.shrink(self.weight, self.optimizer.param_groups[self.group]["lr"], step)
 
 
 def proximal_terms(model: nn.Module, optimizer: Any) -> list[ProximalTerm]:
@@ -123,9 +127,13 @@ def proximal_terms(model: nn.Module, optimizer: Any) -> list[ProximalTerm]:
     ]
     if not found:
         return []
-    groups = {id(each): group for group in optimizer.param_groups for each in group["params"]}
+    groups = {
+        id(weight): number
+        for number, group in enumerate(optimizer.param_groups)
+        for weight in group["params"]
+    }
     return [
-        ProximalTerm(weight, regularizer, groups[id(weight)])
+        ProximalTerm(weight, regularizer, optimizer, groups[id(weight)])
         for weight, regularizer in found
         if id(weight) in groups
     ]
