@@ -21,7 +21,9 @@ __version__ = "0.1.0"
 _MODULES = (
     "activations",
     "averaging",
+    "constraints",
     "data",
+    "diagnostics",
     "functional",
     "initializers",
     "layers",

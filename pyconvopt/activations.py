@@ -2,7 +2,8 @@
 
 Images are N, C, H, W inside the library, so an activation that looks across channels (softmax)
 takes axis 1 of a four-dimensional tensor and the last axis of any other: Keras' last axis.
-Definitions and default slopes are Keras'.
+Definitions and default slopes are Keras'. An activation with other settings, or one that learns,
+is an object: torch's modules (`nn.LeakyReLU(0.01)`, `nn.PReLU()`) stand wherever a name does.
 """
 
 from __future__ import annotations
@@ -82,6 +83,24 @@ def exponential(x: Tensor) -> Tensor:
     return torch.exp(x)
 
 
+def squareplus(x: Tensor) -> Tensor:
+    """(x + √(x² + 4)) / 2: softplus without exponentials. Barron 2021.
+
+    >>> squareplus(torch.tensor([0.0]))
+    tensor([1.])
+    """
+    return 0.5 * (x + torch.sqrt(x.square() + 4))
+
+
+def sparse_plus(x: Tensor) -> Tensor:
+    """0 below -1, (x + 1)² / 4 up to 1, x beyond: a softplus with true zeros.
+
+    >>> sparse_plus(torch.tensor([-2.0, 0.0, 3.0]))
+    tensor([0.0000, 0.2500, 3.0000])
+    """
+    return torch.where(x < 1, 0.25 * (x + 1).clamp(min=0).square(), x)
+
+
 TABLE: dict[str, Activation] = {
     "linear": linear,
     "relu": relu,
@@ -100,7 +119,16 @@ TABLE: dict[str, Activation] = {
     "silu": torch_functional.silu,
     "swish": torch_functional.silu,
     "hard_swish": torch_functional.hardswish,
+    "hard_silu": torch_functional.hardswish,
     "mish": torch_functional.mish,
+    "celu": torch_functional.celu,
+    "hard_tanh": torch_functional.hardtanh,
+    "log_sigmoid": torch_functional.logsigmoid,
+    "soft_shrink": torch_functional.softshrink,
+    "hard_shrink": torch_functional.hardshrink,
+    "tanh_shrink": torch_functional.tanhshrink,
+    "squareplus": squareplus,
+    "sparse_plus": sparse_plus,
     "exponential": exponential,
 }
 

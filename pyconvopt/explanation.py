@@ -112,7 +112,7 @@ def explain(model: nn.Module, example_input: Any) -> Explanation:
     rows: list[dict[str, Any]] = []
     _rows = rows
     try:
-        with _layers_followed(model), _state_kept(model), torch.no_grad():
+        with _layers_followed(model), state_kept(model), torch.no_grad():
             model(*arguments)
     finally:
         _rows = previous
@@ -159,7 +159,8 @@ def _layers_followed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _state_kept(model: nn.Module) -> Iterator[None]:
+def state_kept(model: nn.Module) -> Iterator[None]:
+    """While open the model may be run; buffers and torch's random state are put back afterwards."""
     buffers = [(b, b.clone()) for b in model.buffers()]
     random = torch.get_rng_state()
     try:

@@ -5,7 +5,7 @@ Tensors are in torch's layout: convolution kernels (out, in / groups, height, wi
 reaches, all filters counted, as Keras counts them.
 
 Sources: Glorot and Bengio 2010 (glorot), He et al. 2015 (he), LeCun et al. 1998 (lecun),
-Saxe et al. 2014 (orthogonal).
+Saxe et al. 2014 (orthogonal), Zagoruyko and Komodakis 2017 (dirac).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pyconvopt import registry
+from pyconvopt.whitening import patch_whitening_
 
 # Cutting a standard normal at two deviations leaves this deviation; dividing by it restores 1.
 TRUNCATED_DEVIATION = 0.87962566103423978
@@ -136,6 +137,55 @@ class Orthogonal(Random):
 
 
 @dataclass(frozen=True)
+class Identity(Initializer):
+    """`gain` (1) on the diagonal of a dense kernel, 0 elsewhere; kernels of two axes only.
+
+    >>> Identity()(torch.empty(2, 3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
+    """
+
+    gain: float = 1.0
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if tensor.dim() != 2:
+            raise ValueError(
+                f"identity fills dense kernels (out, in), got shape {tuple(tensor.shape)}: the "
+                "same for convolutions is dirac"
+            )
+        with torch.no_grad():
+            return nn.init.eye_(tensor).mul_(self.gain)
+
+
+@dataclass(frozen=True)
+class Dirac(Initializer):
+    """A convolution that hands its input on: filter i is 1 at the middle of channel i, else 0.
+
+    In each of `groups` (1) parts of the filters anew; filters beyond the channels are 0. With odd
+    kernels and 'same' padding the output's first channels are the input.
+
+    Errors: ValueError for a kernel of less than three axes, or filters the groups do not divide.
+
+    >>> Dirac()(torch.empty(1, 1, 3, 3))
+    tensor([[[[0., 0., 0.],
+              [0., 1., 0.],
+              [0., 0., 0.]]]])
+    """
+
+    groups: int = 1
+
+    @override
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if not 3 <= tensor.dim() <= 5:
+            raise ValueError(
+                f"dirac fills convolution kernels, got shape {tuple(tensor.shape)}: the same for "
+                "dense kernels is identity"
+            )
+        return nn.init.dirac_(tensor, self.groups)
+
+
+@dataclass(frozen=True)
 class VarianceScaling(Random):
     """Random weights of variance scale / fan.
 
@@ -223,6 +273,8 @@ TABLE: dict[str, type] = {
     "truncated_normal": TruncatedNormal,
     "random_uniform": RandomUniform,
     "orthogonal": Orthogonal,
+    "identity": Identity,
+    "dirac": Dirac,
     "variance_scaling": VarianceScaling,
     "glorot_uniform": GlorotUniform,
     "glorot_normal": GlorotNormal,
@@ -245,3 +297,13 @@ def get(spec: Any) -> Callable[[Tensor], Tensor]:
 def describe(initializer: Any) -> dict[str, Any]:
     """Name and settings for a saved model; `get` reads them back."""
     return registry.describe("initializer", TABLE, initializer)
+
+
+__all__ = [
+    *(entry.__name__ for entry in TABLE.values()),
+    "Initializer",
+    "describe",
+    "fans",
+    "get",
+    "patch_whitening_",
+]

@@ -60,6 +60,18 @@ def require_classes(outputs: Tensor, targets: Tensor) -> None:
         )
 
 
+def is_soft(targets: Tensor, outputs: Tensor) -> bool:
+    """Whether targets are shares of each class, (N, classes, ...), and not class numbers."""
+    several = targets.dim() > 1 and targets.shape[1] > 1
+    return several and targets.is_floating_point() and targets.shape == outputs.shape
+
+
+def checked_smoothing(label_smoothing: float) -> None:
+    """Refuse a share outside 0 ... 1."""
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie in 0 ... 1, got {label_smoothing}")
+
+
 class Loss:
     """What the trainer asks of a loss.
 
@@ -88,8 +100,11 @@ class Loss:
 class SparseCategoricalCrossentropy(Loss):
     """Mean of -log p[label], labels as class numbers.
 
-    Shapes: outputs (N, classes, ...), targets (N, ...) of integers.
+    Shapes: outputs (N, classes, ...), targets (N, ...) of integers, or soft labels as floats of
+    the outputs' shape, as MixUp makes them: then -Σ target · log p.
     `from_logits` (False): the outputs are logits; a model that ends in softmax needs it not.
+    `label_smoothing` (0): that share of each label is spread over all classes alike, as torch's
+    cross_entropy does (Szegedy et al. 2016).
 
     >>> loss = SparseCategoricalCrossentropy()
     >>> round(float(loss(torch.tensor([[0.25, 0.75]]), torch.tensor([1]))), 4)  # -ln 0.75
@@ -97,24 +112,37 @@ class SparseCategoricalCrossentropy(Loss):
     """
 
     from_logits: bool = False
+    label_smoothing: float = 0.0
     absorbs = "softmax"
     integer_targets = True
 
+    def __post_init__(self) -> None:
+        checked_smoothing(self.label_smoothing)
+
     @override
     def __call__(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> Tensor:
-        if from_logits or self.from_logits:
-            return torch_functional.cross_entropy(outputs, targets)
-        return torch_functional.nll_loss(log_probabilities(outputs, False), targets)
+        # The logarithms of probabilities are logits of themselves.
+        if not (from_logits or self.from_logits):
+            outputs = log_probabilities(outputs, False)
+            if not self.label_smoothing and not targets.is_floating_point():
+                return torch_functional.nll_loss(outputs, targets)
+        return torch_functional.cross_entropy(
+            outputs, targets, label_smoothing=self.label_smoothing
+        )
 
     @override
     def check(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> None:
-        if outputs.dim() < 2 or targets.shape != outputs.shape[:1] + outputs.shape[2:]:
+        soft = is_soft(targets, outputs)
+        if outputs.dim() < 2 or not (
+            soft or targets.shape == outputs.shape[:1] + outputs.shape[2:]
+        ):
             raise ValueError(
                 "sparse_categorical_crossentropy wants outputs (N, classes) and labels (N,), got "
                 f"outputs {tuple(outputs.shape)} and labels {tuple(targets.shape)}"
                 + one_hot_hint(outputs, targets)
             )
-        require_classes(outputs, targets)
+        if not soft:
+            require_classes(outputs, targets)
         if not (from_logits or self.from_logits):
             require_distribution(outputs, "sparse_categorical_crossentropy")
 
@@ -131,6 +159,7 @@ class CategoricalCrossentropy(Loss):
     """Mean of -Σ target · log p, labels as one-hot rows or distributions.
 
     Shapes: outputs and targets (N, classes, ...).
+    `label_smoothing` (0): that share of each label is spread over all classes alike.
 
     >>> loss = CategoricalCrossentropy()
     >>> round(float(loss(torch.tensor([[0.25, 0.75]]), torch.tensor([[0.0, 1.0]]))), 4)
@@ -140,6 +169,9 @@ class CategoricalCrossentropy(Loss):
     from_logits: bool = False
     label_smoothing: float = 0.0
     absorbs = "softmax"
+
+    def __post_init__(self) -> None:
+        checked_smoothing(self.label_smoothing)
 
     @override
     def __call__(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> Tensor:
@@ -165,16 +197,24 @@ class CategoricalCrossentropy(Loss):
 class BinaryCrossentropy(Loss):
     """Mean of -(t · log p + (1 - t) · log(1 - p)), over all outputs.
 
+    `label_smoothing` s (0): targets are drawn to the middle, t · (1 - s) + s / 2, as in Keras.
+
     >>> loss = BinaryCrossentropy()
     >>> round(float(loss(torch.tensor([[0.75]]), torch.tensor([[1.0]]))), 4)  # -ln 0.75
     0.2877
     """
 
     from_logits: bool = False
+    label_smoothing: float = 0.0
     absorbs = "sigmoid"
+
+    def __post_init__(self) -> None:
+        checked_smoothing(self.label_smoothing)
 
     @override
     def __call__(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> Tensor:
+        if self.label_smoothing:
+            targets = targets * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
         if from_logits or self.from_logits:
             return torch_functional.binary_cross_entropy_with_logits(outputs, targets)
         return torch_functional.binary_cross_entropy(clipped(outputs), targets)

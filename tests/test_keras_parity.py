@@ -56,7 +56,34 @@ def pooled(kinds) -> list:
     ]
 
 
-@pytest.fixture(params=[article, normalised, pooled])
+def per_sample(kinds) -> list:
+    return [
+        kinds.Rescaling(2.0, offset=-0.5),
+        kinds.ZeroPadding2D(((1, 0), (2, 1))),
+        kinds.Conv2D(8, 3, strides=2),
+        kinds.GroupNormalization(4),
+        kinds.PReLU(alpha_initializer="glorot_uniform", shared_axes=(1, 2)),
+        kinds.GaussianDropout(0.0),
+        kinds.AlphaDropout(0.0),
+        kinds.SpatialDropout2D(0.0),
+        kinds.Cropping2D((1, 2)),
+        kinds.UpSampling2D((1, 2), interpolation="bilinear"),
+        kinds.Conv2D(24, 3, activation="elu"),
+        kinds.LayerNormalization(),
+        kinds.LeakyReLU(negative_slope=0.1),
+        kinds.UpSampling2D(2),
+        kinds.PReLU(),
+        kinds.GroupNormalization(-1, scale=False),
+        kinds.ELU(0.7),
+        kinds.GlobalMaxPooling2D(),
+        kinds.Reshape((2, -1)),
+        kinds.LayerNormalization(center=False),
+        kinds.Flatten(),
+        kinds.Dense(10, activation="softmax"),
+    ]
+
+
+@pytest.fixture(params=[article, normalised, pooled, per_sample])
 def pair(request):
     """The same model in Keras and here, with the same weights, none at its start."""
     keras.utils.set_random_seed(0)
@@ -125,7 +152,7 @@ def test_gradients_of_every_parameter_and_moving_statistics(pair, batch):
     ]
     assert len(views) == len(wanted)
     for layer, name, _ in views:
-        parameter = layer.weight if name in ("kernel", "gamma") else layer.bias
+        parameter = layer.bias if name in ("bias", "beta") else layer.weight
         gradient = parameter.grad
         if name == "kernel":
             gradient = gradient.permute(2, 3, 1, 0) if gradient.dim() == 4 else gradient.t()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -239,6 +241,78 @@ class TestDropout:
     def test_rate(self):
         with pytest.raises(ValueError, match=r"rate must lie in 0 ... 1"):
             layers.Dropout(1.0)
+        with pytest.raises(ValueError, match="stddev must be 0 or more, got -1"):
+            layers.GaussianNoise(-1)
+
+    def test_gaussian_noise_and_dropout_statistics(self):
+        x = torch.full((200, 500), 2.0)
+        noisy = layers.GaussianNoise(0.5)(x)
+        assert noisy.mean().item() == pytest.approx(2.0, abs=0.01)
+        assert noisy.std().item() == pytest.approx(0.5, abs=0.01)
+        multiplied = layers.GaussianDropout(0.2)(x)
+        assert multiplied.mean().item() == pytest.approx(2.0, abs=0.02)
+        assert multiplied.std().item() == pytest.approx(2.0 * 0.5, abs=0.02)
+
+    def test_alpha_dropout_keeps_mean_and_variance(self):
+        y = layers.AlphaDropout(0.3)(torch.randn(500, 500))
+        assert y.mean().item() == pytest.approx(0.0, abs=0.02)
+        assert y.std().item() == pytest.approx(1.0, abs=0.02)
+
+
+class TestReshaping:
+    def test_every_layer_infers_the_shape_it_gives(self):
+        for layer in (
+            layers.ZeroPadding2D(),
+            layers.ZeroPadding2D((2, 0)),
+            layers.Cropping2D(((1, 2), (0, 1))),
+            layers.UpSampling2D((3, 2), interpolation="bilinear"),
+            layers.Reshape((3, -1, 2)),
+            layers.Reshape((96,)),
+            layers.Rescaling(1 / 255),
+            layers.GlobalMaxPooling2D(keepdims=True),
+            layers.GroupNormalization(2),
+            layers.LayerNormalization(),
+            layers.PReLU(),
+            layers.LeakyReLU(),
+        ):
+            y = layer(images(2, 6, 8, 2))
+            got = tuple(y.permute(0, 2, 3, 1).shape if y.dim() == 4 else y.shape)
+            assert layer.output_shape == (None, *got[1:]), layer
+
+    def test_reshape_keeps_the_array_order(self):
+        x = torch.arange(12.0).reshape(1, 2, 3, 2)
+        assert layers.Reshape((12,))(x.permute(0, 3, 1, 2))[0].tolist() == list(range(12))
+        assert layers.Reshape((3, 4, 1))(x.permute(0, 3, 1, 2))[0, 0, 1].tolist() == [4, 5, 6, 7]
+
+    def test_normalised_by_itself(self):
+        x = images(3, 4, 5, 6) * 3 + 2
+        by_pixel = layers.LayerNormalization(epsilon=0)(x)
+        torch.testing.assert_close(by_pixel.mean(1), torch.zeros(3, 4, 5), atol=1e-5, rtol=0)
+        in_groups = layers.GroupNormalization(2, epsilon=0)(x).reshape(3, 2, 3 * 4 * 5)
+        torch.testing.assert_close(in_groups.mean(2), torch.zeros(3, 2), atol=1e-5, rtol=0)
+        variance = in_groups.var(2, correction=0)
+        torch.testing.assert_close(variance, torch.ones(3, 2), atol=1e-4, rtol=0)
+        rows = layers.GroupNormalization(2, epsilon=0)(x.permute(0, 2, 3, 1).reshape(3, 20, 6))
+        torch.testing.assert_close(rows.mT.reshape(3, 2, 3 * 4 * 5), in_groups)
+
+    def test_refusals(self):
+        for make, shape, message in (
+            (lambda: layers.Cropping2D(2), (None, 4, 4, 1), "leaves nothing of 4×4"),
+            (lambda: layers.Reshape((5,)), (None, 4), r"cannot make \(5,\) of 4 values"),
+            (lambda: layers.Reshape((3, -1)), (None, 4), "cannot make"),
+            (lambda: layers.Reshape((-1, -1)), (None, 4), "at most one -1"),
+            (lambda: layers.ZeroPadding2D((1, 2, 3)), (None, 4, 4, 1), "two pairs of numbers"),
+            (lambda: layers.ZeroPadding2D(-1), (None, 4, 4, 1), "padding must be"),
+            (lambda: layers.UpSampling2D(2, interpolation="nearst"), (None, 4, 4, 1), "'nearest'"),
+            (lambda: layers.GroupNormalization(4), (None, 4, 4, 6), "6 channels cannot be split"),
+            (lambda: layers.GroupNormalization(0), (None, 4, 4, 6), "groups must be a whole"),
+            (lambda: layers.LayerNormalization(axis=1), (None, 4, 4, 6), "last axis"),
+            (lambda: layers.PReLU(shared_axes=(4,)), (None, 4, 4, 6), "shared_axes must lie in"),
+            (lambda: layers.PReLU(), (None, None, 4, 6), "needs to know the sizes"),
+            (lambda: layers.LeakyReLU(-1), (None, 4), "negative_slope must be 0 or more"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                make().build(shape)
 
 
 class TestActivations:
@@ -246,6 +320,24 @@ class TestActivations:
         x = torch.randn(2, 3, 4, 4)
         for name in activations.TABLE:
             assert layers.Activation(name)(x).shape == x.shape, name
+
+    def test_torch_modules_stand_for_names_and_learn(self):
+        layer = layers.Dense(3, activation=torch.nn.PReLU(init=0.5))
+        layer.build((None, 2))
+        x = torch.randn(4, 2)
+        linear = torch_functional.linear(x, layer.weight, layer.bias)
+        torch.testing.assert_close(layer(x), torch_functional.leaky_relu(linear, 0.5))
+        assert "activation.weight" in dict(layer.named_parameters())
+        assert layers.Activation(torch.nn.ReLU())(torch.tensor([[-1.0, 1.0]])).tolist() == [[0, 1]]
+
+    def test_torchs_spellings(self):
+        for name, function in (
+            ("hardtanh", torch_functional.hardtanh),
+            ("logsigmoid", torch_functional.logsigmoid),
+            ("hardswish", torch_functional.hardswish),
+            ("LeakyReLU", activations.leaky_relu),
+        ):
+            assert activations.get(name) is function
 
     def test_softmax_of_images_runs_over_channels(self):
         y = layers.Softmax()(images(2, 3, 4, 5))
@@ -306,3 +398,25 @@ def test_window_arithmetic_against_counting():
                     padded = size + before + after
                     assert windows.output_size(padded, window, stride, "valid", dilation) == wanted
                     assert after - before in (0, 1)
+
+
+def test_every_layer_comes_back_from_its_configuration():
+    arguments = {
+        "Conv2D": (4, 3),
+        "Dense": (4,),
+        "Dropout": (0.1,),
+        "SpatialDropout2D": (0.1,),
+        "GaussianDropout": (0.1,),
+        "GaussianNoise": (0.1,),
+        "AlphaDropout": (0.1,),
+        "GroupNormalization": (2,),
+        "Activation": ("tanh",),
+        "Reshape": ((2, -1),),
+        "Rescaling": (0.5,),
+    }
+    for name, kind in layers.TABLE.items():
+        layer = kind(*arguments.get(name, ()))
+        config = json.loads(json.dumps(layer.get_config()))
+        again = kind(**config)
+        assert again.get_config() == layer.get_config(), name
+        assert repr(again) == repr(layer), name

@@ -64,6 +64,29 @@ class TestLosses:
             smooth(self.logits[:1], one_hot, True), plain(self.logits[:1], targets, True)
         )
 
+    def test_label_smoothing_of_class_numbers_is_torchs(self):
+        wanted = torch.nn.functional.cross_entropy(self.logits, self.labels, label_smoothing=0.2)
+        smooth = losses.SparseCategoricalCrossentropy(label_smoothing=0.2)
+        torch.testing.assert_close(smooth(self.logits, self.labels, True), wanted)
+        torch.testing.assert_close(smooth(self.logits.softmax(1), self.labels), wanted)
+
+    def test_label_smoothing_of_two_classes(self):
+        # Target 1 becomes 0.9 + 0.05: -(0.95·ln 0.8 + 0.05·ln 0.2).
+        smooth = losses.BinaryCrossentropy(label_smoothing=0.1)
+        value = smooth(torch.tensor([[0.8]]), torch.tensor([[1.0]]))
+        assert value.item() == pytest.approx(-(0.95 * math.log(0.8) + 0.05 * math.log(0.2)))
+        with pytest.raises(ValueError, match=r"label_smoothing must lie in 0 ... 1, got 2"):
+            losses.BinaryCrossentropy(label_smoothing=2)
+
+    def test_soft_labels(self):
+        soft = torch.softmax(torch.randn(self.logits.shape), 1)
+        wanted = -(soft * self.logits.log_softmax(1)).sum(1).mean()
+        for name in ("sparse_categorical_crossentropy", "categorical_crossentropy"):
+            loss = losses.get(name)
+            torch.testing.assert_close(loss(self.logits, soft, True), wanted)
+            torch.testing.assert_close(loss(self.logits.softmax(1), soft), wanted)
+            loss.check(self.logits, soft, True)
+
     def test_functions_of_ones_own(self):
         model = dense(layers.Dense(1), loss=lambda outputs, targets: (outputs - targets) ** 4)
         before = model.evaluate(*points(), verbose=0)[0]

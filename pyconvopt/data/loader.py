@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from pyconvopt.data import augment as augmentation
 from pyconvopt.data import checks
 
 
@@ -22,7 +23,8 @@ class ArrayLoader:
     """Batches (x, y), or x alone, of arrays or tensors.
 
     Args: x, y (None), batch_size (32), shuffle (False), seed (None: drawn from torch's generator,
-    so that torch.manual_seed decides), drop_last (False: a smaller last batch is given too).
+    so that torch.manual_seed decides), drop_last (False: a smaller last batch is given too),
+    augment (None: transforms of `data.augment`, one, a list, or a `Compose`).
 
     Floats and pixels come out as float32, y in the type it has. Each `iter` is one epoch with an
     order of its own; setting `epoch` repeats one.
@@ -42,6 +44,7 @@ class ArrayLoader:
         shuffle: bool = False,
         seed: int | None = None,
         drop_last: bool = False,
+        augment: Any = None,
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
@@ -53,7 +56,9 @@ class ArrayLoader:
             checks.require_same_length(self.x, self.y)
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.seed = int(torch.randint(2**31, ())) if seed is None and shuffle else seed
+        self.augment = None if augment is None else augmentation.pipeline(augment)
+        draws = shuffle or self.augment is not None
+        self.seed = int(torch.randint(2**31, ())) if seed is None and draws else seed
         self.drop_last = drop_last
         self.epoch = 0
 
@@ -79,18 +84,21 @@ class ArrayLoader:
         generator = torch.Generator().manual_seed((self.seed or 0) * 1_000_003 + epoch)
         return torch.randperm(self.samples, generator=generator)
 
+    def pick(self, rows: Any) -> tuple[Tensor, Tensor | None]:
+        """The samples of a slice or of an index tensor, images as float32."""
+        if isinstance(rows, slice):
+            return self.x[rows].to(torch.float32), None if self.y is None else self.y[rows]
+        y = None if self.y is None else self.y.index_select(0, rows)
+        return self.x.index_select(0, rows).to(torch.float32), y
+
     def __iter__(self) -> Iterator[Any]:
-        order = self.order(self.epoch)
+        order, pick = self.order(self.epoch), self.pick
+        if self.augment is not None:
+            pick = self.augment.bind(self.x, self.y, self.seed or 0, self.epoch)
         self.epoch += 1
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            if order is None:
-                x = self.x[start : start + self.batch_size]
-                y = None if self.y is None else self.y[start : start + self.batch_size]
-            else:
-                rows = order[start : start + self.batch_size]
-                x = self.x.index_select(0, rows)
-                y = None if self.y is None else self.y.index_select(0, rows)
-            x = x.to(torch.float32)
+            rows: Any = slice(start, start + self.batch_size)
+            x, y = pick(rows if order is None else order[rows])
             yield x if y is None else (x, y)
 
 

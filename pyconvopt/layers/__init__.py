@@ -3,13 +3,35 @@
 Arrays are channels last, (N, H, W, C); see `base` for how they lie in memory.
 """
 
-from pyconvopt.layers.activation import Activation, ReLU, Softmax
+from pyconvopt.layers.activation import (
+    ELU,
+    Activation,
+    ActivityRegularization,
+    LeakyReLU,
+    PReLU,
+    ReLU,
+    Softmax,
+)
 from pyconvopt.layers.base import Layer
 from pyconvopt.layers.convolution import Conv2D
 from pyconvopt.layers.core import Dense, Flatten, Input, InputLayer
 from pyconvopt.layers.dropout import Dropout, SpatialDropout2D
+from pyconvopt.layers.noise import AlphaDropout, GaussianDropout, GaussianNoise
 from pyconvopt.layers.normalization import BatchNormalization
-from pyconvopt.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, MaxPooling2D
+from pyconvopt.layers.per_sample_normalization import GroupNormalization, LayerNormalization
+from pyconvopt.layers.pooling import (
+    AveragePooling2D,
+    GlobalAveragePooling2D,
+    GlobalMaxPooling2D,
+    MaxPooling2D,
+)
+from pyconvopt.layers.reshaping import (
+    Cropping2D,
+    Rescaling,
+    Reshape,
+    UpSampling2D,
+    ZeroPadding2D,
+)
 
 # The layers a saved model or a recipe may name: one line each.
 TABLE: dict[str, type[Layer]] = {
@@ -19,14 +41,29 @@ TABLE: dict[str, type[Layer]] = {
         MaxPooling2D,
         AveragePooling2D,
         GlobalAveragePooling2D,
+        GlobalMaxPooling2D,
         Flatten,
         Dense,
         Dropout,
         SpatialDropout2D,
+        GaussianDropout,
+        GaussianNoise,
+        AlphaDropout,
         BatchNormalization,
+        LayerNormalization,
+        GroupNormalization,
         Activation,
         ReLU,
+        LeakyReLU,
+        ELU,
+        PReLU,
         Softmax,
+        ActivityRegularization,
+        ZeroPadding2D,
+        Cropping2D,
+        UpSampling2D,
+        Reshape,
+        Rescaling,
     )
 }
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pyconvopt import activations, initializers, regularizers
+from pyconvopt import activations, constraints, initializers, regularizers
 
 Shape = tuple[int | None, ...]
 
@@ -88,13 +88,14 @@ class Layer(nn.Module):
     weight: Tensor
     bias: Tensor | None
     ranks: ClassVar[tuple[int, ...]] = ()
-    activation: Any = staticmethod(activations.linear)
 
     def __init__(self, name: str | None = None, input_shape: Sequence[int] | None = None) -> None:
         super().__init__()
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
         self.named_by_user = name is not None
         self.name = name or snake_case
+        self.activation: Any = activations.linear
+        self._activity_regularizer: Any = None
         self.given_shape = None if input_shape is None else tuple(input_shape)
         self.input_shape: Shape | None = None
         self.output_shape: Shape | None = None
@@ -152,6 +153,16 @@ class Layer(nn.Module):
         except TypeError:  # an unhashable callable is none of ours
             return None
 
+    @property
+    def activity_regularizer(self) -> Any:
+        """The penalty on the layer's output, or None; setting it puts it there or takes it away."""
+        return self._activity_regularizer
+
+    @activity_regularizer.setter
+    def activity_regularizer(self, regularizer: Any) -> None:
+        self._activity_regularizer = regularizer
+        regularizers.watch(self, regularizer)
+
     def flops(self) -> int | None:
         """Floating-point operations a sample, a multiplication and an addition counted as two."""
         return 0
@@ -162,13 +173,19 @@ class Layer(nn.Module):
         return None if size is None else per_element * size
 
     def add_weight(
-        self, name: str, tensor: Tensor, initializer: Any, regularizer: Any = None
+        self,
+        name: str,
+        tensor: Tensor,
+        initializer: Any,
+        regularizer: Any = None,
+        constraint: Any = None,
     ) -> None:
-        """Register a parameter, filled by the initialiser, with its regulariser beside it."""
+        """Register a parameter, filled by the initialiser, its regulariser and constraint beside it."""
         with torch.no_grad():
             initializer(tensor)
         self.register_parameter(name, nn.Parameter(tensor))
         regularizers.set_on(self, name, regularizer)
+        constraints.set_on(self, name, constraint)
 
     @property
     def trainable(self) -> bool:
@@ -241,6 +258,7 @@ def as_json(argument: str, value: Any) -> Any:
         ("activation", activations),
         ("initializer", initializers),
         ("regularizer", regularizers),
+        ("constraint", constraints),
     ):
         if argument.endswith(ending):
             return methods.describe(value)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from pyconvopt import activations, functional, initializers, regularizers
+from pyconvopt import activations, constraints, functional, initializers, regularizers
 from pyconvopt.layers import windows
 from pyconvopt.layers.base import Layer, Shape, channels_last_only, pair
 
@@ -22,8 +22,8 @@ class Conv2D(Layer):
 
     Args: filters, kernel_size, strides (1), padding ('valid' or 'same'), dilation_rate (1),
     groups (1), activation (None; 'relu' is fused with the convolution), use_bias (True),
-    kernel_initializer ('glorot_uniform'), bias_initializer ('zeros'), kernel_regularizer and
-    bias_regularizer (None).
+    kernel_initializer ('glorot_uniform'), bias_initializer ('zeros'), kernel_regularizer,
+    bias_regularizer, activity_regularizer, kernel_constraint and bias_constraint (None).
 
     Parameters: `weight` (filters, C / groups, kh, kw) in channels_last memory, `bias` (filters,).
 
@@ -55,6 +55,9 @@ class Conv2D(Layer):
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
         *,
         input_shape: Sequence[int] | None = None,
         name: str | None = None,
@@ -77,6 +80,9 @@ class Conv2D(Layer):
         self.bias_initializer = initializers.get(bias_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.activity_regularizer = regularizers.get(activity_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
 
     def reach(self) -> tuple[int, int]:
         """Height and width of the image that one output sees."""
@@ -106,10 +112,18 @@ class Conv2D(Layer):
         # Allocated as (out, kh, kw, in) and viewed as (out, in, kh, kw): channels_last memory,
         # also where there is one channel and `.to(memory_format=...)` would change nothing.
         kernel = torch.empty(self.filters, *self.kernel_size, channels).permute(0, 3, 1, 2)
-        self.add_weight("weight", kernel, self.kernel_initializer, self.kernel_regularizer)
+        self.add_weight(
+            "weight",
+            kernel,
+            self.kernel_initializer,
+            self.kernel_regularizer,
+            self.kernel_constraint,
+        )
         if self.use_bias:
             bias = torch.empty(self.filters)
-            self.add_weight("bias", bias, self.bias_initializer, self.bias_regularizer)
+            self.add_weight(
+                "bias", bias, self.bias_initializer, self.bias_regularizer, self.bias_constraint
+            )
         else:
             self.register_parameter("bias", None)
 

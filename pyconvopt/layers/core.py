@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from pyconvopt import activations, functional, initializers, regularizers
+from pyconvopt import activations, constraints, functional, initializers, regularizers
 from pyconvopt.layers.base import Layer, Shape, product, to_array_axes, to_torch_axes
 
 
@@ -69,7 +69,8 @@ class Dense(Layer):
     Shapes: (N, ..., in) to (N, ..., units).
 
     Args: units, activation (None), use_bias (True), kernel_initializer ('glorot_uniform'),
-    bias_initializer ('zeros'), kernel_regularizer and bias_regularizer (None).
+    bias_initializer ('zeros'), kernel_regularizer, bias_regularizer, activity_regularizer,
+    kernel_constraint and bias_constraint (None).
 
     Parameters: `weight` (units, in) as in torch, `bias` (units,).
 
@@ -88,6 +89,9 @@ class Dense(Layer):
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
         *,
         input_shape: Sequence[int] | None = None,
         name: str | None = None,
@@ -102,6 +106,9 @@ class Dense(Layer):
         self.bias_initializer = initializers.get(bias_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.activity_regularizer = regularizers.get(activity_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
 
     @override
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -114,10 +121,18 @@ class Dense(Layer):
     @override
     def make_weights(self, input_shape: Shape) -> None:
         kernel = torch.empty(self.units, int(input_shape[-1] or 0))
-        self.add_weight("weight", kernel, self.kernel_initializer, self.kernel_regularizer)
+        self.add_weight(
+            "weight",
+            kernel,
+            self.kernel_initializer,
+            self.kernel_regularizer,
+            self.kernel_constraint,
+        )
         if self.use_bias:
             bias = torch.empty(self.units)
-            self.add_weight("bias", bias, self.bias_initializer, self.bias_regularizer)
+            self.add_weight(
+                "bias", bias, self.bias_initializer, self.bias_regularizer, self.bias_constraint
+            )
         else:
             self.register_parameter("bias", None)
 

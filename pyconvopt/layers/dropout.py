@@ -24,6 +24,8 @@ class Dropout(Layer):
     Overfitting".
     """
 
+    is_dropout = True  # `nn.monte_carlo_dropout` looks for it
+
     def __init__(
         self,
         rate: float,

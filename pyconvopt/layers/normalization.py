@@ -15,11 +15,82 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from pyconvopt import functional, initializers, regularizers
+from pyconvopt import constraints, functional, initializers, regularizers
 from pyconvopt.layers.base import Layer, Shape
 
 
-class BatchNormalization(Layer):
+class Normalization(Layer):
+    """What the normalisations share: epsilon, and a scale (gamma) and an offset (beta) a channel.
+
+    They are the parameters `weight` and `bias`, torch's names, so that attached tools find them.
+    """
+
+    axis: int
+
+    def __init__(
+        self,
+        epsilon: float,
+        center: bool,
+        scale: bool,
+        initial: tuple[Any, Any],
+        penalties: tuple[Any, Any],
+        limits: tuple[Any, Any],
+        input_shape: Sequence[int] | None,
+        name: str | None,
+    ) -> None:
+        super().__init__(name, input_shape)
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon must be 0 or more, got {epsilon}")
+        self.epsilon = epsilon
+        self.center = center
+        self.scale = scale
+        self.beta_initializer, self.gamma_initializer = map(initializers.get, initial)
+        self.beta_regularizer, self.gamma_regularizer = map(regularizers.get, penalties)
+        self.beta_constraint, self.gamma_constraint = map(constraints.get, limits)
+
+    @override
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        if self.axis not in (-1, len(input_shape) - 1):
+            raise ValueError(f"{self.name} normalises the last axis (axis=-1), got {self.axis}")
+        if not input_shape[-1]:
+            raise ValueError(f"{self.name} needs to know the number of channels")
+        return input_shape
+
+    @override
+    def make_weights(self, input_shape: Shape) -> None:
+        channels = int(input_shape[-1] or 0)
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", None)
+        if self.scale:
+            self.add_weight(
+                "weight",
+                torch.empty(channels),
+                self.gamma_initializer,
+                self.gamma_regularizer,
+                self.gamma_constraint,
+            )
+        if self.center:
+            self.add_weight(
+                "bias",
+                torch.empty(channels),
+                self.beta_initializer,
+                self.beta_regularizer,
+                self.beta_constraint,
+            )
+
+    @override
+    def flops(self) -> int | None:
+        return self.elements(2)
+
+    @override
+    def keras_weights(self) -> list[tuple[str, Tensor]]:
+        if not self.built:
+            return []
+        named = [("gamma", self.weight)] if self.scale else []
+        return named + ([] if self.bias is None else [("beta", self.bias)])
+
+
+class BatchNormalization(Normalization):
     """y = gamma · (x - mean) / √(variance + epsilon) + beta, channel by channel.
 
     In training mean and variance are the batch's own, over N, H and W, and the moving ones follow:
@@ -28,7 +99,7 @@ class BatchNormalization(Layer):
     Shapes: (N, H, W, C) or (N, features), unchanged.
 
     Args: axis (-1, the only one), momentum (0.99), epsilon (1e-3), center (True: has beta), scale
-    (True: has gamma), the initialisers and regularisers of each.
+    (True: has gamma), the initialisers, regularisers and constraints of each.
 
     Parameters: `weight` (gamma) and `bias` (beta); buffers `running_mean`, `running_var`: torch's
     names, so that attached tools find them.
@@ -59,44 +130,33 @@ class BatchNormalization(Layer):
         moving_variance_initializer: Any = "ones",
         beta_regularizer: Any = None,
         gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
         *,
         input_shape: Sequence[int] | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name, input_shape)
+        super().__init__(
+            epsilon,
+            center,
+            scale,
+            (beta_initializer, gamma_initializer),
+            (beta_regularizer, gamma_regularizer),
+            (beta_constraint, gamma_constraint),
+            input_shape,
+            name,
+        )
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in 0 ... 1, got {momentum}")
         self.axis = axis
         self.momentum = momentum
-        self.epsilon = epsilon
-        self.center = center
-        self.scale = scale
-        self.beta_initializer = initializers.get(beta_initializer)
-        self.gamma_initializer = initializers.get(gamma_initializer)
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
-        self.beta_regularizer = regularizers.get(beta_regularizer)
-        self.gamma_regularizer = regularizers.get(gamma_regularizer)
-
-    @override
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        if self.axis not in (-1, len(input_shape) - 1):
-            raise ValueError(f"{self.name} normalises the last axis (axis=-1), got {self.axis}")
-        if not input_shape[-1]:
-            raise ValueError(f"{self.name} needs to know the number of channels")
-        return input_shape
 
     @override
     def make_weights(self, input_shape: Shape) -> None:
+        super().make_weights(input_shape)
         channels = int(input_shape[-1] or 0)
-        self.register_parameter("weight", None)
-        self.register_parameter("bias", None)
-        if self.scale:
-            gamma = torch.empty(channels)
-            self.add_weight("weight", gamma, self.gamma_initializer, self.gamma_regularizer)
-        if self.center:
-            beta = torch.empty(channels)
-            self.add_weight("bias", beta, self.beta_initializer, self.beta_regularizer)
         mean, variance = torch.empty(channels), torch.empty(channels)
         self.register_buffer("running_mean", self.moving_mean_initializer(mean))
         self.register_buffer("running_var", self.moving_variance_initializer(variance))
@@ -142,17 +202,8 @@ class BatchNormalization(Layer):
         return y if x.dim() in (2, 4) else y.movedim(1, -1)
 
     @override
-    def flops(self) -> int | None:
-        return self.elements(2)
-
-    @override
     def keras_weights(self) -> list[tuple[str, Tensor]]:
         if not self.built:
             return []
-        named = [("gamma", self.weight)] if self.scale else []
-        named += [] if self.bias is None else [("beta", self.bias)]
-        return [
-            *named,
-            ("moving_mean", self.running_mean),
-            ("moving_variance", self.running_var),
-        ]
+        moving = [("moving_mean", self.running_mean), ("moving_variance", self.running_var)]
+        return super().keras_weights() + moving

@@ -102,15 +102,8 @@ class AveragePooling2D(Pooling2D):
         return mean / torch_functional.avg_pool2d(inside, self.pool_size, self.strides)
 
 
-class GlobalAveragePooling2D(Layer):
-    """The mean of each channel over the image: (N, H, W, C) to (N, C), or (N, 1, 1, C).
-
-    Args: keepdims (False).
-
-    >>> import torch
-    >>> GlobalAveragePooling2D()(torch.ones(2, 3, 4, 4)).shape
-    torch.Size([2, 3])
-    """
+class GlobalPooling2D(Layer):
+    """What the two poolings of whole images share."""
 
     ranks = (4,)
 
@@ -132,9 +125,35 @@ class GlobalAveragePooling2D(Layer):
         return (batch, 1, 1, channels) if self.keepdims else (batch, channels)
 
     @override
+    def flops(self) -> int | None:
+        return product((self.input_shape or (None, None))[1:])
+
+
+class GlobalAveragePooling2D(GlobalPooling2D):
+    """The mean of each channel over the image: (N, H, W, C) to (N, C), or (N, 1, 1, C).
+
+    Args: keepdims (False).
+
+    >>> import torch
+    >>> GlobalAveragePooling2D()(torch.ones(2, 3, 4, 4)).shape
+    torch.Size([2, 3])
+    """
+
+    @override
     def call(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3), keepdim=self.keepdims)
 
+
+class GlobalMaxPooling2D(GlobalPooling2D):
+    """The largest value of each channel over the image: (N, H, W, C) to (N, C), or (N, 1, 1, C).
+
+    Args: keepdims (False).
+
+    >>> import torch
+    >>> GlobalMaxPooling2D()(torch.arange(4.0).view(1, 1, 2, 2))
+    tensor([[3.]])
+    """
+
     @override
-    def flops(self) -> int | None:
-        return product((self.input_shape or (None, None))[1:])
+    def call(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(2, 3), keepdim=self.keepdims)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyconvopt import regularizers
 from pyconvopt.layers.base import show
 
 if TYPE_CHECKING:
@@ -59,5 +60,15 @@ def table(model: Sequential) -> str:
             f"Trainable params: {trainable:,}",
             f"Non-trainable params: {total - trainable:,}",
             f"FLOPs a sample: {count(total_flops)}",
+            *sparse_weights(model),
         )
     )
+
+
+def sparse_weights(model: Sequential) -> list[str]:
+    """One line on the weights that are 0, for a model with a regulariser that makes them so."""
+    aims = any(
+        isinstance(getattr(term, "regularizer", None), regularizers.ProximalL1)
+        for term in regularizers.terms(model)
+    )
+    return [f"Weights that are 0: {regularizers.sparsity(model):.1%}"] if aims else []

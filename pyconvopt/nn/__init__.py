@@ -1,14 +1,41 @@
-"""Drop-in modules: torch's, by the same names, on this library's kernels.
+"""Modules of torch on this library's kernels, and modules that torch has not.
 
-Each is a subclass of the torch module it replaces, with the same constructor, ``state_dict`` and
-results.
+The first are subclasses of the torch modules whose names they bear, with the same constructor,
+``state_dict`` and results.
 """
 
 from .activation import ReLU
+from .batch_statistics import BatchRenorm2d, FilterResponseNorm2d, GhostBatchNorm2d
 from .batchnorm import BatchNorm2d
-from .conv import Conv2d
+from .conv import Conv2d, WeightStandardizedConv2d
 from .dropout import Dropout, Dropout2d
 from .linear import Linear
-from .pooling import MaxPool2d
+from .monte_carlo import monte_carlo_dropout, monte_carlo_predict
+from .pooling import AdaptiveAvgPool2d, AvgPool2d, BlurPool2d, MaxPool2d
+from .squeeze_excite import SqueezeExcite
+from .stochastic import DropBlock2d, DropPath, ScheduledDropout
+from .sync_batchnorm import SyncBatchNorm
 
-__all__ = ["BatchNorm2d", "Conv2d", "Dropout", "Dropout2d", "Linear", "MaxPool2d", "ReLU"]
+__all__ = [
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "BatchNorm2d",
+    "BatchRenorm2d",
+    "BlurPool2d",
+    "Conv2d",
+    "DropBlock2d",
+    "DropPath",
+    "Dropout",
+    "Dropout2d",
+    "FilterResponseNorm2d",
+    "GhostBatchNorm2d",
+    "Linear",
+    "MaxPool2d",
+    "ReLU",
+    "ScheduledDropout",
+    "SqueezeExcite",
+    "SyncBatchNorm",
+    "WeightStandardizedConv2d",
+    "monte_carlo_dropout",
+    "monte_carlo_predict",
+]

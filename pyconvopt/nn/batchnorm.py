@@ -26,7 +26,9 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
             input, mean, var, self.weight, self.bias, use_batch, momentum, self.eps
         )
 
-    def statistics(self) -> tuple[Tensor | None, Tensor | None, bool, float]:
+    def statistics(
+        self: torch.nn.modules.batchnorm._BatchNorm,
+    ) -> tuple[Tensor | None, Tensor | None, bool, float]:
         """What this call normalises with: running mean and variance, whether by the batch, momentum.
 
         Counts the batch where the module tracks statistics in training, as torch's forward does.

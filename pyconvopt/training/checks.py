@@ -61,4 +61,5 @@ def with_first_batch(
     loss.check(outputs.detach(), targets, logits)
     if isinstance(loader, ArrayLoader) and loss.integer_targets and loader.y is not None:
         labels = data_checks.class_numbers(loader.y)
+        loss.check(outputs.detach(), labels[: len(outputs)].to(outputs.device), logits)
         data_checks.require_label_range(labels, outputs.shape[1])

@@ -21,6 +21,7 @@ from pyconvopt import losses, metrics, optimizers, regularizers, schedules
 from pyconvopt.data.loader import ArrayLoader, as_batches
 from pyconvopt.metrics import Average, Metric
 from pyconvopt.training import checks
+from pyconvopt.training.after_step import after_step
 from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
 from pyconvopt.training.history import History
 from pyconvopt.training.progress import ProgressBar
@@ -187,6 +188,7 @@ class Trainer:
             if not trainable:
                 raise ValueError("the model has no weights to train")
             self.optimizer = optimizers.get(self.optimizer_spec, trainable)
+        self.after_step = after_step(self.model, self.optimizer)
         self.settle()
 
     def try_first_batch(self, loader: ArrayLoader) -> None:
@@ -230,6 +232,8 @@ class Trainer:
         loss = self.total_loss(outputs, targets)
         loss.backward()
         self.optimizer.step()
+        if self.after_step is not None:
+            self.after_step(self.step_number)
         self.step_number += 1
         self.count(loss.detach(), outputs.detach(), targets)
 
@@ -250,11 +254,11 @@ class Trainer:
         return outputs, targets
 
     def loss_targets(self, y: Tensor, outputs: Tensor) -> Tensor:
-        """Labels as the loss wants them: int64 class numbers (N,), or floats."""
+        """Labels as the loss wants them: int64 class numbers (N,), or floats (soft labels too)."""
         wants_integers = self.loss.integer_targets
         if wants_integers is None:
             wants_integers = not y.is_floating_point()
-        if wants_integers:
+        if wants_integers and not losses.is_soft(y, outputs):
             one_column = y.dim() == outputs.dim() == 2 and y.shape[1] == 1
             return (y[:, 0] if one_column else y).to(torch.int64)
         one_output = y.dim() + 1 == outputs.dim() and outputs.shape[-1] == 1
@@ -263,7 +267,9 @@ class Trainer:
     def total_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss with the penalties on the weights."""
         loss = self.loss(outputs, targets, self.takes_logits)
-        return loss + regularizers.penalty(self.penalties) if self.penalties else loss
+        if self.penalties:
+            loss = loss + regularizers.penalty(self.penalties, self.step_number)
+        return loss
 
     def reset(self) -> None:
         """Start counting loss and metrics anew."""

@@ -1,0 +1,61 @@
+"""Methods that sit beside a parameter: on the module that owns it, under the parameter's name.
+
+A slot is an attribute of the module, a mapping from its parameters' names to methods. Regularisers
+and constraints each have theirs. Layers fill it from their arguments, `attach` by patterns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+
+def matching(names: list[str], pattern: str, what: str) -> list[str]:
+    """The names that a shell pattern meets; ValueError if there are none.
+
+    >>> matching(['0.weight', '0.bias', '2.weight'], '*.weight', 'parameter')
+    ['0.weight', '2.weight']
+    """
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        raise ValueError(
+            f"no {what} is named like {pattern!r}; this model has {', '.join(names) or 'none'}"
+        )
+    return found
+
+
+def set_on(module: nn.Module, slot: str, parameter: str, method: Any) -> None:
+    """Put a method on one parameter of a module (None takes it away)."""
+    table = dict(getattr(module, slot, {}))
+    table.pop(parameter, None)
+    if method is not None:
+        table[parameter] = method
+    setattr(module, slot, table)
+
+
+def attach(
+    model: nn.Module, slot: str, patterns: Mapping[str, Any], get: Callable[[Any], Any]
+) -> list[str]:
+    """Fill a slot by patterns over `model.named_parameters()`; the names met, each once.
+
+    `get` makes a method of what stands behind a pattern. The later of two patterns counts.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    met: list[str] = []
+    for pattern, spec in patterns.items():
+        matches = matching(names, pattern, "parameter")
+        for name in matches:
+            owner, _, parameter = name.rpartition(".")
+            set_on(model.get_submodule(owner), slot, parameter, get(spec))
+        met += [name for name in matches if name not in met]
+    return met
+
+
+def attached(model: nn.Module, slot: str) -> Iterator[tuple[nn.Module, str, Any]]:
+    """(module, parameter, method) of everything in a slot of the model's modules."""
+    for module in model.modules():
+        for parameter, method in getattr(module, slot, {}).items():
+            yield module, parameter, method

@@ -1,0 +1,71 @@
+"""Noise in training: multiplied, added, or of dropout that keeps SELU's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as torch_functional
+from torch import Tensor
+from typing_extensions import override
+
+from pyconvopt.layers.base import Layer
+from pyconvopt.layers.dropout import Dropout
+
+
+class GaussianDropout(Dropout):
+    """x · N(1, √(rate / (1 - rate))) in training: dropout's mean and variance, without zeros.
+
+    Source: Srivastava et al. 2014, section 10.
+    """
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        deviation = (self.rate / (1 - self.rate)) ** 0.5
+        return x * torch.randn_like(x).mul_(deviation).add_(1)
+
+
+class AlphaDropout(Dropout):
+    """Dropout that sets values to SELU's limit and keeps mean 0 and variance 1.
+
+    In training y = a·(x·b + α'·(1 - b)) + c with b Bernoulli(1 - rate), α' = -1.7581,
+    a = ((1 - rate)·(1 + rate·α'²))^-½ and c = -a·α'·rate.
+
+    Source: Klambauer et al. 2017, "Self-Normalizing Neural Networks".
+    """
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        return torch_functional.alpha_dropout(x, self.rate, training=self.training)
+
+
+class GaussianNoise(Layer):
+    """x + N(0, stddev) in training, against overfitting.
+
+    >>> GaussianNoise(0.1).eval()(torch.ones(1, 2))
+    tensor([[1., 1.]])
+    """
+
+    def __init__(
+        self,
+        stddev: float,
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, input_shape)
+        if not stddev >= 0:
+            raise ValueError(f"stddev must be 0 or more, got {stddev}")
+        self.stddev = stddev
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        if not self.training or self.stddev == 0:
+            return x
+        return x + torch.randn_like(x).mul_(self.stddev)
+
+    @override
+    def flops(self) -> int | None:
+        return 0

@@ -1,0 +1,237 @@
+"""Layers that move, add or leave out values: padding, cropping, enlarging, reshaping, rescaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as torch_functional
+from torch import Tensor
+from typing_extensions import override
+
+from pyconvopt import registry
+from pyconvopt.layers.base import (
+    Layer,
+    Shape,
+    channels_last_only,
+    pair,
+    product,
+    to_array_axes,
+    to_torch_axes,
+)
+
+Border = tuple[tuple[int, int], tuple[int, int]]
+
+
+def border(value: Any, name: str) -> Border:
+    """((top, bottom), (left, right)) from one number, a height and a width, or two pairs.
+
+    >>> border(1, 'padding'), border(((0, 1), (2, 3)), 'padding')
+    (((1, 1), (1, 1)), ((0, 1), (2, 3)))
+    """
+    if isinstance(value, int):
+        return pair(value, name, 0), pair(value, name, 0)
+    sides = tuple(value)
+    if len(sides) != 2:
+        raise ValueError(f"{name} must be a number, two, or two pairs of numbers, got {value!r}")
+    return pair(sides[0], name, 0), pair(sides[1], name, 0)
+
+
+class ZeroPadding2D(Layer):
+    """Rows and columns of zeros around each image.
+
+    Args: padding (1): a number, (height, width), or ((top, bottom), (left, right)).
+    Shapes: (N, H, W, C) to (N, H + top + bottom, W + left + right, C).
+
+    >>> import torch
+    >>> ZeroPadding2D(((0, 0), (1, 0)))(torch.ones(1, 1, 1, 2))
+    tensor([[[[0., 1., 1.]]]])
+    """
+
+    ranks = (4,)
+
+    def __init__(
+        self,
+        padding: Any = (1, 1),
+        data_format: str | None = None,
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, input_shape)
+        channels_last_only(data_format)
+        self.padding = border(padding, "padding")
+
+    @override
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        batch, height, width, channels = input_shape
+        grown = [
+            None if size is None else size + sum(sides)
+            for size, sides in zip((height, width), self.padding, strict=True)
+        ]
+        return (batch, *grown, channels)
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        (top, bottom), (left, right) = self.padding
+        return torch_functional.pad(x, (left, right, top, bottom))
+
+
+class Cropping2D(Layer):
+    """Each image without its outer rows and columns.
+
+    Args: cropping (0): a number, (height, width), or ((top, bottom), (left, right)).
+    Shapes: (N, H, W, C) to (N, H - top - bottom, W - left - right, C).
+    Errors: ValueError if nothing would be left.
+
+    >>> import torch
+    >>> Cropping2D((0, 1))(torch.arange(3.0).view(1, 1, 1, 3))
+    tensor([[[[1.]]]])
+    """
+
+    ranks = (4,)
+
+    def __init__(
+        self,
+        cropping: Any = ((0, 0), (0, 0)),
+        data_format: str | None = None,
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, input_shape)
+        channels_last_only(data_format)
+        self.cropping = border(cropping, "cropping")
+
+    @override
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        batch, height, width, channels = input_shape
+        kept = [
+            None if size is None else size - sum(sides)
+            for size, sides in zip((height, width), self.cropping, strict=True)
+        ]
+        if any(size is not None and size < 1 for size in kept):
+            raise ValueError(
+                f"{self.name}: cropping {self.cropping} leaves nothing of {height}×{width}"
+            )
+        return (batch, *kept, channels)
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        (top, bottom), (left, right) = self.cropping
+        return x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
+
+
+class UpSampling2D(Layer):
+    """Images enlarged by whole factors.
+
+    Args: size (2), interpolation ('nearest': pixels repeated; 'bilinear').
+    Shapes: (N, H, W, C) to (N, H · size[0], W · size[1], C).
+
+    >>> import torch
+    >>> UpSampling2D((1, 2))(torch.tensor([[[[1.0, 2.0]]]]))
+    tensor([[[[1., 1., 2., 2.]]]])
+    """
+
+    ranks = (4,)
+
+    def __init__(
+        self,
+        size: int | Sequence[int] = (2, 2),
+        data_format: str | None = None,
+        interpolation: str = "nearest",
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, input_shape)
+        channels_last_only(data_format)
+        self.size = pair(size, "size")
+        kinds = {"nearest": "nearest", "bilinear": "bilinear"}
+        self.interpolation = registry.find("interpolation", kinds, interpolation)
+
+    @override
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        batch, height, width, channels = input_shape
+        grown = [
+            None if size is None else size * factor
+            for size, factor in zip((height, width), self.size, strict=True)
+        ]
+        return (batch, *grown, channels)
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        size = (x.shape[2] * self.size[0], x.shape[3] * self.size[1])
+        corners = None if self.interpolation == "nearest" else False
+        return torch_functional.interpolate(x, size, mode=self.interpolation, align_corners=corners)
+
+
+class Reshape(Layer):
+    """Each sample in another shape, values in the order of the N, H, W, C array.
+
+    Args: target_shape, without the batch; one size may be -1.
+    Errors: ValueError for a shape of another number of values.
+
+    >>> layer = Reshape((2, -1))
+    >>> layer.build((None, 12))
+    >>> layer.output_shape
+    (None, 2, 6)
+    """
+
+    def __init__(
+        self,
+        target_shape: Sequence[int],
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, input_shape)
+        self.target_shape = tuple(target_shape)
+        if self.target_shape.count(-1) > 1 or any(size < -1 for size in self.target_shape):
+            raise ValueError(f"target_shape must hold sizes, at most one -1, got {target_shape!r}")
+
+    @override
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        values, given = product(input_shape[1:]), math.prod(s for s in self.target_shape if s != -1)
+        if values is None:
+            return (None, *[None if size == -1 else size for size in self.target_shape])
+        rest, left = divmod(values, given) if given else (0, values)
+        if left or (-1 not in self.target_shape and rest != 1):
+            raise ValueError(
+                f"{self.name} cannot make {self.target_shape} of {values} values a sample"
+            )
+        return (None, *[rest if size == -1 else size for size in self.target_shape])
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        return to_torch_axes(to_array_axes(x).reshape(len(x), *self.target_shape))
+
+
+class Rescaling(Layer):
+    """x · scale + offset: pixels into the range a network likes, Rescaling(1 / 255).
+
+    >>> import torch
+    >>> Rescaling(0.5, offset=-1.0)(torch.tensor([[4.0]]))
+    tensor([[1.]])
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        offset: float = 0.0,
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, input_shape)
+        self.scale = scale
+        self.offset = offset
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.offset
+
+    @override
+    def flops(self) -> int | None:
+        return self.elements(2)

@@ -1,0 +1,55 @@
+"""What penalties share: strengths that may follow the step, and filters as rows of a matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+Self = TypeVar("Self", bound="Penalty")
+
+# A number, or a function of the step (counted from 0) that gives one, such as a schedule.
+Strength = Any
+
+
+def checked(strength: Strength, name: str) -> None:
+    """Refuse a negative strength, and NaN; a function's values are checked as they come."""
+    if not callable(strength) and not strength >= 0:
+        raise ValueError(f"the strength {name} must be 0 or more, got {strength}")
+
+
+class Penalty:
+    """Base class of the penalties, frozen dataclasses whose fields are their settings.
+
+    Calling one gives the penalty of a weight, a scalar; `step` counts where a strength is a
+    function. A subclass gives `value`, in which every strength is a number.
+    """
+
+    def __call__(self, weight: Tensor, step: int = 0) -> Tensor:
+        """The penalty of a weight at that step of the run, a scalar tensor."""
+        return self.at(step).value(weight)
+
+    def at(self: Self, step: int) -> Self:
+        """The same penalty with the strengths it has at that step."""
+        numbers = {name: each(step) for name, each in vars(self).items() if callable(each)}
+        if not numbers:
+            return self
+        return dataclasses.replace(self, **numbers)  # type: ignore[type-var]
+
+    def value(self, weight: Tensor) -> Tensor:
+        """The penalty of a weight, its strengths being numbers."""
+        raise NotImplementedError
+
+
+def rows(weight: Tensor, method: str) -> Tensor:
+    """A kernel as (filters, everything one filter has): (K, C·kh·kw) of a convolution.
+
+    Errors: ValueError for a vector, which has no filters.
+    """
+    if weight.dim() < 2:
+        raise ValueError(
+            f"{method} works on kernels of two or more axes, got a weight of shape "
+            f"{tuple(weight.shape)}"
+        )
+    return weight.flatten(1)
