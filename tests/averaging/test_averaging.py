@@ -11,7 +11,6 @@ from torch import nn
 
 from pyconvopt import averaging, layers, models, optimizers
 from pyconvopt.training import LambdaCallback, Trainer
-from tests.doctests import assert_examples_hold
 
 torch.manual_seed(7)
 DATA = (torch.randn(60, 2, 6, 6), torch.randint(0, 3, (60,)))
@@ -61,10 +60,6 @@ def mean_of(path):
 def assert_weights(model, expected):
     for w, value in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(w.detach(), value.float(), rtol=1e-5, atol=1e-6)
-
-
-def test_examples():
-    assert_examples_hold(averaging)
 
 
 def test_ema_is_its_formula_at_the_end():

@@ -14,7 +14,6 @@ from torch import nn
 from pyconvopt import schedules
 from pyconvopt.schedules import Constant, Cosine, Exponential, MultiStep, PerEpoch, Redwood
 from pyconvopt.training import LambdaCallback, Trainer
-from tests.doctests import assert_examples_hold
 
 EVERY = [
     Constant(0.1),
@@ -32,10 +31,6 @@ EVERY = [
     Cosine(0.1, 20).warmup(3).per_epoch(),
     Cosine(0.1, 1).warmup(0.1).over_run(),
 ]
-
-
-def test_examples():
-    assert_examples_hold(schedules)
 
 
 @pytest.mark.parametrize("schedule", EVERY, ids=lambda schedule: type(schedule).__name__)
