@@ -48,7 +48,7 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable ".[cli,test,dev]"
-	$(BIN)/pip install --quiet --no-deps keras absl-py h5py ml-dtypes namex optree
+	$(BIN)/pip install --quiet --no-deps keras absl-py h5py ml-dtypes namex optree pytorch-optimizer
 	touch $@
 
 # Debian's package where it may be installed; else the program downloads the files, checked by SHA-256.
