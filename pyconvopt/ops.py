@@ -249,6 +249,7 @@ def _(
     p,
     input_needed,
     residual_needed,
+    bias=None,
 ):
     return (
         _empty_rows(input) if input_needed else _nothing(input),

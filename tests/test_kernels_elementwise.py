@@ -137,6 +137,15 @@ def test_batch_norm(kernels, shape, options, training):
     assert_close(dbias, doubles[2].grad, 3e-6)
     if residual is not None:
         assert_close(dresidual, residual64.grad, 1e-6)
+    elif options["relu"] and not options["pool"] and not options["p"]:
+        again = OPS.batch_norm_backward(
+            g, x, None, None, weight, saved_mean, saved_invstd, training, True, False, 0.0, True, False,
+            bias,
+        )  # fmt: skip
+        for from_output, from_input in zip(
+            (dx, dweight, dbias), (again[0], *again[2:]), strict=True
+        ):
+            assert torch.equal(from_output, from_input)
 
 
 def test_batch_norm_without_affine_and_statistics(kernels):
@@ -511,7 +520,7 @@ PLAIN = (None, None, None, None, None, True, 0.1, 1e-5, False, False, 0.0, 0, 0)
                 True,
                 True,
                 False,
-                0.0,
+                0.5,
                 True,
                 False,
             ),
@@ -545,6 +554,25 @@ def test_operators_pass_opcheck():
         (
             OPS.batch_norm_backward,
             (x, x, x, None, None, channels, channels, True, True, False, 0.0, False, True),
+        ),
+        (
+            OPS.batch_norm_backward,
+            (
+                x,
+                x,
+                None,
+                None,
+                None,
+                channels,
+                channels,
+                True,
+                True,
+                False,
+                0.0,
+                True,
+                False,
+                channels,
+            ),
         ),
         (OPS.relu, (x,)),
         (OPS.relu_backward, (x, x, True)),

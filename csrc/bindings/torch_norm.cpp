@@ -66,7 +66,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradien
                                                     const std::optional<Tensor>& argmax,
                                                     const std::optional<Tensor>& weight, const Tensor& saved_mean,
                                                     const Tensor& saved_invstd, bool training, bool relu, bool pool,
-                                                    double dropout, bool input_needed, bool residual_needed) {
+                                                    double dropout, bool input_needed, bool residual_needed,
+                                                    const std::optional<Tensor>& bias) {
   const char* op = "batch_norm_backward";
   check_rows(input, op, "input");
   check_options(op, relu, pool, dropout, residual_needed);
@@ -86,8 +87,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradien
     check_rows(output_gradient, op, "output_gradient");
     check_same_shape(output_gradient, input, op, "output_gradient");
   }
-  if (masked) {
-    STD_TORCH_CHECK(output, op, ": expected output with relu=True and pool=False");
+  check_optional_vector(bias, shape.channels, op, "bias");
+  STD_TORCH_CHECK(output || !masked || (dropout == 0 && !residual_needed), op,
+                  ": expected output with relu=True and dropout or a residual");
+  if (masked && output) {
     check_rows(*output, op, "output");
     check_same_shape(*output, input, op, "output");
   }
@@ -97,9 +100,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradien
   run(BatchNormBackward{.shape = shape,
                         .output_gradient = output_gradient.const_data_ptr<float>(),
                         .input = input.const_data_ptr<float>(),
-                        .output = masked ? output->const_data_ptr<float>() : nullptr,
+                        .output = masked ? data_or_null(output) : nullptr,
                         .argmax = pool ? argmax->const_data_ptr<uint8_t>() : nullptr,
                         .weight = data_or_null(weight),
+                        .bias = data_or_null(bias),
                         .saved_mean = saved_mean.const_data_ptr<float>(),
                         .saved_invstd = saved_invstd.const_data_ptr<float>(),
                         .training = training,
@@ -123,7 +127,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
   m.def(
       "batch_norm_backward(Tensor output_gradient, Tensor input, Tensor? output, Tensor? argmax, Tensor? weight, "
       "Tensor saved_mean, Tensor saved_invstd, bool training, bool relu, bool pool, float dropout, "
-      "bool input_needed, bool residual_needed) "
+      "bool input_needed, bool residual_needed, Tensor? bias=None) "
       "-> (Tensor input_gradient, Tensor residual_gradient, Tensor weight_gradient, Tensor bias_gradient)");
 }
 

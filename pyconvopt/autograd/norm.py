@@ -54,7 +54,7 @@ class BatchNormFunction(Function):
             weight,
             bias,
             residual,
-            y if relu and not pool else None,
+            y if relu and not pool and (dropout or residual is not None) else None,
             argmax if pool else None,
             saved_mean,
             saved_invstd,
@@ -77,7 +77,7 @@ class BatchNormFunction(Function):
         g = g.contiguous(memory_format=torch.channels_last) if g.dim() == 4 else g.contiguous()
         dx, dresidual, dweight, dbias = _backward(
             g, x, y, argmax, weight, mean, invstd, options.training, options.relu, options.pool,
-            options.dropout, need_x, need_residual,
+            options.dropout, need_x, need_residual, bias,
         )  # fmt: skip
         return (
             dx if need_x else None,

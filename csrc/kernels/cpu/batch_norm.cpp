@@ -8,7 +8,7 @@
 // Statistics (Chan, Golub and LeVeque 1983): pieces of up to 256 rows sum x − s and (x − s)² in single
 // precision, where s is the mean of the piece's first rows, so that little cancels when the mean is
 // large against the deviation; pieces and then chunks are merged as (count, mean, Σ(x − mean)²) in double.
-#include "../norm.hpp"
+#include "affine.hpp"
 #include "philox.hpp"
 #include "pool2x2.hpp"
 #include "rows.hpp"
@@ -88,26 +88,6 @@ void running_statistics(const BatchNormForward& p) {
     p.saved_invstd[c] = float(1 / __builtin_sqrt(variance + p.epsilon));
   }
 }
-
-struct Affine {
-  Vec mean, a, bias;
-  PYCONVOPT_INLINE Vec operator()(Vec x) const { return (x - mean) * a + bias; }
-};
-
-struct AffineLines {
-  float *mean, *a, *bias;  // padded to whole vectors
-
-  AffineLines(const BatchNormForward& p, float* space, int64_t padded)
-      : mean(space), a(space + padded), bias(space + 2 * padded) {
-    for (int64_t i = 0; i < 3 * padded; ++i) space[i] = 0;
-    for (int64_t c = 0; c < p.shape.channels; ++c) {
-      mean[c] = p.saved_mean[c];
-      a[c] = (p.weight ? p.weight[c] : 1.0f) * p.saved_invstd[c];
-      bias[c] = p.bias ? p.bias[c] : 0.0f;
-    }
-  }
-  PYCONVOPT_INLINE Affine at(int64_t c) const { return {load(mean + c), load(a + c), load(bias + c)}; }
-};
 
 // Multipliers of dropout for a few thousand elements at a time, one buffer a thread.
 class Multipliers {

@@ -8,40 +8,58 @@
 //
 // Behind a pool only the maxima of the windows carry a gradient: the reducing pass walks the pooled
 // map and picks its x by the argmax; the dense pass writes all four pixels of a window.
-#include "../norm.hpp"
+#include "affine.hpp"
 #include "pool2x2.hpp"
 #include "rows.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace {
 
-// The gradient behind ReLU and dropout, for a plain map.
-template <bool masked>
+// What tells where ReLU or dropout stopped the gradient of a plain map.
+enum class Mask { none, output, input };
+
+// The gradient behind them.
+template <Mask mask>
 struct MapGradient {
-  const float *gradient, *output;
+  const float *gradient, *output, *input;
   Vec scale;
+
+  MapGradient(const BatchNormBackward& p, const float* gradient, double dropout)
+      : gradient(gradient),
+        output(p.output),
+        input(p.input),
+        scale(broadcast(DropoutKey{.probability = dropout}.scale())) {}
+
   template <class Part>
-  PYCONVOPT_INLINE Vec at(int64_t i, Part part) const {
+  PYCONVOPT_INLINE Vec at(int64_t i, const Affine& affine, Part part) const {
     const Vec g = load(gradient + i, part) * scale;
-    if constexpr (masked) return load(output + i, part) <= 0.0f ? Vec{} : g;
+    if constexpr (mask == Mask::output) return load(output + i, part) <= 0.0f ? Vec{} : g;
+    if constexpr (mask == Mask::input) return affine(load(input + i, part)) <= 0.0f ? Vec{} : g;
     return g;
   }
 };
 
-struct Lines {  // of channels, padded to whole vectors
-  float *mean, *p, *q, *r;
+struct Lines : AffineLines {
+  float *p, *q, *r;
+
+  Lines(const BatchNormBackward& problem, float* space, int64_t padded)
+      : AffineLines(problem, space, padded), p(space + 3 * padded), q(p + padded), r(q + padded) {
+    for (int64_t i = 0; i < 3 * padded; ++i) p[i] = 0;
+    for (int64_t c = 0; c < problem.shape.channels; ++c)
+      p[c] = float((problem.weight ? double(problem.weight[c]) : 1.0) * problem.saved_invstd[c]);
+  }
+  static constexpr int64_t count = 6;
 };
 
-template <bool masked, bool keep>
+template <Mask mask, bool keep>
 void reduce_rows(const BatchNormBackward& p, const Lines& lines, const Chunks& chunks, ChunkSums<2>& sums) {
   const int64_t channels = p.shape.channels;
-  const MapGradient<masked> gradient{p.output_gradient, p.output,
-                                     broadcast(DropoutKey{.probability = p.dropout_probability}.scale())};
+  const MapGradient<mask> gradient(p, p.output_gradient, p.dropout_probability);
   for_each_chunk(chunks.count, [&](int64_t chunk, int64_t thread) {
     sum_chunk(in_blocks(p.shape.rows() * channels), sums, chunk, thread, chunks.begin(chunk), chunks.end(chunk),
               channels, [&](int64_t row, int64_t c, auto part, Vec* s) __attribute__((always_inline)) {
                 const int64_t at = row * channels + c;
-                const Vec g = gradient.at(at, part);
+                const Vec g = gradient.at(at, lines.at(c), part);
                 if constexpr (keep) store(p.residual_gradient + at, g, part);
                 s[0] += g;
                 s[1] += g * (load(p.input + at, part) - load(lines.mean + c));
@@ -50,11 +68,12 @@ void reduce_rows(const BatchNormBackward& p, const Lines& lines, const Chunks& c
 }
 
 struct Coefficients {
-  Vec mean, p, q, r;
+  Affine affine;
+  Vec p, q, r;
 };
 
-template <bool masked, bool training>
-void apply_rows(const BatchNormBackward& p, const Lines& lines, const MapGradient<masked>& gradient) {
+template <Mask mask, bool training>
+void apply_rows(const BatchNormBackward& p, const Lines& lines, const MapGradient<mask>& gradient) {
   const int64_t channels = p.shape.channels;
   const Chunks chunks(p.shape.rows(), channels);
   for_each_chunk(
@@ -63,13 +82,13 @@ void apply_rows(const BatchNormBackward& p, const Lines& lines, const MapGradien
         for_each_row_vector(
             in_blocks(p.shape.rows() * channels), chunks.begin(chunk), chunks.end(chunk), channels,
             [&](int64_t c, auto) __attribute__((always_inline)) {
-              return Coefficients{load(lines.mean + c), load(lines.p + c), load(lines.q + c), load(lines.r + c)};
+              return Coefficients{lines.at(c), load(lines.p + c), load(lines.q + c), load(lines.r + c)};
             },
             [&](const Coefficients& k, int64_t row, int64_t c, auto part) __attribute__((always_inline)) {
               const int64_t at = row * channels + c;
-              const Vec g = gradient.at(at, part);
+              const Vec g = gradient.at(at, k.affine, part);
               if constexpr (training)
-                store(p.input_gradient + at, k.p * (g - k.r) + k.q * (load(p.input + at, part) - k.mean), part);
+                store(p.input_gradient + at, k.p * (g - k.r) + k.q * (load(p.input + at, part) - k.affine.mean), part);
               else store(p.input_gradient + at, k.p * g, part);
             });
       },
@@ -154,16 +173,24 @@ void apply_windows(const BatchNormBackward& p, const Lines& lines) {
   if (windows.height == 0) write_rest(0, p.shape.rows() * channels);
 }
 
-void reduce(const BatchNormBackward& p, Lines& lines, bool masked) {
+template <class Use>
+void with_mask(Mask mask, Use use) {
+  if (mask == Mask::none) use.template operator()<Mask::none>();
+  else if (mask == Mask::output) use.template operator()<Mask::output>();
+  else use.template operator()<Mask::input>();
+}
+
+void reduce(const BatchNormBackward& p, Lines& lines, Mask mask) {
   const int64_t channels = p.shape.channels, rows = p.shape.rows();
   const Chunks chunks =
       p.pool ? Chunks(Windows(p.shape).lines, 2 * p.shape.width * channels, 1) : Chunks(rows, channels);
   ChunkSums<2> sums(chunks.count, channels);
   if (p.pool) reduce_windows(p, lines, chunks, sums);
-  else if (p.residual_gradient && masked) reduce_rows<true, true>(p, lines, chunks, sums);
-  else if (p.residual_gradient) reduce_rows<false, true>(p, lines, chunks, sums);
-  else if (masked) reduce_rows<true, false>(p, lines, chunks, sums);
-  else reduce_rows<false, false>(p, lines, chunks, sums);
+  else
+    with_mask(mask, [&]<Mask known>() {
+      if (p.residual_gradient) reduce_rows<known, true>(p, lines, chunks, sums);
+      else reduce_rows<known, false>(p, lines, chunks, sums);
+    });
   const double *gradient = sums.total(0), *product = sums.total(1);
   for (int64_t c = 0; c < channels; ++c) {
     const double invstd = p.saved_invstd[c];
@@ -178,27 +205,21 @@ void reduce(const BatchNormBackward& p, Lines& lines, bool masked) {
 void backward(const BatchNormBackward& p) {
   const int64_t channels = p.shape.channels, padded = round_up(channels, 16);
   if (channels == 0) return;
-  Workspace space(Workspace::bytes_for(4 * padded));
-  float* first = space.floats(4 * padded);
-  Lines lines{first, first + padded, first + 2 * padded, first + 3 * padded};
-  for (int64_t i = 0; i < 4 * padded; ++i) first[i] = 0;
-  for (int64_t c = 0; c < channels; ++c) {
-    lines.mean[c] = p.saved_mean[c];
-    lines.p[c] = float((p.weight ? double(p.weight[c]) : 1.0) * p.saved_invstd[c]);
-  }
-  const bool masked = p.activation == Activation::relu && !p.pool;
-  if (p.training || p.weight_gradient || p.bias_gradient || p.residual_gradient) reduce(p, lines, masked);
+  Workspace space(Workspace::bytes_for(Lines::count * padded));
+  Lines lines(p, space.floats(Lines::count * padded), padded);
+  Mask mask = Mask::none;
+  if (p.activation == Activation::relu && !p.pool) mask = p.output ? Mask::output : Mask::input;
+  if (p.training || p.weight_gradient || p.bias_gradient || p.residual_gradient) reduce(p, lines, mask);
   if (!p.input_gradient) return;
   if (p.pool) return p.training ? apply_windows<true>(p, lines) : apply_windows<false>(p, lines);
-  if (masked && !p.residual_gradient) {
-    const MapGradient<true> gradient{p.output_gradient, p.output,
-                                     broadcast(DropoutKey{.probability = p.dropout_probability}.scale())};
-    return p.training ? apply_rows<true, true>(p, lines, gradient) : apply_rows<true, false>(p, lines, gradient);
-  }
-  // The reducing pass has left the masked gradient in the residual's.
-  const float* plain = p.residual_gradient ? p.residual_gradient : p.output_gradient;
-  const MapGradient<false> gradient{plain, nullptr, broadcast(1.0f)};
-  return p.training ? apply_rows<false, true>(p, lines, gradient) : apply_rows<false, false>(p, lines, gradient);
+  // The reducing pass has left the gradient behind the mask in the residual's.
+  const float* from = p.residual_gradient ? p.residual_gradient : p.output_gradient;
+  if (p.residual_gradient) mask = Mask::none;
+  with_mask(mask, [&]<Mask known>() {
+    const MapGradient<known> gradient(p, from, p.residual_gradient ? 0 : p.dropout_probability);
+    if (p.training) apply_rows<known, true>(p, lines, gradient);
+    else apply_rows<known, false>(p, lines, gradient);
+  });
 }
 
 bool applies(const BatchNormBackward&) { return true; }

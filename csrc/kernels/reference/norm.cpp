@@ -77,6 +77,14 @@ void forward(const BatchNormForward& p) {
   });
 }
 
+// What ReLU got, or what it left.
+double output_at(const BatchNormBackward& p, std::size_t i) {
+  if (p.output) return p.output[i];
+  const std::size_t c = i % std::size_t(p.shape.channels);
+  return (double(p.input[i]) - p.saved_mean[c]) * p.saved_invstd[c] * (p.weight ? p.weight[c] : 1.0) +
+         (p.bias ? p.bias[c] : 0.0);
+}
+
 void backward(const BatchNormBackward& p) {
   const int64_t channels = p.shape.channels, rows = p.shape.rows();
   const double scale = DropoutKey{.probability = p.dropout_probability}.scale();
@@ -88,7 +96,7 @@ void backward(const BatchNormBackward& p) {
     });
   } else {
     for (std::size_t i = 0; i < g.size(); ++i)
-      g[i] = p.activation == Activation::relu && p.output[i] <= 0 ? 0.0 : p.output_gradient[i] * scale;
+      g[i] = p.activation == Activation::relu && output_at(p, i) <= 0 ? 0.0 : p.output_gradient[i] * scale;
   }
   for (int64_t c = 0; c < channels; ++c) {
     const double mean = p.saved_mean[c], invstd = p.saved_invstd[c], weight = p.weight ? p.weight[c] : 1.0;
