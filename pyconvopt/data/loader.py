@@ -8,7 +8,7 @@ repeated from any epoch on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from pyconvopt.data import checks
 
 
 class ArrayLoader:
-    """Batches (x, y), or x alone, of arrays or tensors.
+    """Batches (x, y), x alone, or (x, y, weights), of arrays or tensors.
 
     Args: x, y (None), batch_size (32), shuffle (False), seed (None: drawn from torch's generator,
-    so that torch.manual_seed decides), drop_last (False: a smaller last batch is given too).
+    so that torch.manual_seed decides), drop_last (False: a smaller last batch is given too),
+    weights (None; one a sample, for the loss).
 
     Floats and pixels come out as float32, y in the type it has. Each `iter` is one epoch with an
     order of its own; setting `epoch` repeats one.
@@ -42,6 +43,7 @@ class ArrayLoader:
         shuffle: bool = False,
         seed: int | None = None,
         drop_last: bool = False,
+        weights: Any = None,
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
@@ -51,6 +53,7 @@ class ArrayLoader:
         if self.y is not None:
             checks.require_samples(self.y, "labels")
             checks.require_same_length(self.x, self.y)
+        self.weights = None if weights is None else checks.sample_weights(weights, self.x)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = int(torch.randint(2**31, ())) if seed is None and shuffle else seed
@@ -80,42 +83,101 @@ class ArrayLoader:
         return torch.randperm(self.samples, generator=generator)
 
     def __iter__(self) -> Iterator[Any]:
-        order = self.order(self.epoch)
         self.epoch += 1
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            if order is None:
-                x = self.x[start : start + self.batch_size]
-                y = None if self.y is None else self.y[start : start + self.batch_size]
+        return self.batches(self.epoch - 1)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Any]:
+        """The batches of that epoch, from number `first` on; those before cost nothing."""
+        order = self.order(epoch)
+        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
+            stop = start + self.batch_size
+            rows = slice(start, stop) if order is None else order[start:stop]
+            x = take(self.x, rows).to(torch.float32)
+            if self.y is None:
+                yield x
+            elif self.weights is None:
+                yield x, take(self.y, rows)
             else:
-                rows = order[start : start + self.batch_size]
-                x = self.x.index_select(0, rows)
-                y = None if self.y is None else self.y.index_select(0, rows)
-            x = x.to(torch.float32)
-            yield x if y is None else (x, y)
+                yield x, take(self.y, rows), take(self.weights, rows)
+
+
+def take(values: Tensor, rows: slice | Tensor) -> Tensor:
+    """Some of the samples, in that order."""
+    return values[rows] if isinstance(rows, slice) else values.index_select(0, rows)
+
+
+class BatchSource:
+    """Batches (x, y) or (x, y, weights) that somebody else makes: arrays or tensors.
+
+    `source`: an iterator, such as a generator, which goes on from epoch to epoch; or what gives a
+    new one for each: an iterable, or a function without arguments.
+
+    >>> source = BatchSource(lambda: (([[0.5], [1.5]], [0, 1]) for _ in range(4)))
+    >>> len(list(source)), len(list(source))
+    (4, 4)
+    """
+
+    batch_size = None
+    weights = None
+
+    def __init__(self, source: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
+        self.source = source
+
+    @property
+    def is_read_once(self) -> bool:
+        """Whether what was read is gone, as with a generator."""
+        return isinstance(self.source, Iterator)
+
+    def __iter__(self) -> Iterator[Any]:
+        source: Any = self.source() if callable(self.source) else self.source
+        for parts in source:
+            if not isinstance(parts, (tuple, list)) or not 2 <= len(parts) <= 3:
+                got = (
+                    f"{type(parts).__name__} of {len(parts)}"
+                    if hasattr(parts, "__len__")
+                    else (type(parts).__name__)
+                )
+                raise TypeError(f"a batch must be (x, y) or (x, y, weights), got a {got}")
+            x, y, *weights = (
+                checks.as_tensor(part, what)
+                for part, what in zip(parts, ("images", "labels", "weights"), strict=False)
+            )
+            checks.require_same_length(x, y)
+            yield (x.to(torch.float32), y, *weights)
+
+
+Loader = ArrayLoader | DataLoader | BatchSource
 
 
 def as_batches(
     data: Any, batch_size: int = 32, shuffle: bool = False, seed: int | None = None
-) -> ArrayLoader | DataLoader:
+) -> Loader:
     """A loader for whatever holds the data.
 
-    `data`: (x, y) or x as arrays or tensors, a torch Dataset, or a DataLoader or ArrayLoader,
-    which is taken as it is, its own batch size too.
+    `data`: (x, y), (x, y, weights) or x as arrays or tensors, a torch Dataset, a DataLoader or
+    ArrayLoader, which is taken as it is, its own batch size too, or a generator (or a function
+    that makes one) of batches.
 
     >>> len(as_batches(([[0.0], [1.0], [2.0]], [0, 1, 2]), batch_size=2))
     2
     """
-    if isinstance(data, (ArrayLoader, DataLoader)):
+    if isinstance(data, (ArrayLoader, DataLoader, BatchSource)):
         return data
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size, shuffle=shuffle)
     if isinstance(data, tuple):
-        if len(data) != 2:
-            raise ValueError(f"data must be a pair (images, labels), got a tuple of {len(data)}")
-        return ArrayLoader(*data, batch_size=batch_size, shuffle=shuffle, seed=seed)
-    if isinstance(data, dict) or (hasattr(data, "__iter__") and not hasattr(data, "__len__")):
+        if not 2 <= len(data) <= 3:
+            raise ValueError(
+                "data must be a pair (images, labels), or (images, labels, weights), got a tuple of "
+                f"{len(data)}"
+            )
+        x, y, *weights = data
+        return ArrayLoader(x, y, batch_size, shuffle, seed, weights=weights[0] if weights else None)
+    if callable(data) or (hasattr(data, "__iter__") and not hasattr(data, "__len__")):
+        return BatchSource(data)
+    if isinstance(data, dict):
         raise TypeError(
             "data must be arrays (x, y), a torch Dataset or a DataLoader, got "
             f"{type(data).__name__}"

@@ -20,8 +20,8 @@ import torch
 from pyconvopt import data
 from pyconvopt.extras import require
 from pyconvopt.models import Sequential
-from pyconvopt.training.callbacks import CSVLogger
 from pyconvopt.training.curves import plot_curves
+from pyconvopt.training.loggers import CSVLogger
 from pyconvopt.training.recipes import Recipe
 
 WEIGHTS = "weights.safetensors"
