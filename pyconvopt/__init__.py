@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "activations",
+    "callbacks",
     "data",
     "functional",
     "initializers",
