@@ -39,17 +39,17 @@ def set_random_states(states: dict[str, Any], generator: torch.Generator | None 
 
 
 @contextmanager
-def random_states_kept() -> Iterator[None]:
+def random_states_kept(generator: torch.Generator | None = None) -> Iterator[None]:
     """Whatever is drawn within, the states are afterwards what they were.
 
-    >>> before = torch.initial_seed(), torch.get_rng_state()
+    >>> before = torch.get_rng_state()
     >>> with random_states_kept():
     ...     _ = torch.rand(3)
-    >>> bool((torch.get_rng_state() == before[1]).all())
+    >>> torch.equal(torch.get_rng_state(), before)
     True
     """
-    states = random_states()
+    states = random_states(generator)
     try:
         yield
     finally:
-        set_random_states(states)
+        set_random_states(states, generator)

@@ -187,12 +187,17 @@ class Sequential(nn.Module):
     # --- training and asking
 
     def compile(  # type: ignore[override]
-        self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Sequence[Any] | None = None
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+        **options: Any,
     ) -> None:
         """Choose how the model is trained (Keras' compile; torch's is `torch.compile(model)`).
 
         Args: optimizer (name, callable of the parameters, or torch optimiser), loss (name, or
-        function (outputs, targets)), metrics (names or Metric objects).
+        function (outputs, targets)), metrics (names or Metric objects), and those of
+        `training.Trainer` by name: learning_rate, schedule, accumulate, clip_norm, clip_value ...
 
         Errors: ValueError for a name that no table holds.
         """
@@ -200,7 +205,7 @@ class Sequential(nn.Module):
 
         if loss is None:
             raise ValueError("compile() needs a loss, such as 'sparse_categorical_crossentropy'")
-        self._trainer = Trainer(self, optimizer, loss, list(metrics or ()))
+        self._trainer = Trainer(self, optimizer, loss, list(metrics or ()), **options)
 
     def _trainer_is_stale(self) -> None:
         # Layers have come or gone: the optimiser holds the wrong parameters and is made anew.

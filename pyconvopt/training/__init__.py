@@ -8,10 +8,13 @@ from pyconvopt.training.callbacks import (
     TerminateOnNaN,
 )
 from pyconvopt.training.checkpoint import CheckpointFolder
+from pyconvopt.training.compare import Comparison, compare
+from pyconvopt.training.find_lr import RangeTest, find_lr
 from pyconvopt.training.history import History
 from pyconvopt.training.loggers import CSVLogger, TensorBoard
 from pyconvopt.training.monitors import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from pyconvopt.training.progress import ProgressBar
+from pyconvopt.training.sweep import Sweep, sweep
 from pyconvopt.training.trainer import Trainer
 
 __all__ = [
@@ -19,15 +22,21 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "CheckpointFolder",
+    "Comparison",
     "EarlyStopping",
     "History",
     "LambdaCallback",
     "LearningRateScheduler",
     "ModelCheckpoint",
     "ProgressBar",
+    "RangeTest",
     "ReduceLROnPlateau",
+    "Sweep",
     "TensorBoard",
     "TerminateOnNaN",
     "Terminated",
     "Trainer",
+    "compare",
+    "find_lr",
+    "sweep",
 ]

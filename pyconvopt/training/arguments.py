@@ -54,6 +54,15 @@ def clipping(norm: float | None, value: float | None) -> Callable[[Optimizer], N
     return clip
 
 
+def update_options(
+    learning_rate: float | None, accumulate: int, norm: float | None, value: float | None
+) -> dict[str, Any]:
+    """Those of the options that were given, for a saved model."""
+    given = {"learning_rate": learning_rate, "clip_norm": norm, "clip_value": value}
+    options: dict[str, Any] = {name: each for name, each in given.items() if each is not None}
+    return options | ({"accumulate": accumulate} if accumulate != 1 else {})
+
+
 def weighted(data: Any, sample_weight: Any) -> Any:
     """The data with the weights of their samples.
 

@@ -95,3 +95,13 @@ def with_first_batch(
     if isinstance(loader, ArrayLoader) and loss.integer_targets and loader.y is not None:
         labels = data_checks.class_numbers(loader.y)
         data_checks.require_label_range(labels, outputs.shape[1])
+
+
+def clearer(error: ValueError, samples: int) -> ValueError:
+    """The error of a forward pass, or what to do about it where a batch norm got a batch of one."""
+    if samples == 1 and "more than 1 value per channel" in str(error):
+        return ValueError(
+            "a batch of one reached a batch norm in training, which needs at least two values a "
+            "channel: choose a batch_size that leaves no single image at the end"
+        )
+    return error

@@ -20,6 +20,7 @@ def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
         "epoch": epoch,
         "batch": batch,
         "stop_training": bool(trainer.model.stop_training),
+        "failure": trainer.failure,
         "model": trainer.model.state_dict(),
         "optimizer": {
             "class": type(trainer.optimizer).__name__,
@@ -60,6 +61,8 @@ def restore(trainer: Any, state: dict[str, Any], data: bool = True) -> tuple[int
         counter.load_state_dict(state["metrics"][name])
     restore_callbacks(trainer.hooks.callbacks, state["callbacks"])
     trainer.model.stop_training = state["stop_training"]
+    if trainer.guard is not None:
+        trainer.guard.message = state["failure"]
     set_random_states(state["random"])
     return state["epoch"], state["batch"]
 

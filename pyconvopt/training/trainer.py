@@ -45,6 +45,7 @@ class Trainer:
             rate of that step.
         regularizers: a mapping of parameter patterns to penalties, as `regularizers.attach` takes.
         callbacks: `Callback` objects.
+        learning_rate: None (the optimiser's own), or the rate of an optimiser given by name.
         accumulate: batches whose gradients are averaged for one update (1). A step, for the
             schedule too, is then an update.
         clip_norm, clip_value: None, or the most the gradients' common norm, or each of their
@@ -52,6 +53,7 @@ class Trainer:
         guard: a loss that is NaN or infinite stops the run, puts the last good weights back (at
             most 200 steps old) and warns; `failure` then says what happened.
 
+    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(64, 2)
     >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -70,6 +72,7 @@ class Trainer:
         schedule: Callable[[int], float] | None = None,
         regularizers: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
+        learning_rate: float | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
         clip_value: float | None = None,
@@ -88,6 +91,10 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.accumulate = arguments.whole("accumulate", accumulate)
         self.clip = arguments.clipping(clip_norm, clip_value)
+        self.optimizer_options = {} if learning_rate is None else {"lr": learning_rate}
+        self.update_options = arguments.update_options(
+            learning_rate, accumulate, clip_norm, clip_value
+        )
         self.wants_guard = guard
         self.guard: FiniteGuard | None = None
         self.accumulation: Accumulation | None = None
@@ -186,7 +193,9 @@ class Trainer:
             trainable = [each for each in self.model.parameters() if each.requires_grad]
             if not trainable:
                 raise ValueError("the model has no weights to train")
-            self.optimizer = optimizers.get(self.optimizer_spec, trainable)
+            self.optimizer = optimizers.get(
+                self.optimizer_spec, trainable, **self.optimizer_options
+            )
         updated = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None
         self.guard = FiniteGuard(self.model) if self.wants_guard else None
@@ -247,7 +256,7 @@ class Trainer:
         if self.guard is not None and not self.guard.passes(
             loss.detach(), self.step_number, self.optimizer.param_groups[0]["lr"]
         ):
-            self.model.stop_training = True
+            self.model.stop_training, self.accumulation = True, None
         elif self.accumulation is None:
             loss.backward()
             self.update()
@@ -279,12 +288,7 @@ class Trainer:
         try:
             outputs = self.forward(x.to(self.device, self.dtype))
         except ValueError as error:
-            if len(x) == 1 and "more than 1 value per channel" in str(error):
-                raise ValueError(
-                    "a batch of one reached a batch norm in training, which needs at least two "
-                    "values a channel: choose a batch_size that leaves no single image at the end"
-                ) from None
-            raise
+            raise checks.clearer(error, len(x)) from None
         targets = loss_targets(self.loss, y.to(self.device), outputs, self.dtype)
         if check_against is not None:
             checks.with_first_batch(check_against, self.loss, outputs, targets, self.takes_logits)
@@ -336,4 +340,6 @@ class Trainer:
             for batch, (x, y, *weight) in enumerate(islice(loader, steps)):
                 outputs, targets = self.run(x, y, loader if batch == 0 else None)
                 self.count(self.total_loss(outputs, targets, *weight), outputs, targets)
+        if not self.loss_mean.count:
+            raise ValueError("there is no batch to evaluate on; a generator can be read only once")
         return self.logs()

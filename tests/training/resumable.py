@@ -159,6 +159,7 @@ def run(
 
     given = {
         "arrays": lambda: (x, y),
+        "steps": lambda: (x, y),
         "loader": lambda: DataLoader(TensorDataset(x, y), 8, shuffle=True),
         "function": lambda: batches,
         "generator": endless,
@@ -168,7 +169,11 @@ def run(
         epochs=EPOCHS,
         batch_size=8,
         validation=(x, y),
-        steps_per_epoch=BATCHES if data == "generator" else 3 if data == "function" else None,
+        steps_per_epoch=BATCHES
+        if data == "generator"
+        else 3
+        if data in ("function", "steps")
+        else None,
         verbose=0,
         callbacks=callbacks,
         checkpoint=BackupAndRestore(

@@ -185,6 +185,8 @@ class TestLengths:
         np.testing.assert_array_equal(flat(second), flat(third))
         with pytest.raises(ValueError, match="ended after 6 batches, 2 into an epoch of 4"):
             first.fit(batches(), epochs=2, steps_per_epoch=4, verbose=0)
+        with pytest.raises(ValueError, match="no batch to evaluate on; a generator can be read"):
+            first.fit(x, y, epochs=2, verbose=0, validation_data=batches())
         with pytest.raises(ValueError, match="a generator is read once: give a function"):
             first.fit(batches(), epochs=2, verbose=0)
 
@@ -247,6 +249,13 @@ class TestGuard:
             trainer.fit(points(), batch_size=8, verbose=0)
         weights = torch.cat([each.detach().flatten() for each in trainer.model.parameters()])
         assert not torch.equal(weights, start) and bool(torch.isfinite(weights).all())
+
+    def test_gradients_that_waited_are_dropped(self):
+        trainer, start = self.explode(accumulate=2)
+        with pytest.warns(UserWarning, match="the loss is nan"):
+            trainer.fit(points(72), batch_size=8, verbose=0)
+        weights = torch.cat([each.detach().flatten() for each in trainer.model.parameters()])
+        assert torch.equal(weights, start)
 
     def test_can_be_left_out(self):
         trainer, _ = self.explode(guard=False)

@@ -53,11 +53,12 @@ def same(got: Path, wanted: dict[str, torch.Tensor]) -> None:
 
 
 class TestKilled:
-    @pytest.mark.parametrize("data", ["arrays", "loader", "function", "generator"])
+    @pytest.mark.parametrize("data", ["arrays", "steps", "loader", "function", "generator"])
     def test_after_any_batch(self, tmp_path, undisturbed, data):
         """One run killed six times: at a first batch, within, at the last, between epochs."""
         folder, result = str(tmp_path / "backup"), tmp_path / "result"
-        for place in ((0, 0), (0, 2), (1, BATCHES - 2), (1, -1), (2, 0), (2, -1)):
+        last = 2 if data in ("function", "steps") else BATCHES - 1
+        for place in ((0, 0), (0, 1), (1, last), (1, -1), (2, 0), (2, -1)):
             code = process(folder, str(result), data=data, every=1, death=("at", *place))
             assert code == KILLED, place
         assert not result.exists()
@@ -249,6 +250,16 @@ class TestState:
                 callbacks=[LambdaCallback(on_epoch_end=stumble)],
             )
         assert len(CheckpointFolder(folder).found()) == 2
+
+    def test_a_run_that_failed_stays_failed(self, tmp_path):
+        def explodes():
+            return trainer(schedule=lambda step: float("inf") if step == 2 else 0.01)
+
+        with pytest.warns(UserWarning, match="the loss is nan"):
+            first, _ = fit(tmp_path, chosen=explodes())
+        again, history = fit(tmp_path, chosen=explodes())
+        assert again.failure == first.failure and history.epoch == [0]
+        assert torch.equal(weights(again), weights(first))
 
     def test_a_new_callback_starts_anew_and_says_so(self, tmp_path):
         from pyconvopt.training import EarlyStopping
