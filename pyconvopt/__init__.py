@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _MODULES = (
     "activations",
     "averaging",
+    "callbacks",
     "constraints",
     "data",
     "diagnostics",

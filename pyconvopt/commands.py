@@ -6,6 +6,7 @@ import os
 import platform
 from importlib import metadata
 from importlib.util import find_spec
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,26 @@ import numpy as np
 import torch
 import typer
 
-from pyconvopt import data, models
+from pyconvopt import cli_experiments, data, models
+from pyconvopt.cli_options import (
+    DataOption,
+    JsonOption,
+    RecipeOption,
+    RunArgument,
+    SetOption,
+    chosen_recipe,
+)
 from pyconvopt.extras import require
-from pyconvopt.training.recipes import Recipe, parse_value
-from pyconvopt.training.run import RECIPE, WEIGHTS, images, run_recipe
+from pyconvopt.models.export import FORMATS
+from pyconvopt.models.export import export as export_model
+from pyconvopt.training.recipes import Recipe
+from pyconvopt.training.run import (
+    RECIPE,
+    WEIGHTS,
+    images,
+    resume_run,
+    run_recipe,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -25,37 +42,26 @@ app = typer.Typer(
     help="Train convolutional networks on this machine's fast kernels.",
 )
 
-DataOption = Annotated[str | None, typer.Option("--data", help="Data set, such as fashion-mnist.")]
-RunArgument = Annotated[Path, typer.Argument(help="A run folder, or a model file.")]
-
-
-def chosen_recipe(recipe: str, changes: list[str]) -> Recipe:
-    """A recipe with its --set key=value changes; a wrong one is wrong usage."""
-    try:
-        chosen = Recipe.load(recipe)
-        for change in changes:
-            key, equals, value = change.partition("=")
-            if not equals:
-                raise ValueError(f"--set takes key=value, got {change!r}")
-            chosen.set(key.strip(), parse_value(value.strip()))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    return chosen
+app.command("find-lr")(cli_experiments.find_lr)
+app.command()(cli_experiments.sweep)
+app.command()(cli_experiments.compare)
 
 
 @app.command()
 def train(
     data: DataOption = None,
-    recipe: Annotated[str, typer.Option(help="A recipe's name, or a .toml file.")] = "seed",
+    recipe: RecipeOption = "seed",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights and order.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; default runs/<recipe>-<time>.")
     ] = None,
-    set: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a recipe's value: key=value.")
+    set: SetOption = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the broken-off run in this folder.")
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Train a recipe and write a run folder; the last line printed is the test accuracy."""
     changes = [
@@ -68,9 +74,24 @@ def train(
         )
         if value is not None
     ]
-    result = run_recipe(chosen_recipe(recipe, changes + (set or [])), out)
+    verbose = 0 if json else "auto"
+    if resume is None:
+        result = run_recipe(chosen_recipe(recipe, changes + (set or [])), out, verbose)
+    elif changes or set or out is not None or recipe != "seed":
+        raise typer.BadParameter(
+            "--resume goes on with the run as it was; it takes no other option"
+        )
+    else:
+        result = resume_run(resume, verbose)
+    if json:
+        print(dumps({"folder": str(result.folder), "test": result.test}))
+        return
     print(f"run folder: {result.folder}")
-    print(f"test accuracy: {result.test['accuracy']:.4f}")
+    for name, value in result.test.items():
+        if name not in ("loss", "accuracy"):
+            print(f"test {name}: {value:.4f}")
+    last = "accuracy" if "accuracy" in result.test else "loss"
+    print(f"test {last}: {result.test[last]:.4f}")
 
 
 def run_and_recipe(run: Path) -> tuple[models.Sequential, Recipe | None]:
@@ -81,7 +102,7 @@ def run_and_recipe(run: Path) -> tuple[models.Sequential, Recipe | None]:
 
 
 @app.command()
-def evaluate(run: RunArgument, data_name: DataOption = None) -> None:
+def evaluate(run: RunArgument, data_name: DataOption = None, json: JsonOption = False) -> None:
     """Loss and metrics of a trained model on a data set's test images."""
     model, recipe = run_and_recipe(run)
     name = data_name or (recipe.table["data"]["name"] if recipe else None)
@@ -90,6 +111,9 @@ def evaluate(run: RunArgument, data_name: DataOption = None) -> None:
     scale = recipe.table["data"]["scale"] if recipe else 255.0
     _, (test_images, test_labels) = data.load(name)
     logs = model.evaluate(images(test_images, scale), test_labels, verbose=0, return_dict=True)
+    if json:
+        print(dumps(logs))
+        return
     for metric, value in logs.items():
         print(f"test {metric}: {value:.4f}")
 
@@ -133,9 +157,21 @@ def predict(
 
 
 @app.command()
+def export(
+    run: RunArgument,
+    path: Annotated[Path, typer.Argument(help=f"The file, by its ending: {', '.join(FORMATS)}.")],
+) -> None:
+    """Write a trained model for other programs: weights, torch.export's program, or ONNX."""
+    if path.suffix not in FORMATS:
+        raise typer.BadParameter(f"the file must end in {', '.join(FORMATS)}, got {path.name!r}")
+    export_model(run_and_recipe(run)[0], path)
+    print(f"written: {path}")
+
+
+@app.command()
 def explain(
     run: Annotated[Path | None, typer.Argument(help="A run folder or a model file.")] = None,
-    recipe: Annotated[str, typer.Option(help="A recipe's name, or a .toml file.")] = "seed",
+    recipe: RecipeOption = "seed",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in the batch.")] = 64,
 ) -> None:
     """The kernel chosen for each layer and pass, and why."""

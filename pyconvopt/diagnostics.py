@@ -102,7 +102,7 @@ def activations(
     >>> activations(model, [[1.0], [2.0]]).rows[1]['dead']
     0.5
     """
-    from pyconvopt.training.trainer import place
+    from pyconvopt.training.inference import place
 
     device, dtype = place(model)
     inputs = checks.as_tensor(x, "images").to(device, dtype)

@@ -6,8 +6,10 @@ starts again. Sums stay on the device of the outputs; only `result` waits for it
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -25,7 +27,7 @@ class Metric:
 
     def reset(self) -> None:
         """Start counting anew."""
-        self.total: Tensor | float = 0.0
+        self.total: Tensor | float = 0  # whole, so that counts stay exact
         self.count = 0
 
     def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
@@ -44,6 +46,14 @@ class Metric:
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for a saved model."""
         return {"name": self.name}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted so far, for a checkpoint."""
+        return {"total": self.total, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        self.total, self.count = state["total"], state["count"]
 
 
 class Accuracy(Metric):
@@ -102,6 +112,51 @@ class TopKAccuracy(Metric):
         return {"k": self.k, "name": self.name}
 
 
+class ConfusionMatrix(Metric):
+    """How often each class is taken for each other: `matrix[true, said]`, counts (classes, classes).
+
+    Its number in the history is the balanced accuracy: the mean over the classes that occur of the
+    share of their samples that is recognised. After `evaluate` the matrix is of those data; after a
+    `fit` with validation, of the last validation.
+
+    Labels are class numbers (N,) or one-hot (N, classes); a single output (N, 1) means two classes.
+
+    >>> import torch
+    >>> matrix = ConfusionMatrix()
+    >>> said = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]])
+    >>> matrix.update(said, torch.tensor([0, 0, 0, 1]))
+    >>> matrix.matrix.tolist(), round(matrix.result(), 4)  # (1/3 + 1) / 2
+    ([[1, 2], [0, 1]], 0.6667)
+    """
+
+    default_name = "balanced_accuracy"
+
+    @property
+    def matrix(self) -> Tensor:
+        """The counts, rows the true class, columns the one said; (0, 0) before the first batch."""
+        return self.total if isinstance(self.total, Tensor) else torch.zeros(0, 0).long()
+
+    @override
+    def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
+        if outputs.dim() == 1 or outputs.shape[1] == 1:
+            classes, said = 2, (outputs.flatten() > (0.0 if from_logits else 0.5)).long()
+            truth = (targets.flatten() > 0.5).long()
+        else:
+            classes, said = outputs.shape[1], outputs.argmax(dim=1).flatten()
+            one_hot = targets.dim() == outputs.dim()
+            truth = (targets.argmax(dim=1) if one_hot else targets).flatten()
+        pairs = torch.bincount(truth * classes + said, minlength=classes * classes)
+        return pairs.reshape(classes, classes)
+
+    @override
+    def result(self) -> float:
+        occurring = self.matrix.sum(dim=1) > 0
+        if not bool(occurring.any()):
+            return float("nan")
+        recall = self.matrix.diagonal()[occurring] / self.matrix.sum(dim=1)[occurring]
+        return float(recall.mean())
+
+
 class MeanSquaredError(Metric):
     """The mean of (output - target)²."""
 
@@ -133,6 +188,58 @@ class Average(Metric):
         self.count += samples
 
 
+class TorchMetric(Metric):
+    """Any object with torchmetrics' `update(outputs, targets)`, `compute()` and `reset()`.
+
+    It is given probabilities where the model hands over logits. Its name in the history is its
+    class's in snake case.
+
+    Errors: ValueError if `compute` gives more than one number.
+    """
+
+    def __init__(self, metric: Any, name: str | None = None) -> None:
+        self.metric = metric
+        class_name = type(metric).__name__
+        self.yes_or_no = class_name.startswith(("Binary", "Multilabel"))
+        super().__init__(name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower())
+
+    @override
+    def reset(self) -> None:
+        super().reset()
+        self.metric.reset()
+
+    @override
+    def update(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> None:
+        if from_logits:
+            outputs = outputs.sigmoid() if self.yes_or_no else outputs.softmax(dim=1)
+        self.metric.update(outputs, targets.long() if self.yes_or_no else targets)
+        self.count += len(targets)
+
+    @override
+    def result(self) -> float:
+        if not self.count:
+            return float("nan")
+        value = self.metric.compute()
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(
+                f"metric {self.name} gives {value.numel()} numbers, wanted one: choose its average, "
+                "such as average='macro'"
+            )
+        return float(value)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        self.metric.persistent(True)
+        return {"count": self.count, "metric": dict(self.metric.state_dict())}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reset()
+        self.metric.persistent(True)
+        self.metric.load_state_dict(state["metric"])
+        self.count = state["count"]
+
+
 TABLE: dict[str, type[Metric]] = {
     "accuracy": Accuracy,
     "acc": Accuracy,
@@ -142,6 +249,8 @@ TABLE: dict[str, type[Metric]] = {
     "top_k_accuracy": TopKAccuracy,
     "top_k_categorical_accuracy": TopKAccuracy,
     "sparse_top_k_categorical_accuracy": TopKAccuracy,
+    "balanced_accuracy": ConfusionMatrix,
+    "confusion_matrix": ConfusionMatrix,
     "mean_squared_error": MeanSquaredError,
     "mse": MeanSquaredError,
     "mean_absolute_error": MeanAbsoluteError,
@@ -152,6 +261,8 @@ TABLE: dict[str, type[Metric]] = {
 def get(spec: Any) -> Metric:
     """The metric of that name (which it then bears in the history), or the metric itself.
 
+    A metric of torchmetrics, or what looks like one, is wrapped in `TorchMetric`.
+
     >>> get('acc').name
     'acc'
     """
@@ -161,7 +272,11 @@ def get(spec: Any) -> Metric:
         return registry.find("metric", TABLE, spec["metric"])(**spec.get("config", {}))
     if isinstance(spec, Metric):
         return spec
-    raise TypeError(f"a metric is a name or a Metric, got {spec!r}")
+    if not isinstance(spec, type) and all(
+        hasattr(spec, method) for method in ("update", "compute", "reset")
+    ):
+        return TorchMetric(spec)
+    raise TypeError(f"a metric is a name, a Metric or one of torchmetrics, got {spec!r}")
 
 
 def describe(metric: Metric) -> dict[str, Any]:

@@ -214,12 +214,44 @@ class TestAsBatches:
         assert isinstance(plain, data.ArrayLoader) and plain.y is None
 
     def test_refusals(self):
-        with pytest.raises(ValueError, match="a tuple of 3"):
-            data.as_batches(([1], [2], [3]))
+        with pytest.raises(ValueError, match="a tuple of 4"):
+            data.as_batches(([1], [2], [3], [4]))
         with pytest.raises(TypeError, match="got dict"):
             data.as_batches({"x": [1]})
-        with pytest.raises(TypeError, match="got generator"):
-            data.as_batches(each for each in [1])
+        with pytest.raises(TypeError, match=r"\(x, y\) or \(x, y, weights\), got a int"):
+            next(iter(data.as_batches(each for each in [1])))
+
+    def test_batches_somebody_else_makes(self):
+        def batches():
+            for number in range(3):
+                yield np.full((2, 1), number), np.array([number, 0])
+
+        once = data.as_batches(batches())
+        assert [y[0].item() for _, y in once] == [0, 1, 2] and not list(once)
+        again = data.as_batches(batches)
+        for _ in range(2):
+            got = list(again)
+            assert len(got) == 3 and got[2][0].dtype == torch.float32
+
+    def test_weights_go_with_their_samples(self):
+        loader = data.ArrayLoader(
+            np.arange(9.0), np.arange(9), 4, shuffle=True, seed=1, weights=np.arange(9) / 10
+        )
+        for x, y, weights in loader:
+            np.testing.assert_allclose(x, y)
+            np.testing.assert_allclose(weights, x / 10)
+        for weights, message in (
+            (np.zeros(3), r"one a sample, \(9,\), got shape \(3,\)"),
+            (-np.ones(9), "0 or more"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                data.ArrayLoader(np.arange(9.0), np.arange(9), weights=weights)
+
+    def test_an_epoch_from_any_batch_on(self):
+        loader = data.ArrayLoader(np.arange(10.0), batch_size=3, shuffle=True, seed=4)
+        whole = [x.tolist() for x in loader.batches(5)]
+        for first in range(5):
+            assert [x.tolist() for x in loader.batches(5, first)] == whole[first:]
 
 
 class TestChecks:

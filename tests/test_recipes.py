@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from pyconvopt import models
 from pyconvopt.training.recipes import Recipe
 
 
@@ -31,6 +33,22 @@ class TestRecipes:
         again = Recipe.load(str(tmp_path / "own.toml"))
         assert again.table == recipe.table
         assert again.model((28, 28, 1)).layers[0].kernel_regularizer.l == 1e-4
+
+    def test_how_updates_are_made_is_saved_with_the_model(self, tmp_path):
+        pytest.importorskip("safetensors")
+        recipe = Recipe.load("seed")
+        recipe.set("compile.learning_rate", 0.003)
+        recipe.set("compile.accumulate", 2)
+        recipe.set("compile.clip_norm", 1.0)
+        (tmp_path / "own.toml").write_text(recipe.to_toml())
+        again = Recipe.load(str(tmp_path / "own.toml"))
+        assert again.name == "seed" and again.table == recipe.table
+        again.model((28, 28, 1)).save(tmp_path / "model")
+        trainer = models.load(tmp_path / "model").trainer()
+        given = {"learning_rate": 0.003, "accumulate": 2, "clip_norm": 1.0}
+        assert trainer.update_options == given
+        trainer.fit((np.zeros((4, 28, 28, 1)), np.zeros(4, int)), batch_size=2, verbose=0)
+        assert trainer.optimizer.param_groups[0]["lr"] == 0.003 and trainer.step_number == 1
 
     @pytest.mark.parametrize(
         ("key", "value", "message"),

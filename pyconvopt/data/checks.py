@@ -63,6 +63,18 @@ def require_same_length(images: Tensor, labels: Tensor) -> None:
         )
 
 
+def sample_weights(weights: Any, images: Tensor) -> Tensor:
+    """Weights for the loss as float32 (N,), one a sample, none negative."""
+    found = as_tensor(weights, "weights").to(torch.float32)
+    if found.shape != images.shape[:1]:
+        raise ValueError(
+            f"the weights must be one a sample, ({len(images)},), got shape {tuple(found.shape)}"
+        )
+    if not bool((found >= 0).all()):
+        raise ValueError("the weights must be 0 or more, got a negative one or NaN")
+    return found
+
+
 def require_finite(tensor: Tensor, what: str) -> None:
     """No NaN and no infinity. One sum over the data finds them; only then are they counted."""
     if not tensor.is_floating_point():

@@ -8,7 +8,7 @@ repeated from any epoch on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,11 +20,12 @@ from pyconvopt.data import checks
 
 
 class ArrayLoader:
-    """Batches (x, y), or x alone, of arrays or tensors.
+    """Batches (x, y), x alone, or (x, y, weights), of arrays or tensors.
 
     Args: x, y (None), batch_size (32), shuffle (False), seed (None: drawn from torch's generator,
     so that torch.manual_seed decides), drop_last (False: a smaller last batch is given too),
-    augment (None: transforms of `data.augment`, one, a list, or a `Compose`).
+    augment (None: transforms of `data.augment`, one, a list, or a `Compose`), weights (None; one a
+    sample, for the loss).
 
     Floats and pixels come out as float32, y in the type it has. Each `iter` is one epoch with an
     order of its own; setting `epoch` repeats one.
@@ -45,6 +46,7 @@ class ArrayLoader:
         seed: int | None = None,
         drop_last: bool = False,
         augment: Any = None,
+        weights: Any = None,
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
@@ -54,6 +56,7 @@ class ArrayLoader:
         if self.y is not None:
             checks.require_samples(self.y, "labels")
             checks.require_same_length(self.x, self.y)
+        self.weights = None if weights is None else checks.sample_weights(weights, self.x)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.augment = None if augment is None else augmentation.pipeline(augment)
@@ -92,38 +95,98 @@ class ArrayLoader:
         return self.x.index_select(0, rows).to(torch.float32), y
 
     def __iter__(self) -> Iterator[Any]:
-        order, pick = self.order(self.epoch), self.pick
-        if self.augment is not None:
-            pick = self.augment.bind(self.x, self.y, self.seed or 0, self.epoch)
         self.epoch += 1
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            rows: Any = slice(start, start + self.batch_size)
-            x, y = pick(rows if order is None else order[rows])
-            yield x if y is None else (x, y)
+        return self.batches(self.epoch - 1)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Any]:
+        """The batches of that epoch, from number `first` on; those before cost nothing."""
+        order, pick = self.order(epoch), self.pick
+        if self.augment is not None:
+            pick = self.augment.bind(self.x, self.y, self.seed or 0, epoch)
+        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
+            stop = start + self.batch_size
+            rows: Any = slice(start, stop) if order is None else order[start:stop]
+            x, y = pick(rows)
+            if y is None:
+                yield x
+            elif self.weights is None:
+                yield x, y
+            else:
+                yield x, y, self.weights[rows]
+
+
+class BatchSource:
+    """Batches (x, y) or (x, y, weights) that somebody else makes: arrays or tensors.
+
+    `source`: an iterator, such as a generator, which goes on from epoch to epoch; or what gives a
+    new one for each: an iterable, or a function without arguments.
+
+    >>> source = BatchSource(lambda: (([[0.5], [1.5]], [0, 1]) for _ in range(4)))
+    >>> len(list(source)), len(list(source))
+    (4, 4)
+    """
+
+    batch_size = None
+    weights = None
+
+    def __init__(self, source: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
+        self.source = source
+
+    @property
+    def is_read_once(self) -> bool:
+        """Whether what was read is gone, as with a generator."""
+        return isinstance(self.source, Iterator)
+
+    def __iter__(self) -> Iterator[Any]:
+        source: Any = self.source() if callable(self.source) else self.source
+        for parts in source:
+            if not isinstance(parts, (tuple, list)) or not 2 <= len(parts) <= 3:
+                got = (
+                    f"{type(parts).__name__} of {len(parts)}"
+                    if hasattr(parts, "__len__")
+                    else (type(parts).__name__)
+                )
+                raise TypeError(f"a batch must be (x, y) or (x, y, weights), got a {got}")
+            x, y, *weights = (
+                checks.as_tensor(part, what)
+                for part, what in zip(parts, ("images", "labels", "weights"), strict=False)
+            )
+            checks.require_same_length(x, y)
+            yield (x.to(torch.float32), y, *weights)
+
+
+Loader = ArrayLoader | DataLoader | BatchSource
 
 
 def as_batches(
     data: Any, batch_size: int = 32, shuffle: bool = False, seed: int | None = None
-) -> ArrayLoader | DataLoader:
+) -> Loader:
     """A loader for whatever holds the data.
 
-    `data`: (x, y) or x as arrays or tensors, a torch Dataset, or a DataLoader or ArrayLoader,
-    which is taken as it is, its own batch size too.
+    `data`: (x, y), (x, y, weights) or x as arrays or tensors, a torch Dataset, a DataLoader or
+    ArrayLoader, which is taken as it is, its own batch size too, or a generator (or a function
+    that makes one) of batches.
 
     >>> len(as_batches(([[0.0], [1.0], [2.0]], [0, 1, 2]), batch_size=2))
     2
     """
-    if isinstance(data, (ArrayLoader, DataLoader)):
+    if isinstance(data, (ArrayLoader, DataLoader, BatchSource)):
         return data
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size, shuffle=shuffle)
     if isinstance(data, tuple):
-        if len(data) != 2:
-            raise ValueError(f"data must be a pair (images, labels), got a tuple of {len(data)}")
-        return ArrayLoader(*data, batch_size=batch_size, shuffle=shuffle, seed=seed)
-    if isinstance(data, dict) or (hasattr(data, "__iter__") and not hasattr(data, "__len__")):
+        if not 2 <= len(data) <= 3:
+            raise ValueError(
+                "data must be a pair (images, labels), or (images, labels, weights), got a tuple of "
+                f"{len(data)}"
+            )
+        x, y, *weights = data
+        return ArrayLoader(x, y, batch_size, shuffle, seed, weights=weights[0] if weights else None)
+    if callable(data) or (hasattr(data, "__iter__") and not hasattr(data, "__len__")):
+        return BatchSource(data)
+    if isinstance(data, dict):
         raise TypeError(
             "data must be arrays (x, y), a torch Dataset or a DataLoader, got "
             f"{type(data).__name__}"

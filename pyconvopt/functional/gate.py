@@ -15,7 +15,10 @@ _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda
 
 
 def takes(x: Tensor) -> bool:
-    """Whether `x` is a tensor for this library's kernels: float32, dense layout, CPU, plain autograd."""
+    """Whether `x` is a tensor for this library's kernels: float32, dense layout, CPU, plain autograd.
+
+    Under `torch.export` torch's operators are recorded: the program then runs without this library.
+    """
     return (
         x.dtype is torch.float32
         and x.is_cpu
@@ -23,6 +26,7 @@ def takes(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not _functorch_active()
         and forward_ad._current_level < 0
+        and not torch.compiler.is_exporting()
     )
 
 

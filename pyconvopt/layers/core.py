@@ -60,7 +60,7 @@ class Flatten(Layer):
 
     @override
     def call(self, x: Tensor) -> Tensor:
-        return to_array_axes(x).reshape(len(x), math.prod(x.shape[1:]))
+        return to_array_axes(x).reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 class Dense(Layer):

@@ -55,6 +55,7 @@ def compile_settings(model: Sequential) -> dict[str, Any] | None:
             "optimizer": trainer.optimizer_spec,
             "loss": losses.describe(trainer.loss),
             "metrics": [metrics.describe(metric) for metric in trainer.metrics],
+            **trainer.update_options,
         }
     except ValueError as error:
         warnings.warn(

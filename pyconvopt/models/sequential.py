@@ -7,7 +7,7 @@ the same bytes are viewed as N, C, H, W (see `layers.base`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyconvopt.data.loader import as_batches
 from pyconvopt.layers.base import Layer, Shape, show, to_array_axes, to_torch_axes
 from pyconvopt.layers.core import InputLayer
 from pyconvopt.models import fusion, saving, summary
@@ -186,12 +187,17 @@ class Sequential(nn.Module):
     # --- training and asking
 
     def compile(  # type: ignore[override]
-        self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Sequence[Any] | None = None
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+        **options: Any,
     ) -> None:
         """Choose how the model is trained (Keras' compile; torch's is `torch.compile(model)`).
 
         Args: optimizer (name, callable of the parameters, or torch optimiser), loss (name, or
-        function (outputs, targets)), metrics (names or Metric objects).
+        function (outputs, targets)), metrics (names or Metric objects), and those of
+        `training.Trainer` by name: learning_rate, schedule, accumulate, clip_norm, clip_value ...
 
         Errors: ValueError for a name that no table holds.
         """
@@ -199,7 +205,7 @@ class Sequential(nn.Module):
 
         if loss is None:
             raise ValueError("compile() needs a loss, such as 'sparse_categorical_crossentropy'")
-        self._trainer = Trainer(self, optimizer, loss, list(metrics or ()))
+        self._trainer = Trainer(self, optimizer, loss, list(metrics or ()), **options)
 
     def _trainer_is_stale(self) -> None:
         # Layers have come or gone: the optimiser holds the wrong parameters and is made anew.
@@ -231,20 +237,36 @@ class Sequential(nn.Module):
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
         initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
         seed: int | None = None,
+        checkpoint: Any = None,
+        every: Any = "epoch",
     ) -> History:
         """Train, and return the History; see `training.Trainer.fit`.
 
-        Args: x and y (arrays or tensors), or x alone (a Dataset or DataLoader); batch_size (32);
-        validation_split: that share of the end of the arrays is held out; validation_data:
-        (x, y), which wins over the share.
+        Args: x and y (arrays or tensors), or x alone (a Dataset, DataLoader or generator of
+        batches); batch_size (32); validation_split: that share of the end of the arrays is held
+        out; validation_data: (x, y) or (x, y, weights), which wins over the share; the others are
+        Keras' but for `seed` (of the order), `checkpoint` and `every`.
 
         Errors: RuntimeError before `compile`; ValueError and TypeError for data that do not fit.
         """
         trainer = self.trainer()
         if y is not None and validation_data is None and validation_split:
-            x, y, validation_data = split_end(x, y, validation_split)
+            kept = kept_samples(len(x), validation_split)
+            validation_data = tuple(
+                values[kept:] for values in (x, y, sample_weight) if values is not None
+            )
+            x, y = x[:kept], y[:kept]
+            sample_weight = None if sample_weight is None else sample_weight[:kept]
+        if validation_batch_size is not None and validation_data is not None:
+            validation_data = as_batches(validation_data, validation_batch_size)
         return trainer.fit(
             x if y is None else (x, y),
             epochs=epochs,
@@ -255,6 +277,13 @@ class Sequential(nn.Module):
             verbose=verbose,
             callbacks=callbacks or (),
             initial_epoch=initial_epoch,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_freq=validation_freq,
+            checkpoint=checkpoint,
+            every=every,
         )
 
     def evaluate(
@@ -276,7 +305,7 @@ class Sequential(nn.Module):
 
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The outputs for arrays or tensors, in evaluation mode: an array, batch first."""
-        from pyconvopt.training.trainer import predict
+        from pyconvopt.training.inference import predict
 
         return predict(self, x, batch_size or 256)
 
@@ -329,11 +358,11 @@ def shape_hint(got: tuple[int, ...], expected: Shape) -> str:
     return ""
 
 
-def split_end(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
-    """The arrays without their last `share`, and that share as (x, y); Keras' validation_split."""
+def kept_samples(samples: int, share: float) -> int:
+    """How many samples are trained on if that share of their end is held out, as in Keras."""
     if not 0 < share < 1:
         raise ValueError(f"validation_split must lie between 0 and 1, got {share}")
-    kept = int(len(x) * (1 - share))
-    if kept == 0 or kept == len(x):
-        raise ValueError(f"validation_split={share} of {len(x)} samples leaves one side empty")
-    return x[:kept], y[:kept], (x[kept:], y[kept:])
+    kept = int(samples * (1 - share))
+    if kept == 0 or kept == samples:
+        raise ValueError(f"validation_split={share} of {samples} samples leaves one side empty")
+    return kept

@@ -68,7 +68,7 @@ def monte_carlo_predict(
     ((5, 8), (5, 8))
     """
     from ..data import as_batches
-    from ..training.trainer import build_for, place
+    from ..training.inference import build_for, place
 
     if not isinstance(samples, int) or samples < 2:
         raise ValueError(f"samples must be a whole number >= 2, got {samples!r}")

@@ -94,6 +94,8 @@ class SAM(Wrapper):
     Source: Foret et al. 2021, arXiv:2010.01412; adaptive: Kwon et al. 2021, arXiv:2102.11600.
     """
 
+    needs_closure = True
+
     def __init__(
         self,
         params: Any,

@@ -1,25 +1,42 @@
 """Training: the loop, what hangs on it, and what it leaves behind."""
 
+from pyconvopt.training.backup import BackupAndRestore, Terminated
 from pyconvopt.training.callbacks import (
     Callback,
-    CSVLogger,
-    EarlyStopping,
     LambdaCallback,
     LearningRateScheduler,
     TerminateOnNaN,
 )
+from pyconvopt.training.checkpoint import CheckpointFolder
+from pyconvopt.training.compare import Comparison, compare
+from pyconvopt.training.find_lr import RangeTest, find_lr
 from pyconvopt.training.history import History
+from pyconvopt.training.loggers import CSVLogger, TensorBoard
+from pyconvopt.training.monitors import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from pyconvopt.training.progress import ProgressBar
+from pyconvopt.training.sweep import Sweep, sweep
 from pyconvopt.training.trainer import Trainer
 
 __all__ = [
+    "BackupAndRestore",
     "CSVLogger",
     "Callback",
+    "CheckpointFolder",
+    "Comparison",
     "EarlyStopping",
     "History",
     "LambdaCallback",
     "LearningRateScheduler",
+    "ModelCheckpoint",
     "ProgressBar",
+    "RangeTest",
+    "ReduceLROnPlateau",
+    "Sweep",
+    "TensorBoard",
     "TerminateOnNaN",
+    "Terminated",
     "Trainer",
+    "compare",
+    "find_lr",
+    "sweep",
 ]

@@ -1,21 +1,20 @@
-"""Callbacks with Keras' names and hooks.
+"""Callbacks with Keras' names and hooks; those that watch a number are in `monitors`, those that
+write in `loggers`, `BackupAndRestore` in `backup`.
 
 A hook is only called where a callback overrides it, and the numbers of a batch are only computed
 when a hook reads them: a loop without batch hooks pays nothing for them.
 
-To stop a run, a callback sets `self.model.stop_training = True`, as in Keras.
+To stop a run, a callback sets `self.model.stop_training = True`, as in Keras. What a callback must
+remember when a run is taken up again, it names in `remembers`.
 """
 
 from __future__ import annotations
 
-import csv
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any
+from typing import Any, ClassVar
 
-import torch
 from torch import nn
 from typing_extensions import override
 
@@ -25,12 +24,27 @@ Logs = Mapping[str, float]
 class Callback:
     """Base class: override the hooks you need; `model`, `trainer` and `params` are set.
 
-    `params`: 'epochs', 'steps' (batches an epoch), 'samples', 'batch_size', 'verbose'.
+    `params`: 'epochs', 'steps' (batches an epoch), 'samples', 'batch_size', 'verbose',
+    'validation' (whether there are such data).
+
+    `remembers`: the attributes a checkpoint keeps: numbers, text, tensors, and lists, tuples and
+    dicts of them. Where attributes do not say it, override `state_dict` and `load_state_dict`.
     """
 
     model: Any
     trainer: Any
     params: dict[str, Any]
+    remembers: ClassVar[tuple[str, ...]] = ()
+    runs_last: ClassVar[bool] = False  # after the hooks of all others
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the callback, after the hooks of a batch or an epoch."""
+        return {name: getattr(self, name) for name in self.remembers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such a state; called after `on_train_begin`."""
+        for name in self.remembers:
+            setattr(self, name, state[name])
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before the first epoch."""
@@ -80,7 +94,7 @@ class CallbackList:
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must be Callback objects, got {callback!r}")
-        self.callbacks = list(callbacks)
+        self.callbacks = sorted(callbacks, key=lambda callback: callback.runs_last)
         self.overriding: dict[str, list[Callable[..., None]]] = {
             name: [
                 getattr(callback, name)
@@ -131,121 +145,12 @@ class TerminateOnNaN(Callback):
             self.model.stop_training = True
 
 
-class EarlyStopping(Callback):
-    """Stops when `monitor` has not improved by more than `min_delta` for `patience` epochs.
-
-    Args: monitor ('val_loss'), min_delta (0), patience (0), verbose (0), mode ('auto': 'max' for
-    accuracies, 'min' for the rest), baseline (None: must be beaten to count), restore_best_weights
-    (False: the weights of the best epoch come back at the end), start_from_epoch (0).
-
-    Errors: ValueError if the monitored number is not in the logs.
-    """
-
-    def __init__(
-        self,
-        monitor: str = "val_loss",
-        min_delta: float = 0.0,
-        patience: int = 0,
-        verbose: int = 0,
-        mode: str = "auto",
-        baseline: float | None = None,
-        restore_best_weights: bool = False,
-        start_from_epoch: int = 0,
-    ) -> None:
-        if mode not in ("auto", "min", "max"):
-            raise ValueError(f"mode must be 'auto', 'min' or 'max', got {mode!r}")
-        self.monitor = monitor
-        self.min_delta = abs(min_delta)
-        self.patience = patience
-        self.verbose = verbose
-        upward = mode == "max" or (mode == "auto" and monitor.endswith(("acc", "accuracy")))
-        self.sign = 1.0 if upward else -1.0
-        self.baseline = baseline
-        self.restore_best_weights = restore_best_weights
-        self.start_from_epoch = start_from_epoch
-
-    @override
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        self.waited = 0
-        self.best: float | None = None
-        self.best_epoch = 0
-        self.best_weights: dict[str, torch.Tensor] | None = None
-        self.stopped_epoch = 0
-
-    def improves(self, value: float, on: float | None) -> bool:
-        """Whether a value is better than another by more than `min_delta`."""
-        return on is None or self.sign * (value - on) > self.min_delta
-
-    @override
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        logs = logs or {}
-        if self.monitor not in logs:
-            raise ValueError(
-                f"EarlyStopping watches {self.monitor!r}, but the logs hold {', '.join(logs)}: "
-                "give validation data, or monitor one of these"
-            )
-        if epoch < self.start_from_epoch:
-            return
-        value = logs[self.monitor]
-        self.waited += 1
-        if self.improves(value, self.best):
-            self.best, self.best_epoch = value, epoch
-            if self.restore_best_weights:
-                state = self.model.state_dict()
-                self.best_weights = {name: value.clone() for name, value in state.items()}
-            if self.baseline is None or self.improves(value, self.baseline):
-                self.waited = 0
-        if self.waited >= self.patience and self.waited > 0:
-            self.stopped_epoch = epoch
-            self.model.stop_training = True
-
-    @override
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        if self.stopped_epoch and self.verbose:
-            print(f"stopped early after epoch {self.stopped_epoch + 1}")
-        if self.best_weights is not None:
-            self.model.load_state_dict(self.best_weights)
-
-
-class CSVLogger(Callback):
-    """One line an epoch in a CSV file, written at once so that a killed run keeps its lines.
-
-    Args: filename, separator (','), append (False).
-    """
-
-    def __init__(self, filename: str | Path, separator: str = ",", append: bool = False) -> None:
-        self.filename = Path(filename)
-        self.separator = separator
-        self.append = append
-        self.file: IO[str] | None = None
-
-    @override
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        self.header_is_there = (
-            self.append and self.filename.exists() and self.filename.stat().st_size > 0
-        )
-        self.file = open(self.filename, "a" if self.append else "w", newline="")  # noqa: SIM115
-
-    @override
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        if self.file is None:
-            return
-        writer = csv.writer(self.file, delimiter=self.separator)
-        if not self.header_is_there:
-            writer.writerow(["epoch", *(logs or {})])
-            self.header_is_there = True
-        writer.writerow([epoch, *(logs or {}).values()])
-        self.file.flush()
-
-    @override
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        if self.file is not None:
-            self.file.close()
-            self.file = None
-
-
 class LearningRateScheduler(Callback):
     """Sets the learning rate before each epoch: schedule(epoch, rate) -> rate, or (epoch).
+
+    The rate of an epoch is in its logs as 'learning_rate'.
+
+    Errors: TypeError if the schedule returns no number.
 
     >>> halve = LearningRateScheduler(lambda epoch, rate: rate / 2)
     """
@@ -266,3 +171,13 @@ class LearningRateScheduler(Callback):
             group["lr"] = float(rate)
         if self.verbose:
             print(f"epoch {epoch + 1}: learning rate {rate:g}")
+
+    @override
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        note_rate(self.trainer, logs)
+
+
+def note_rate(trainer: Any, logs: Logs | None) -> None:
+    """Write the learning rate into an epoch's logs, as Keras does."""
+    if isinstance(logs, dict):
+        logs["learning_rate"] = float(trainer.optimizer.param_groups[0]["lr"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from pyconvopt.training.callbacks import Callback, Logs
+from pyconvopt.training.files import write_whole
 
 
 class History(Callback):
@@ -37,6 +37,20 @@ class History(Callback):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
 
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "history": self.history,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "elapsed": time.perf_counter() - self.started,
+        }
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history, self.epoch, self.seconds = state["history"], state["epoch"], state["seconds"]
+        self.started = time.perf_counter() - state["elapsed"]
+
     def to_json(self, path: str | Path | None = None) -> str:
         """The record as JSON text, also written to `path` if one is given.
 
@@ -53,7 +67,5 @@ class History(Callback):
             indent=None if path is None else 2,
         )
         if path is not None:
-            beside = Path(f"{path}.part")
-            beside.write_text(text + "\n")
-            os.replace(beside, path)
+            write_whole(path, text + "\n")
         return text

@@ -73,6 +73,14 @@ class ProgressBar(Callback):
             state = f"{numbers(logs or {})}  {self.rate():,.0f} images/s{self.time_left()}"
             self.bar.update(self.task, completed=self.trainer.samples_seen, state=state)
 
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed": time.perf_counter() - self.started}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.started = time.perf_counter() - state["elapsed"]
+
     def rate(self) -> float:
         """Images a second in this epoch's training, validation left out."""
         spent = self.trained or time.perf_counter() - self.started

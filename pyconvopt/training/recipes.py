@@ -1,8 +1,9 @@
 """Recipes: a whole training run as a TOML file.
 
+    name       of the recipe; else it is called like its file
     [data]     name, scale (pixels are divided by it)
     [fit]      epochs, batch_size, seed, validation ("test" or "none")
-    [compile]  optimizer, loss, metrics
+    [compile]  optimizer, loss, metrics; may: learning_rate, accumulate, clip_norm, clip_value
     [[layers]] type, and the arguments of that layer, in order
 
 The recipes that come with the package lie in `pyconvopt/recipes`; a path names one of your own.
@@ -27,6 +28,15 @@ SECTIONS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "data": {"name": str, "scale": (int, float)},
     "fit": {"epochs": int, "batch_size": int, "seed": int, "validation": str},
     "compile": {"optimizer": str, "loss": str, "metrics": list},
+}
+# What it may leave out.
+OPTIONAL: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "compile": {
+        "learning_rate": (int, float),
+        "accumulate": int,
+        "clip_norm": (int, float),
+        "clip_value": (int, float),
+    },
 }
 
 
@@ -82,17 +92,18 @@ class Recipe:
         if path.suffix == ".toml":
             if not path.is_file():
                 raise ValueError(f"there is no recipe file {path}")
-            name, text = path.stem, path.read_text(encoding="utf-8")
+            default, text = path.stem, path.read_text(encoding="utf-8")
         elif name_or_path in known_names():
-            name = name_or_path
-            file = resources.files("pyconvopt") / "recipes" / f"{name}.toml"
+            default = name_or_path
+            file = resources.files("pyconvopt") / "recipes" / f"{default}.toml"
             text = file.read_text(encoding="utf-8")
         else:
             raise registry.unknown("recipe", name_or_path, known_names())
         try:
-            recipe = cls(name, parse_toml(text))
+            table = parse_toml(text)
         except ValueError as error:
             raise ValueError(f"{path} is not TOML: {error}") from None
+        recipe = cls(str(table.pop("name", default)), table)
         recipe.check()
         return recipe
 
@@ -103,8 +114,9 @@ class Recipe:
             if section not in sections:
                 raise registry.unknown("recipe section", section, sections)
         for section, keys in SECTIONS.items():
+            known = keys | OPTIONAL.get(section, {})
             for key, value in self.table.get(section, {}).items():
-                kind = registry.find(f"key in [{section}]", keys, key)
+                kind = registry.find(f"key in [{section}]", known, key)
                 if not isinstance(value, kind) or isinstance(value, bool):
                     kinds = kind if isinstance(kind, tuple) else (kind,)
                     wanted = " or ".join(each.__name__ for each in kinds)
@@ -150,7 +162,7 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The recipe as TOML text that `load` reads back."""
-        lines = [f"# recipe {self.name}, as it was run"]
+        lines = ["# a recipe as it was run", f"name = {toml(self.name)}"]
         for section in SECTIONS:
             lines += ["", f"[{section}]"]
             lines += [f"{key} = {toml(value)}" for key, value in self.table[section].items()]

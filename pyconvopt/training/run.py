@@ -5,6 +5,7 @@ history.csv           the numbers of each epoch, written as they come
 history.json          the same with times
 curves.png            loss and metrics over the epochs
 weights.safetensors   the model, for `models.load`
+checkpoint/           while it runs: what `--resume` goes on from; removed at the end
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +21,18 @@ import torch
 from pyconvopt import data
 from pyconvopt.extras import require
 from pyconvopt.models import Sequential
-from pyconvopt.training.callbacks import CSVLogger
+from pyconvopt.training.checkpoint import CheckpointFolder
 from pyconvopt.training.curves import plot_curves
+from pyconvopt.training.files import write_whole
+from pyconvopt.training.history import History
+from pyconvopt.training.loggers import CSVLogger
 from pyconvopt.training.recipes import Recipe
 
 WEIGHTS = "weights.safetensors"
 RECIPE = "recipe.toml"
+CHECKPOINT = "checkpoint"
+
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 class Result(NamedTuple):
@@ -72,40 +79,74 @@ def default_folder(recipe: Recipe) -> Path:
     return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def load_images(recipe: Recipe) -> tuple[Pair, Pair]:
+    """(images, labels) for training and for testing, as the recipe says."""
+    train, test = data.load(recipe.table["data"]["name"])
+    scale = recipe.table["data"]["scale"]
+    return (images(train[0], scale), train[1]), (images(test[0], scale), test[1])
+
+
+def fit_recipe(
+    recipe: Recipe, train: Pair, validation: Pair | None, **options: Any
+) -> tuple[Sequential, History]:
+    """The recipe's model, trained on these images; `options` go to `fit`."""
+    settings = recipe.table["fit"]
+    torch.manual_seed(settings["seed"])
+    model = recipe.model(train[0].shape[1:])
+    common = {name: settings[name] for name in ("epochs", "batch_size", "seed")}
+    return model, model.fit(*train, validation_data=validation, **(common | options))
+
+
 def run_recipe(
-    recipe: Recipe, folder: str | Path | None = None, verbose: int | str = "auto"
+    recipe: Recipe,
+    folder: str | Path | None = None,
+    verbose: int | str = "auto",
+    resume: bool = False,
 ) -> Result:
     """Train as the recipe says and write the run folder (default runs/<recipe>-<time>).
 
+    `resume` (False): go on with the broken-off run in that folder; see `resume_run`.
+
     Errors: OSError for a folder that cannot be written, ValueError for a recipe or data that do
-    not fit together, ImportError naming the extra if matplotlib or safetensors is missing.
+    not fit together, RuntimeError if the loss became no number, ImportError naming the extra if
+    matplotlib or safetensors is missing.
     """
     # Asked for now, not after five epochs.
     require("safetensors", "writing the run folder")
     require("matplotlib", "drawing learning curves")
-    settings = recipe.table["fit"]
-    torch.manual_seed(settings["seed"])
-    folder = make_folder(default_folder(recipe) if folder is None else folder)
-    (train_pixels, train_labels), (test_pixels, test_labels) = data.load(
-        recipe.table["data"]["name"]
-    )
-    scale = recipe.table["data"]["scale"]
-    train_images, test_images = images(train_pixels, scale), images(test_pixels, scale)
-    model = recipe.model(train_images.shape[1:])
-    (folder / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")
-    history = model.fit(
-        train_images,
-        train_labels,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        seed=settings["seed"],
-        validation_data=(test_images, test_labels) if settings["validation"] == "test" else None,
+    if folder is None or not resume:
+        folder = make_folder(default_folder(recipe) if folder is None else folder)
+    folder = Path(folder)
+    train, test = load_images(recipe)
+    write_whole(folder / RECIPE, recipe.to_toml())
+    model, history = fit_recipe(
+        recipe,
+        train,
+        test if recipe.table["fit"]["validation"] == "test" else None,
         callbacks=[CSVLogger(folder / "history.csv")],
         verbose=verbose,
+        checkpoint=folder / CHECKPOINT,
     )
-    model.save(folder / WEIGHTS)
+    failure = model.trainer().failure
+    if failure is not None:
+        raise RuntimeError(f"{failure}; set a lower compile.learning_rate, or compile.clip_norm")
     history.to_json(folder / "history.json")
     title = f"{recipe.name} on {recipe.table['data']['name']}"
     plot_curves(history, folder / "curves.png", title, held_out="test images")
-    test = model.evaluate(test_images, test_labels, verbose=0, return_dict=True)
-    return Result(model, folder, test)
+    scores = model.evaluate(*test, verbose=0, return_dict=True)
+    model.save(folder / WEIGHTS)
+    CheckpointFolder(folder / CHECKPOINT).clear()
+    return Result(model, folder, scores)
+
+
+def resume_run(folder: str | Path, verbose: int | str = "auto") -> Result:
+    """Go on with a run that was broken off, to the same bits as if it had not been.
+
+    Errors: ValueError for a folder without a run, or with one that has ended.
+    """
+    folder = Path(folder)
+    if not (folder / RECIPE).is_file():
+        raise ValueError(f"{folder} holds no run: there is no {RECIPE} in it")
+    if (folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists():
+        raise ValueError(f"the run in {folder} has ended; there is nothing to resume")
+    return run_recipe(Recipe.load(str(folder / RECIPE)), folder, verbose, resume=True)

@@ -7,67 +7,30 @@ loss takes logits), and numbers are kept as tensors and read only when somebody 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from pyconvopt import losses, metrics, optimizers, regularizers, schedules
-from pyconvopt.data.loader import ArrayLoader, as_batches
-from pyconvopt.metrics import Average, Metric
-from pyconvopt.training import checks
+from pyconvopt import losses, optimizers, regularizers, schedules
+from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
+from pyconvopt.data.stream import Stream
+from pyconvopt.metrics import Average
+from pyconvopt.training import arguments, checks
+from pyconvopt.training.accumulation import Accumulation
 from pyconvopt.training.after_step import after_step
+from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
+from pyconvopt.training.closure import Closure, wants_closure
+from pyconvopt.training.guard import FiniteGuard
 from pyconvopt.training.history import History
-from pyconvopt.training.progress import ProgressBar
-
-Loader = ArrayLoader | DataLoader
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each module is in the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """The device and float type of a model's weights."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.float32
-
-
-def build_for(model: Any, loader: Loader) -> None:
-    """Build a model that still waits for its input shape."""
-    if not getattr(model, "built", True):
-        first = loader.x[:1] if isinstance(loader, ArrayLoader) else next(iter(loader))[0]
-        model.build(tuple(first.shape))
-
-
-def predict(model: nn.Module, x: Any, batch_size: int = 256) -> np.ndarray:
-    """The model's outputs for arrays or tensors, in evaluation mode, as one NumPy array."""
-    loader = as_batches(x, batch_size)
-    build_for(model, loader)
-    device, dtype = place(model)
-    with evaluating(model):
-        outputs = [
-            model((batch[0] if isinstance(batch, (tuple, list)) else batch).to(device, dtype))
-            for batch in loader
-        ]
-    return torch.cat(outputs).cpu().numpy()
+from pyconvopt.training.inference import build_for, evaluating, place
+from pyconvopt.training.labels import loss_targets
+from pyconvopt.training.weighting import ClassWeights, weighted_loss
 
 
 class Trainer:
@@ -79,13 +42,21 @@ class Trainer:
         optimizer: a name, a callable of the parameters, or a torch optimiser. It is made at the
             first `fit` and kept, so a second `fit` goes on where the first ended.
         loss: a name, or a function (outputs, targets) -> scalar.
-        metrics: names or `Metric` objects.
+        metrics: names, `Metric` objects, or torchmetrics'.
         schedule: None, or what `schedules.get` takes, such as a function of the step that gives
             its learning rate. Steps are counted over all fits; the run, whose share some count,
             ends with this fit.
         regularizers: a mapping of parameter patterns to penalties, as `regularizers.attach` takes.
         callbacks: `Callback` objects.
+        learning_rate: None (the optimiser's own), or the rate of an optimiser given by name.
+        accumulate: batches whose gradients are averaged for one update (1). A step, for the
+            schedule too, is then an update.
+        clip_norm, clip_value: None, or the most the gradients' common norm, or each of their
+            entries, may be.
+        guard: a loss that is NaN or infinite stops the run, puts the last good weights back (at
+            most 200 steps old) and warns; `failure` then says what happened.
 
+    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(64, 2)
     >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -104,6 +75,11 @@ class Trainer:
         schedule: Any = None,
         regularizers: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
+        learning_rate: float | None = None,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        guard: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be a torch nn.Module, got {type(model).__name__}")
@@ -112,12 +88,25 @@ class Trainer:
         self.optimizer: Any = None  # a torch optimiser from the first fit on
         self.loss = losses.get(loss)
         self.loss_mean = Average("loss")
-        self.metrics = as_metrics(metrics)
+        self.metrics = arguments.as_metrics(metrics)
         self.schedule = self.rate_at = schedules.get(schedule)
         self.regularizers = regularizers
         self.callbacks = list(callbacks)
+        self.accumulate = arguments.whole("accumulate", accumulate)
+        self.clip = arguments.clipping(clip_norm, clip_value)
+        self.optimizer_options: dict[str, Any] = (
+            {} if learning_rate is None else {"lr": learning_rate}
+        )
+        self.update_options = arguments.update_options(
+            learning_rate, accumulate, clip_norm, clip_value
+        )
+        self.wants_guard = guard
+        self.guard: FiniteGuard | None = None
+        self.accumulation: Accumulation | None = None
+        self.class_weight: ClassWeights | None = None
         self.step_number = 0
         self.samples_seen = 0
+        self.position = (0, 0)  # the epoch at hand, and the batch it began with
 
     def fit(
         self,
@@ -130,49 +119,73 @@ class Trainer:
         verbose: int | str = "auto",
         callbacks: Sequence[Callback] = (),
         initial_epoch: int = 0,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
+        checkpoint: str | Path | BackupAndRestore | None = None,
+        every: str | int | timedelta = "epoch",
     ) -> History:
         """Train for `epochs` epochs and return the History.
 
         Args:
-            data: (x, y) arrays or tensors, a Dataset, or a DataLoader (with a batch size and an
-                order of its own).
+            data: (x, y) or (x, y, weights) arrays or tensors, a Dataset, a DataLoader (its own
+                batch size and order), a generator of batches or a function that makes one.
             validation: data of the same kinds, evaluated after each epoch.
-            shuffle, seed: whether and how the samples are shuffled each epoch; seed None takes
-                one from torch's generator.
+            shuffle, seed: whether and how each epoch is shuffled; None: torch's generator says.
             verbose: 'auto' or 1 (bar on a terminal, else lines), 2 (lines), 0 (nothing).
             callbacks: more of them, for this run only.
             initial_epoch: the number of the first epoch, when a run is taken up again.
+            class_weight: {class: weight}, in training alone; sample_weight: one a sample. The
+                loss of a batch is the sum of weight times loss over its number of samples.
+            steps_per_epoch: batches an epoch; the data go on where the epoch before left them.
+            validation_steps: the most batches of a validation, which comes every
+                `validation_freq` epochs, or after those of a list (counted from 1).
+            checkpoint: a folder; a run that is killed and started again goes on there, to the
+                same bits, and one that has ended comes back at once. Or a `BackupAndRestore`.
+            every: how often it is written: 'epoch', a number of batches, or a `timedelta`.
 
         Errors: ValueError and TypeError for data the model cannot be trained on.
         """
-        loader = as_batches(data, batch_size, shuffle, seed)
+        loader = as_batches(arguments.weighted(data, sample_weight), batch_size, shuffle, seed)
+        if loader is not data and isinstance(loader, ArrayLoader):
+            loader.epoch = initial_epoch
         held_out = None if validation is None else as_batches(validation, max(batch_size, 256))
+        validates = arguments.validation_epochs(validation_freq)
+        self.class_weight = None if class_weight is None else ClassWeights(class_weight)
+        self.stream = Stream(loader, steps_per_epoch)
         self.prepare(loader)
         if isinstance(held_out, ArrayLoader):
             self.try_first_batch(held_out)
         history = History()
-        hooks = CallbackList([history, *self.callbacks, *callbacks, *bar_for(verbose)])
-        run = run_parameters(loader, epochs, verbose)
-        self.rate_at = schedules.for_run(
-            self.schedule, run["steps"], epochs - initial_epoch, done=self.step_number
-        )
+        own = [*self.callbacks, *callbacks, *arguments.backup(checkpoint, every)]
+        own += arguments.average_of(self.optimizer, own)
+        self.hooks = hooks = CallbackList([*own, history, *arguments.bar_for(verbose)])
+        run = arguments.run_parameters(self.stream, epochs, verbose, held_out is not None)
         hooks.bind(self.model, self, run)
+        checks.rate_has_one_master(self.schedule, hooks.callbacks)
+        self.rate_at = self.schedule_for(run["steps"], epochs - initial_epoch)
         self.model.stop_training = False
+        self.position = (initial_epoch, 0)
         hooks.call("on_train_begin")
         logs: dict[str, float] = {}
+        first = True
         try:
-            for epoch in range(initial_epoch, epochs):
+            while self.position[0] < epochs:
+                epoch, batch = self.position
+                if self.model.stop_training and batch == 0:
+                    break
                 hooks.call("on_epoch_begin", epoch)
-                self.train_epoch(loader, hooks, check=epoch == initial_epoch)
-                logs = self.logs()
-                if held_out is not None:
+                self.train_epoch(self.stream, hooks, first, batch)
+                logs, first = self.logs(), False
+                if held_out is not None and validates(epoch):
                     hooks.call("on_test_begin")
-                    seen = self.evaluate(held_out)
+                    seen = self.evaluate(held_out, steps=validation_steps)
                     logs |= {f"val_{name}": value for name, value in seen.items()}
                     hooks.call("on_test_end", logs)
                 hooks.call("on_epoch_end", epoch, logs)
-                if self.model.stop_training:
-                    break
+                self.position = (epoch + 1, 0)
         finally:
             hooks.call("on_train_end", logs)
         return history
@@ -187,15 +200,26 @@ class Trainer:
             trainable = [each for each in self.model.parameters() if each.requires_grad]
             if not trainable:
                 raise ValueError("the model has no weights to train")
-            self.optimizer = optimizers.get(self.optimizer_spec, trainable)
+            self.optimizer = optimizers.get(
+                self.optimizer_spec, trainable, **self.optimizer_options
+            )
+        updated = [each for group in self.optimizer.param_groups for each in group["params"]]
+        self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None
+        self.guard = FiniteGuard(self.model) if self.wants_guard else None
+        self.wants_closure = wants_closure(self.optimizer, self.accumulate)
         self.after_step = after_step(self.model, self.optimizer)
         self.settle()
+
+    def schedule_for(self, batches: int | None, epochs: int) -> Callable[[int], float] | None:
+        """The schedule in steps, of a run of that many batches an epoch."""
+        updates = None if batches is None else -(-batches // self.accumulate)
+        return schedules.for_run(self.schedule, updates, epochs, done=self.step_number)
 
     def try_first_batch(self, loader: ArrayLoader) -> None:
         """Refuse validation data that do not fit now, not after an epoch of training."""
         checks.require_labels(loader, self.loss)
         with evaluating(self.model):
-            x, y = next(iter(loader))
+            x, y = next(iter(loader))[:2]
             self.run(x, y, loader)
 
     def settle(self) -> None:
@@ -206,67 +230,93 @@ class Trainer:
         self.takes_logits = ending is not None and ending == self.loss.absorbs
         self.forward = partial(self.model, logits=True) if self.takes_logits else self.model
 
-    def train_epoch(self, loader: Loader, hooks: CallbackList, check: bool) -> None:
-        """One pass over the data; `check` looks at the first batch's shapes and all labels."""
+    def train_epoch(
+        self, stream: Stream, hooks: CallbackList, check: bool, first_batch: int = 0
+    ) -> None:
+        """One epoch from a batch on; `check` looks at that batch's shapes and all labels."""
         begin, end = hooks.hooks("on_train_batch_begin"), hooks.hooks("on_train_batch_end")
         running = LazyLogs(self.logs)
         self.model.train()
-        self.reset()
-        for batch, (x, y) in enumerate(loader):
+        if first_batch == 0:
+            self.reset()
+        elif self.model.stop_training:
+            return
+        for batch, parts in enumerate(stream.epoch(first_batch), first_batch):
             for hook in begin:
                 hook(batch, running)
-            self.step(x, y, check_against=loader if check and batch == 0 else None)
+            self.step(*parts, check_against=stream.loader if check else None)
+            check = False
             for hook in end:
                 hook(batch, running)
             if self.model.stop_training:
                 break
+        if self.between_updates:
+            self.update()
 
-    def step(self, x: Tensor, y: Tensor, check_against: Loader | None = None) -> None:
+    def step(
+        self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, check_against: Any = None
+    ) -> None:
         """Forward, loss, penalty, backward, update, for one batch."""
         if self.rate_at is not None:
             rate = float(self.rate_at(self.step_number))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.accumulation is None:
+            self.optimizer.zero_grad(set_to_none=True)
         outputs, targets = self.run(x, y, check_against)
-        loss = self.total_loss(outputs, targets)
-        loss.backward()
-        self.optimizer.step()
+        if self.class_weight is not None:
+            weight = self.class_weight(targets) * (1.0 if weight is None else weight)
+        loss = self.total_loss(outputs, targets, weight)
+        if self.guard is not None and not self.guard.passes(
+            loss.detach(), self.step_number, self.optimizer.param_groups[0]["lr"]
+        ):
+            self.model.stop_training, self.accumulation = True, None
+        elif self.accumulation is None:
+            loss.backward()
+            self.update(Closure(self, loss, x, y, weight) if self.wants_closure else None)
+        elif self.accumulation.add(loss, len(x)):
+            self.update()
+        self.count(loss.detach(), outputs.detach(), targets)
+
+    def update(self, closure: Closure | None = None) -> None:
+        """One step of the optimiser with the gradients there are."""
+        if self.accumulation is not None:
+            self.accumulation.average()
+        if self.clip is not None:
+            self.clip(self.optimizer)
+        self.optimizer.step(closure)
         if self.after_step is not None:
             self.after_step(self.step_number)
         self.step_number += 1
-        self.count(loss.detach(), outputs.detach(), targets)
+
+    @property
+    def between_updates(self) -> bool:
+        """Whether gradients wait for further batches before an update."""
+        return self.accumulation is not None and self.accumulation.added > 0
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last fit was stopped by its guard; None if it was not."""
+        return None if self.guard is None else self.guard.message
 
     def run(self, x: Tensor, y: Tensor, check_against: Loader | None) -> tuple[Tensor, Tensor]:
         """Outputs (logits where the loss takes them) and targets in the loss's type."""
         try:
             outputs = self.forward(x.to(self.device, self.dtype))
         except ValueError as error:
-            if len(x) == 1 and "more than 1 value per channel" in str(error):
-                raise ValueError(
-                    "a batch of one reached a batch norm in training, which needs at least two "
-                    "values a channel: choose a batch_size that leaves no single image at the end"
-                ) from None
-            raise
-        targets = self.loss_targets(y.to(self.device), outputs)
+            raise checks.clearer(error, len(x)) from None
+        targets = loss_targets(self.loss, y.to(self.device), outputs, self.dtype)
         if check_against is not None:
             checks.with_first_batch(check_against, self.loss, outputs, targets, self.takes_logits)
         return outputs, targets
 
-    def loss_targets(self, y: Tensor, outputs: Tensor) -> Tensor:
-        """Labels as the loss wants them: int64 class numbers (N,), or floats (soft labels too)."""
-        wants_integers = self.loss.integer_targets
-        if wants_integers is None:
-            wants_integers = not y.is_floating_point()
-        if wants_integers and not losses.is_soft(y, outputs):
-            one_column = y.dim() == outputs.dim() == 2 and y.shape[1] == 1
-            return (y[:, 0] if one_column else y).to(torch.int64)
-        one_output = y.dim() + 1 == outputs.dim() and outputs.shape[-1] == 1
-        return (y[..., None] if one_output else y).to(self.dtype)
-
-    def total_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def total_loss(self, outputs: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss with the penalties on the weights."""
-        loss = self.loss(outputs, targets, self.takes_logits)
+        if weight is None:
+            loss = self.loss(outputs, targets, self.takes_logits)
+        else:
+            weight = weight.to(outputs.device, outputs.dtype)
+            loss = weighted_loss(self.loss, outputs, targets, weight, self.takes_logits)
         if self.penalties:
             loss = loss + regularizers.penalty(self.penalties, self.step_number)
         return loss
@@ -289,8 +339,12 @@ class Trainer:
         """The means so far: 'loss' and each metric."""
         return {metric.name: metric.result() for metric in (self.loss_mean, *self.metrics)}
 
-    def evaluate(self, data: Any, batch_size: int = 256) -> dict[str, float]:
+    def evaluate(
+        self, data: Any, batch_size: int = 256, steps: int | None = None
+    ) -> dict[str, float]:
         """Loss (penalties included) and metrics over the data, in evaluation mode.
+
+        `steps` (None: all): the most batches. Weights that come with the data weigh the loss.
 
         Errors: ValueError for labels that do not fit the model.
         """
@@ -301,39 +355,9 @@ class Trainer:
         self.settle()
         self.reset()
         with evaluating(self.model):
-            for batch, (x, y) in enumerate(loader):
+            for batch, (x, y, *weight) in enumerate(islice(loader, steps)):
                 outputs, targets = self.run(x, y, loader if batch == 0 else None)
-                self.count(self.total_loss(outputs, targets), outputs, targets)
+                self.count(self.total_loss(outputs, targets, *weight), outputs, targets)
+        if not self.loss_mean.count:
+            raise ValueError("there is no batch to evaluate on; a generator can be read only once")
         return self.logs()
-
-
-def as_metrics(specs: Sequence[Any]) -> list[Metric]:
-    """Metrics from names or objects; two of one name would hide each other."""
-    found = [metrics.get(spec) for spec in specs]
-    names = [metric.name for metric in found]
-    for name in names:
-        if names.count(name) > 1 or name == "loss":
-            raise ValueError(f"two numbers of the run would both be called {name!r}")
-    return found
-
-
-def bar_for(verbose: int | str) -> list[Callback]:
-    """The progress display that `verbose` asks for."""
-    if verbose not in ("auto", 0, 1, 2):
-        raise ValueError(f"verbose must be 'auto', 0, 1 or 2, got {verbose!r}")
-    return [] if verbose == 0 else [ProgressBar(False if verbose == 2 else None)]
-
-
-def run_parameters(loader: Loader, epochs: int, verbose: int | str) -> dict[str, Any]:
-    """Keras' `params`: what a callback may want to know of the run."""
-    dataset: Any = loader if isinstance(loader, ArrayLoader) else loader.dataset
-    samples = getattr(loader, "samples", None)
-    if samples is None and hasattr(dataset, "__len__"):
-        samples = len(dataset)
-    return {
-        "epochs": epochs,
-        "steps": len(loader) if hasattr(loader, "__len__") and samples is not None else None,
-        "samples": samples,
-        "batch_size": loader.batch_size,
-        "verbose": verbose,
-    }

@@ -1,0 +1,148 @@
+"""Commands that train many times to answer a question: which rate, which settings, which recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from pyconvopt.cli_options import (
+    DataOption,
+    JsonOption,
+    RecipeOption,
+    SetOption,
+    chosen_recipe,
+    data_change,
+)
+from pyconvopt.extras import require
+from pyconvopt.training import compare as compare_runs
+from pyconvopt.training import find_lr as range_test
+from pyconvopt.training import sweep as halve
+from pyconvopt.training.files import write_whole
+from pyconvopt.training.find_lr import RULES
+from pyconvopt.training.recipes import Recipe, parse_value
+from pyconvopt.training.run import load_images
+
+
+def find_lr(
+    data: DataOption = None,
+    recipe: RecipeOption = "seed",
+    set: SetOption = None,
+    low: Annotated[float, typer.Option(help="The first learning rate.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="The last learning rate.")] = 10.0,
+    steps: Annotated[int, typer.Option(min=10, help="Steps between them.")] = 100,
+    rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULES)}.")] = "valley",
+    plot: Annotated[Path | None, typer.Option(help="Also write the picture, .png.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """The learning-rate range test on a recipe; the last line printed is the rate to use."""
+    chosen = chosen_recipe(recipe, data_change(data) + (set or []))
+    settings = chosen.table["fit"]
+    torch.manual_seed(settings["seed"])
+    train, _ = load_images(chosen)
+    test = range_test(
+        chosen.model(train[0].shape[1:]),
+        train,
+        low=low,
+        high=high,
+        steps=steps,
+        batch_size=settings["batch_size"],
+        seed=settings["seed"],
+        rule=rule,
+    )
+    if plot is not None:
+        test.plot(plot)
+    if json:
+        print(test.to_json())
+        return
+    for name in RULES:
+        print(f"{name}: {test.rate(name):g}")
+    print(f"learning rate: {test.suggestion:g}")
+
+
+def values_of(changes: Sequence[str]) -> dict[str, Any]:
+    """{key: [values]} from key=[values] texts."""
+    space = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        value = parse_value(text.strip())
+        if not equals or not isinstance(value, list):
+            raise typer.BadParameter(
+                f"--over takes key=[value, value], such as compile.learning_rate=[0.01, 0.001], "
+                f"got {change!r}"
+            )
+        space[key.strip()] = value
+    return space
+
+
+def sweep(
+    over: Annotated[
+        list[str], typer.Option(help="What to try: key=[value, value]; may be given again.")
+    ],
+    data: DataOption = None,
+    recipe: RecipeOption = "seed",
+    set: SetOption = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the best.")] = None,
+    monitor: Annotated[str, typer.Option(help="What decides.")] = "val_accuracy",
+    out: Annotated[Path | None, typer.Option(help="Also write the candidates, .csv.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Try settings of a recipe by successive halving; the last line printed are the best ones."""
+    chosen = chosen_recipe(recipe, data_change(data) + (set or []))
+    result = halve(chosen, values_of(over), epochs=epochs, monitor=monitor, verbose=int(not json))
+    if out is not None:
+        result.to_csv(out)
+    if json:
+        print(result.to_json())
+        return
+    print(result.markdown())
+    print("best: " + " ".join(f"--set {key}={dumps(value)}" for key, value in result.best.items()))
+
+
+def compare(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(help="Recipes, [name=]recipe[,key=value...]; the first is compared with."),
+    ],
+    data: DataOption = None,
+    set: SetOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 3,
+    target: Annotated[float | None, typer.Option(help="Tell the time to reach this.")] = None,
+    monitor: Annotated[str, typer.Option(help="What is compared.")] = "val_accuracy",
+    out: Annotated[
+        Path, typer.Option(help="Folder; runs that lie there are not run again.")
+    ] = Path("runs/compare"),
+    json: JsonOption = False,
+) -> None:
+    """Run recipes with several seeds each, and write a table and a picture of the comparison."""
+    entries = {}
+    for text in recipes:
+        name, entry = named_recipe(text, data_change(data) + (set or []))
+        if name in entries:
+            raise typer.BadParameter(f"two recipes are called {name!r}: write name=recipe")
+        entries[name] = entry
+    require("matplotlib", "drawing a comparison")
+    result = compare_runs(
+        entries,
+        seeds,
+        monitor=monitor,
+        target=target,
+        results=out / "results.csv",
+        verbose=int(not json),
+    )
+    result.to_csv(out / "summary.csv")
+    write_whole(out / "summary.md", result.markdown() + "\n")
+    result.plot(out / "comparison.png")
+    print(result.to_json() if json else result.markdown())
+
+
+def named_recipe(text: str, changes: list[str]) -> tuple[str, Recipe]:
+    """A recipe and what it is called, from [name=]recipe[,key=value...]."""
+    head, *own = text.split(",")
+    name, equals, recipe = head.partition("=")
+    chosen = chosen_recipe(recipe if equals else head, [*changes, *own])
+    return (name if equals else text if own else chosen.name), chosen

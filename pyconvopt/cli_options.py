@@ -1,0 +1,37 @@
+"""Options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyconvopt.training.recipes import Recipe, parse_value
+
+DataOption = Annotated[str | None, typer.Option("--data", help="Data set, such as fashion-mnist.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder, or a model file.")]
+RecipeOption = Annotated[str, typer.Option("--recipe", help="A recipe's name, or a .toml file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a recipe's value: key=value.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def chosen_recipe(recipe: str, changes: list[str]) -> Recipe:
+    """A recipe with its --set key=value changes; a wrong one is wrong usage."""
+    try:
+        chosen = Recipe.load(recipe)
+        for change in changes:
+            key, equals, value = change.partition("=")
+            if not equals:
+                raise ValueError(f"--set takes key=value, got {change!r}")
+            chosen.set(key.strip(), parse_value(value.strip()))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return chosen
+
+
+def data_change(name: str | None) -> list[str]:
+    """--data as a change of the recipe."""
+    return [] if name is None else [f"data.name={name}"]

@@ -1,0 +1,324 @@
+"""Which of several ways to train is better, and is the difference more than chance.
+
+Every entry runs once with each seed: the entries take turns, and who begins rotates, so that a
+machine that grows slower slows all alike. The same seed means the same order of the data (and for
+like models the same first weights), so differences are taken seed by seed, which removes what the
+entries share. The mean of the differences has a 95 % interval by Student's t, and a paired t-test
+says how often chance alone would give as large a one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyconvopt.training.comparison_picture import plot_comparison
+from pyconvopt.training.files import write_whole
+from pyconvopt.training.history import History
+from pyconvopt.training.monitors import Monitor
+from pyconvopt.training.recipes import Recipe
+from pyconvopt.training.results import ResultsFile, RunRecord, as_csv
+from pyconvopt.training.run import fit_recipe, load_images
+from pyconvopt.training.statistics import Estimate, estimate, paired_t_test
+from pyconvopt.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of an entry.
+
+    score: of the last epoch. seconds: of the whole run. difference: of the score from the first
+    entry's, by seed (None for the first), p: of the paired t-test on it. reached: how many runs came
+    to the target (None without one), target_seconds: how long those took to it.
+    """
+
+    name: str
+    score: Estimate
+    seconds: Estimate
+    difference: Estimate | None
+    p: float | None
+    reached: int | None
+    target_seconds: Estimate | None
+
+
+class Comparison:
+    """The finished runs of a comparison, and what they say.
+
+    `runs[name]` are the `RunRecord`s of an entry by seed; `rows` the summary; `markdown()`,
+    `to_csv(path)`, `to_json()` and `plot(path)` write it.
+    """
+
+    def __init__(
+        self,
+        runs: Mapping[str, Mapping[int, RunRecord]],
+        monitor: str = "val_accuracy",
+        target: float | None = None,
+        level: float = 0.95,
+    ) -> None:
+        self.runs = runs
+        self.monitor = monitor
+        self.target = target
+        self.level = level
+
+    def score(self, run: RunRecord) -> float:
+        """The monitored number after the last epoch."""
+        return run.history[self.monitor][-1]
+
+    def seconds_to_target(self, run: RunRecord) -> float | None:
+        """The time from the start to the end of the first epoch that reached the target."""
+        sign = Monitor(self.monitor, "auto").sign
+        values = run.history[self.monitor]
+        skipped = len(run.seconds) - len(values)
+        for epoch, value in enumerate(values, skipped):
+            if self.target is not None and sign * value >= sign * self.target:
+                return math.fsum(run.seconds[: epoch + 1])
+        return None
+
+    @property
+    def rows(self) -> list[Row]:
+        """A row for each entry."""
+        first = next(iter(self.runs.values()))
+        rows = []
+        for name, runs in self.runs.items():
+            scores = [self.score(run) for run in runs.values()]
+            spent = [math.fsum(run.seconds) for run in runs.values()]
+            times = [self.seconds_to_target(run) for run in runs.values()]
+            reached = [each for each in times if each is not None]
+            difference = p = None
+            if runs is not first:
+                seeds = [seed for seed in runs if seed in first]
+                pair = [[self.score(each[seed]) for seed in seeds] for each in (runs, first)]
+                difference = estimate([a - b for a, b in zip(*pair, strict=True)], self.level)
+                p = paired_t_test(*pair)
+            rows.append(
+                Row(
+                    name,
+                    estimate(scores, self.level),
+                    estimate(spent, self.level),
+                    difference,
+                    p,
+                    None if self.target is None else len(reached),
+                    None if self.target is None else estimate(reached, self.level),
+                )
+            )
+        return rows
+
+    def markdown(self) -> str:
+        """The summary as a Markdown table, and in words what its columns are."""
+        rows = self.rows
+        title = ["", "runs", self.monitor, "seconds"]
+        if self.target is not None:
+            title.append(f"seconds to {self.target:g}")
+        title += [f"difference from {rows[0].name}", "p"]
+        lines = [title, ["---"] + ["---:"] * (len(title) - 1)]
+        for row in rows:
+            cells = [row.name, str(row.score.runs), show(row.score), show(row.seconds, 1)]
+            if row.target_seconds is not None:
+                count = f"{row.reached}/{row.score.runs}"
+                reached = f"{show(row.target_seconds, 1)} ({count})" if row.reached else count
+                cells.append(reached)
+            cells.append("" if row.difference is None else show(row.difference, sign="+"))
+            cells.append("" if row.p is None or math.isnan(row.p) else f"{row.p:.3g}")
+            lines.append(cells)
+        table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        return (
+            f"{table}\n\nMeans of the last epoch with {self.level:.0%} intervals (Student's t); "
+            "differences by seed, p of the two-sided paired t-test."
+        )
+
+    def table(self) -> list[dict[str, Any]]:
+        """The summary as flat dicts."""
+        return [
+            {
+                "name": row.name,
+                "runs": row.score.runs,
+                self.monitor: row.score.mean,
+                "half_width": row.score.half_width,
+                "seconds": row.seconds.mean,
+                "reached": row.reached,
+                "target_seconds": row.target_seconds.mean if row.target_seconds else None,
+                "difference": row.difference.mean if row.difference else None,
+                "difference_half_width": row.difference.half_width if row.difference else None,
+                "p": row.p,
+            }
+            for row in self.rows
+        ]
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the summary as CSV; the raw results are in the file of `compare`."""
+        rows = self.table()
+        lines = [["" if each is None else each for each in row.values()] for row in rows]
+        write_whole(path, as_csv([list(rows[0]), *lines]))
+
+    def to_json(self) -> str:
+        """The summary as JSON; a number that is not known is null."""
+
+        def known(value: Any) -> Any:
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        rows = [{key: known(value) for key, value in row.items()} for row in self.table()]
+        return json.dumps(
+            {"monitor": self.monitor, "target": self.target, "level": self.level, "rows": rows}
+        )
+
+    def plot(self, path: str | Path) -> None:
+        """Write the picture as PNG: mean curves with their intervals, and each run's last value.
+
+        Errors: ImportError naming the extra if matplotlib is missing.
+        """
+        plot_comparison(self, path)
+
+
+def show(value: Estimate, digits: int = 4, sign: str = "") -> str:
+    """A mean with its interval.
+
+    >>> show(Estimate(0.91234, 0.00321, 5)), show(Estimate(2.0, float('nan'), 1), 1, '+')
+    ('0.9123 ± 0.0032', '+2.0')
+    """
+    text = f"{value.mean:{sign}.{digits}f}"
+    return text if math.isnan(value.half_width) else f"{text} ± {value.half_width:.{digits}f}"
+
+
+def compare(
+    entries: Mapping[str, Any],
+    seeds: int | Sequence[int] = 3,
+    data: Any = None,
+    *,
+    validation: Any = None,
+    monitor: str = "val_accuracy",
+    target: float | None = None,
+    results: str | Path | None = None,
+    level: float = 0.95,
+    verbose: int = 1,
+    **fit: Any,
+) -> Comparison:
+    """Run every entry with every seed and compare them.
+
+    Args:
+        entries: names to ways of training. A `Recipe` (or its name or path): the recipe, with
+            each seed, the test images as validation. A function of the seed: it returns a
+            `History`, or a `Trainer` or compiled `Sequential` that is then fitted on `data` with
+            `validation`, the seed as `seed` and the options of `fit`. The first entry is the one
+            the others are compared with.
+        seeds: how many (0, 1, 2 …), or which ones.
+        monitor: what is compared, of the last epoch.
+        target: a value of it; then the time to reach it is told (validation included).
+        results: a CSV file for the raw results; runs that stand there are not run again.
+        level: of the intervals.
+        verbose: 1 prints a line a run.
+
+    Torch's generator is set to the seed before each run.
+
+    Errors: ValueError for a number the runs do not give, or results in the file that belong to
+    another recipe of the same name.
+
+    >>> import torch
+    >>> x = torch.randn(64, 3)
+    >>> def linear(optimizer):
+    ...     from pyconvopt.training import Trainer
+    ...     return lambda seed: Trainer(torch.nn.Linear(3, 2), optimizer, metrics=['accuracy'])
+    >>> data = (x, (x[:, 0] > 0).long())
+    >>> result = compare({'sgd': linear('sgd'), 'adam': linear('adam')}, 2, data,
+    ...                  validation=data, verbose=0)
+    >>> [row.name for row in result.rows], result.rows[1].difference.runs
+    (['sgd', 'adam'], 2)
+    """
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not chosen or not entries:
+        raise ValueError("compare needs at least one entry and one seed")
+    if len(set(chosen)) != len(chosen) or any(seed < 0 for seed in chosen):
+        raise ValueError(f"seeds must be different whole numbers >= 0, got {chosen}")
+    ready = {name: Entry(name, spec, data, validation, fit) for name, spec in entries.items()}
+    kept = None if results is None else ResultsFile(results)
+    runs: dict[str, dict[int, RunRecord]] = {name: {} for name in ready}
+    for turn, seed in enumerate(chosen):
+        names = list(ready)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            record = None if kept is None else kept.runs.get((name, seed))
+            if record is None:
+                record = ready[name].run(seed)
+                require_number(record, monitor)
+                if kept is not None:
+                    kept.add(record)
+                if verbose:
+                    spent = math.fsum(record.seconds)
+                    value = record.history[monitor][-1]
+                    print(f"{name}, seed {seed}: {monitor} {value:.4f}, {spent:.1f} s", flush=True)
+            elif record.fingerprint != ready[name].fingerprint:
+                raise ValueError(
+                    f"{results} holds runs of another recipe called {name!r}: give it another name, "
+                    "or choose another file"
+                )
+            require_number(record, monitor)
+            runs[name][seed] = record
+    return Comparison(runs, monitor, target, level)
+
+
+def require_number(record: RunRecord, monitor: str) -> None:
+    """Refuse a run that does not give the number compared."""
+    if not record.history.get(monitor):
+        raise ValueError(
+            f"{record.name} gives no {monitor!r}, only {', '.join(record.history)}: give validation "
+            "data, or choose one of these as monitor"
+        )
+
+
+class Entry:
+    """One way to train, ready to be run with a seed."""
+
+    def __init__(
+        self, name: str, spec: Any, data: Any, validation: Any, fit: Mapping[str, Any]
+    ) -> None:
+        self.name, self.data, self.validation, self.fit = name, data, validation, fit
+        self.recipe = Recipe.load(spec) if isinstance(spec, str) else spec
+        if isinstance(self.recipe, Recipe):
+            self.train: Callable[[int], History] = self.train_recipe
+        elif callable(spec):
+            self.factory, self.train = spec, self.train_made
+        else:
+            raise TypeError(
+                f"entry {name!r} must be a Recipe or a function of the seed, got {spec!r}"
+            )
+        self.fingerprint = fingerprint(self.recipe, fit)
+
+    def run(self, seed: int) -> RunRecord:
+        """Train once."""
+        torch.manual_seed(seed)
+        history = self.train(seed)
+        numbers = {name: list(map(float, each)) for name, each in history.history.items()}
+        return RunRecord(self.name, self.fingerprint, seed, list(history.seconds), numbers)
+
+    def train_recipe(self, seed: int) -> History:
+        """The recipe with that seed."""
+        recipe = Recipe(self.recipe.name, deepcopy(self.recipe.table))
+        recipe.set("fit.seed", seed)
+        train, test = load_images(recipe)
+        options = {"verbose": 0, **self.fit}
+        return fit_recipe(recipe, train, test, **options)[1]
+
+    def train_made(self, seed: int) -> History:
+        """What the function returns for that seed, fitted if it is not yet."""
+        made = self.factory(seed)
+        if isinstance(made, History):
+            return made
+        trainer = made if isinstance(made, Trainer) else made.trainer()
+        options = {"verbose": 0, "validation": self.validation, "seed": seed, **self.fit}
+        return trainer.fit(self.data, **options)
+
+
+def fingerprint(recipe: Any, fit: Mapping[str, Any]) -> str:
+    """What tells a recipe from another: a hash of all but its seed. Functions are told by name alone."""
+    if not isinstance(recipe, Recipe):
+        return "function"
+    table = deepcopy(recipe.table)
+    table["fit"].pop("seed")
+    text = json.dumps([table, {key: repr(value) for key, value in fit.items()}], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,51 @@
+"""The picture of a comparison: mean curves with their intervals, and the last value of every run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyconvopt.extras import require
+from pyconvopt.training.statistics import estimate
+
+if TYPE_CHECKING:
+    from pyconvopt.training.compare import Comparison
+
+COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#555555")
+
+
+def plot_comparison(comparison: Comparison, path: str | Path) -> None:
+    """Write the PNG: on the left the number over the epochs, on the right its last values."""
+    figure_module = require("matplotlib.figure", "drawing a comparison")
+    figure = figure_module.Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    curves, last = figure.subplots(1, 2)
+    for index, (name, runs) in enumerate(comparison.runs.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        records = list(runs.values())
+        epochs = min(len(run.history[comparison.monitor]) for run in records)
+        means = [
+            estimate([run.history[comparison.monitor][epoch] for run in records], comparison.level)
+            for epoch in range(epochs)
+        ]
+        numbers = list(range(1, epochs + 1))
+        curves.plot(numbers, [each.mean for each in means], "o-", color=colour, label=name, ms=4)
+        low = [each.mean - each.half_width for each in means]
+        high = [each.mean + each.half_width for each in means]
+        curves.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
+        values = [comparison.score(run) for run in records]
+        last.plot([index] * len(values), values, "o", color=colour, alpha=0.5)
+        mean = estimate(values, comparison.level)
+        last.errorbar(
+            [index + 0.15], [mean.mean], [mean.half_width], fmt="_", color=colour, capsize=4
+        )
+    if comparison.target is not None:
+        curves.axhline(comparison.target, color="#888888", linestyle=":", label="target")
+    last.set_xticks(range(len(comparison.runs)), list(comparison.runs), rotation=20)
+    last.set_title(f"last epoch, {comparison.level:.0%} intervals")
+    curves.set(xlabel="epoch", title=comparison.monitor.replace("_", " "))
+    curves.xaxis.get_major_locator().set_params(integer=True)
+    curves.legend(frameon=False)
+    for axes in (curves, last):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, format="png")

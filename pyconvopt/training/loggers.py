@@ -1,0 +1,156 @@
+"""Callbacks that write the numbers of a run: a CSV file, TensorBoard's event files.
+
+Files are opened at the first number. A run that is taken up again cuts its CSV file back to what
+stood there at the checkpoint and goes on behind it, so each epoch stands there once.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from typing_extensions import override
+
+from pyconvopt.extras import require
+from pyconvopt.training.callbacks import Callback, Logs
+
+
+class CSVLogger(Callback):
+    """One line an epoch in a CSV file, written at once so that a killed run keeps its lines.
+
+    Args: filename, separator (','), append (False).
+
+    The columns are those of the first epoch, and with validation data theirs too; a number that an
+    epoch does not have is written as NA.
+    """
+
+    def __init__(self, filename: str | Path, separator: str = ",", append: bool = False) -> None:
+        self.filename = Path(filename)
+        self.separator = separator
+        self.append = append
+        self.file: IO[str] | None = None
+
+    @override
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.columns: list[str] | None = None
+        self.resume_at: int | None = None
+
+    def open(self) -> IO[str]:
+        """The file, opened where the next line belongs."""
+        if self.resume_at is None:
+            return open(self.filename, "a" if self.append else "w", newline="")
+        file = open(self.filename, "a", newline="")  # noqa: SIM115
+        file.truncate(min(self.resume_at, os.path.getsize(self.filename)))
+        return file
+
+    @override
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        logs = logs or {}
+        if self.columns is None:
+            self.columns = columns(logs, bool(self.params.get("validation")))
+        if self.file is None:
+            self.file = self.open()
+        writer = csv.writer(self.file, delimiter=self.separator)
+        if os.fstat(self.file.fileno()).st_size == 0:
+            writer.writerow(["epoch", *self.columns])
+        writer.writerow([epoch, *(logs.get(name, "NA") for name in self.columns)])
+        self.file.flush()
+
+    @override
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        size = self.resume_at if self.file is None else os.fstat(self.file.fileno()).st_size
+        return {"columns": self.columns, "size": size}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.columns, self.resume_at = state["columns"], state["size"]
+
+
+def columns(logs: Mapping[str, Any], validation: bool) -> list[str]:
+    """The names of the numbers, those of a validation that is still to come included."""
+    names = list(logs)
+    if validation and not any(name.startswith("val_") for name in names):
+        names += [f"val_{name}" for name in names if name != "learning_rate"]
+    return names
+
+
+class TensorBoard(Callback):
+    """Writes the numbers of each epoch for TensorBoard: `tensorboard --logdir logs`.
+
+    Args: log_dir ('logs'; numbers go to its folders 'train', 'validation' and 'batches'),
+    histogram_freq (0: none; else every so many epochs a histogram of each weight), update_freq
+    ('epoch'; 'batch' or a number of batches: also the running means of the epoch so far).
+
+    Tags are Keras': 'epoch_loss', 'epoch_accuracy', 'batch_loss' … An epoch that is run again
+    after a crash replaces what the crashed run wrote.
+
+    Errors: ImportError naming the extra if tensorboard is missing, when the callback is made.
+    """
+
+    remembers = ("batches",)
+
+    def __init__(
+        self,
+        log_dir: str | Path = "logs",
+        histogram_freq: int = 0,
+        update_freq: str | int = "epoch",
+    ) -> None:
+        purpose = "the TensorBoard callback"
+        require("tensorboard", purpose, extra="tensorboard")
+        self.SummaryWriter = require("torch.utils.tensorboard", purpose).SummaryWriter
+        self.log_dir = Path(log_dir)
+        self.histogram_freq = histogram_freq
+        self.every = 1 if update_freq == "batch" else update_freq
+        self.writers: dict[str, Any] = {}
+        if self.every != "epoch":
+            if not isinstance(self.every, int) or self.every < 1:
+                raise ValueError(
+                    f"update_freq must be 'epoch', 'batch' or a number >= 1, got {update_freq!r}"
+                )
+            self.on_train_batch_end = self.after_batch  # type: ignore[method-assign]
+
+    @override
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.batches = 0
+
+    def write(self, place: str, numbers: Iterable[tuple[str, float]], step: int) -> None:
+        """Numbers into a folder's event file."""
+        if place not in self.writers:
+            self.writers[place] = self.SummaryWriter(str(self.log_dir / place), purge_step=step)
+        for tag, value in numbers:
+            self.writers[place].add_scalar(tag, value, step)
+
+    def after_batch(self, batch: int, logs: Logs | None = None) -> None:
+        """The running means, every so many batches."""
+        self.batches += 1
+        if self.batches % int(self.every) == 0:
+            numbers = [(f"batch_{name}", value) for name, value in (logs or {}).items()]
+            self.write("batches", numbers, self.batches)
+
+    @override
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        logs = logs or {}
+        held_out = [name for name in logs if name.startswith("val_")]
+        self.write("train", [(f"epoch_{n}", logs[n]) for n in logs if n not in held_out], epoch)
+        if held_out:
+            self.write("validation", [(f"epoch_{n[4:]}", logs[n]) for n in held_out], epoch)
+        if self.histogram_freq and epoch % self.histogram_freq == 0:
+            for name, weight in self.model.named_parameters():
+                self.writers["train"].add_histogram(name, weight.detach(), epoch)
+        for writer in self.writers.values():
+            writer.flush()
+
+    @override
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        for writer in self.writers.values():
+            writer.close()
+        self.writers = {}

@@ -1,0 +1,67 @@
+"""Weights on samples and classes: the loss of a batch is Σ w·loss / N, Keras' mean.
+
+Losses give the mean of a batch. The loss of each sample alone is that mean over a batch of one, which
+`torch.vmap` takes for all samples at once; so every loss can be weighted, one of your own too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pyconvopt.losses import Loss
+
+
+def sample_losses(loss: Loss, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
+    """The loss of each sample, (N,).
+
+    >>> from pyconvopt import losses
+    >>> sample_losses(losses.get('mse'), torch.zeros(2, 2), torch.tensor([[1., 1.], [3., 1.]]), False)
+    tensor([1., 5.])
+    """
+
+    def of_one(output: Tensor, target: Tensor) -> Tensor:
+        return loss(output[None], target[None], from_logits)
+
+    return torch.vmap(of_one)(outputs, targets)
+
+
+def weighted_loss(
+    loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor, from_logits: bool
+) -> Tensor:
+    """Σ w·loss / N over a batch."""
+    return (weights * sample_losses(loss, outputs, targets, from_logits)).mean()
+
+
+class ClassWeights:
+    """A weight for each class, as {class: weight}; classes that are not named have 1.
+
+    Errors: ValueError for classes that are no whole numbers >= 0, or weights that are not >= 0.
+
+    >>> ClassWeights({1: 3.0})(torch.tensor([0, 1, 2]))
+    tensor([1., 3., 1.])
+    """
+
+    def __init__(self, weights: Mapping[int, float]) -> None:
+        if not weights:
+            raise ValueError("class_weight is empty; wanted {class: weight}")
+        for number, weight in weights.items():
+            if int(number) != number or number < 0 or not weight >= 0:
+                raise ValueError(
+                    "class_weight must map class numbers to weights of 0 or more, got "
+                    f"{number!r}: {weight!r}"
+                )
+        self.table = torch.ones(int(max(weights)) + 2)
+        for number, weight in weights.items():
+            self.table[int(number)] = float(weight)
+
+    def __call__(self, targets: Tensor) -> Tensor:
+        """The weight of each sample from its label: a class number, one-hot, or one 0/1 value."""
+        if targets.dim() > 1:
+            targets = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(dim=1)
+        if targets.dim() > 1:
+            raise ValueError("class_weight needs one label a sample; use sample_weight")
+        numbers = targets.long().clamp(max=len(self.table) - 1)
+        return self.table.to(targets.device)[numbers]

@@ -1,0 +1,338 @@
+"""What a fit can be told beyond data and epochs: weights, updates, lengths, metrics, the guard."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyconvopt import layers, losses, metrics
+from pyconvopt.training import LambdaCallback, LearningRateScheduler, Trainer
+from pyconvopt.training.weighting import sample_losses
+from tests.small_models import dense, points, sgd
+
+RATE = 0.05
+
+
+def flat(model) -> np.ndarray:
+    return np.concatenate([each.ravel() for each in model.get_weights()])
+
+
+def twins(**compiled):
+    first, second = dense(optimizer=sgd, **compiled), dense(optimizer=sgd, **compiled)
+    second.set_weights(first.get_weights())
+    return first, second
+
+
+class TestWeights:
+    @pytest.mark.parametrize("name", list(losses.TABLE))
+    def test_the_mean_of_the_samples_losses_is_the_loss(self, name):
+        loss = losses.get(name)
+        outputs = torch.softmax(torch.randn(7, 3), dim=1).requires_grad_()
+        targets = torch.arange(7) % 3 if loss.integer_targets else torch.eye(3)[torch.arange(7) % 3]
+        each = sample_losses(loss, outputs, targets, False)
+        whole = loss(outputs, targets)
+        torch.testing.assert_close(each.mean(), whole)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(value, outputs)[0] for value in (each.mean(), whole))
+        )
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"class_weight": {0: 0.5, 1: 3.0}},
+            {"class_weight": {1: 2.0}},
+            {"sample_weight": np.linspace(0, 2, 64)},
+        ],
+    )
+    @pytest.mark.parametrize("one_hot", [False, True])
+    def test_as_keras_weighs(self, given, one_hot):
+        keras = pytest.importorskip("keras", reason="parity needs Keras 3")
+        x, y = points()
+        y = np.eye(2, dtype=np.float32)[y] if one_hot else y
+        loss = "categorical_crossentropy" if one_hot else "sparse_categorical_crossentropy"
+        mine = dense(optimizer=sgd, loss=loss)
+        model = keras.Sequential(
+            [
+                keras.Input((2,)),
+                keras.layers.Dense(8, "tanh"),
+                keras.layers.Dense(2, activation="softmax"),
+            ]
+        )
+        model.set_weights(mine.get_weights())
+        model.compile(keras.optimizers.SGD(RATE), loss, metrics=["accuracy"])
+        common = {"epochs": 3, "batch_size": 16, "shuffle": False, "verbose": 0, **given}
+        held_out = (*[each[:10] for each in (x, y)], np.linspace(1, 3, 10))
+        wanted = model.fit(x, y, validation_data=held_out, **common)
+        got = mine.fit(x, y, validation_data=held_out, **common)
+        for weight, other in zip(mine.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-5)
+        for name, values in wanted.history.items():
+            assert got.history[name] == pytest.approx(values, rel=1e-4), name
+
+    def test_both_multiply_and_a_split_takes_its_share(self):
+        x, y = points()
+        first, second = twins()
+        weight = np.where(y == 1, 2.0, 1.0) * np.linspace(0, 1, 64)
+        common = {"epochs": 2, "shuffle": False, "verbose": 0, "validation_split": 0.25}
+        one = first.fit(x, y, class_weight={1: 2}, sample_weight=np.linspace(0, 1, 64), **common)
+        two = second.fit(x, y, sample_weight=weight, **common)
+        np.testing.assert_allclose(flat(first), flat(second), rtol=1e-6)
+        assert one.history["val_loss"] != two.history["val_loss"]  # class weights: training alone
+
+    def test_a_loader_may_bring_weights(self):
+        x, y = points()
+        weight = np.linspace(0, 2, 64).astype(np.float32)
+        first, second = twins()
+        dataset = TensorDataset(*map(torch.from_numpy, (x, y, weight)))
+        first.fit(DataLoader(dataset, 16), epochs=2, verbose=0)
+        second.fit(x, y, sample_weight=weight, batch_size=16, epochs=2, shuffle=False, verbose=0)
+        np.testing.assert_array_equal(flat(first), flat(second))
+
+    def test_refusals(self):
+        x, y = points()
+        for given, message in (
+            ({"class_weight": {0.5: 1}}, "class numbers to weights of 0 or more, got 0.5: 1"),
+            ({"class_weight": {}}, "class_weight is empty"),
+            ({"sample_weight": [1.0]}, r"one a sample, \(64,\), got shape \(1,\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                dense().fit(x, y, verbose=0, **given)
+        with pytest.raises(ValueError, match="sample_weight goes with arrays"):
+            data = DataLoader(TensorDataset(*map(torch.from_numpy, (x, y))))
+            dense().fit(data, verbose=0, sample_weight=[1.0])
+
+
+class TestUpdates:
+    def trained(self, batch_size, **options):
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
+        trainer = Trainer(model, sgd, **options)
+        trainer.fit(points(60), batch_size=batch_size, epochs=3, shuffle=False, verbose=0)
+        return torch.cat([each.detach().flatten() for each in model.parameters()]), trainer
+
+    def test_accumulated_batches_are_one_large_one(self):
+        """60 samples in batches of 16 by twos: 32 and 28, as batches of 32 give them."""
+        got, trainer = self.trained(16, accumulate=2)
+        wanted, other = self.trained(32)
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+        assert trainer.step_number == other.step_number == 6
+        # Batches of 8 by threes: 24, 24 and the last 12 alone.
+        assert self.trained(8, accumulate=3)[1].step_number == 9
+
+    @pytest.mark.parametrize("options", [{"clip_norm": 0.05}, {"clip_value": 0.01}])
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_clipping(self, options, accumulate):
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
+        start = torch.cat([each.detach().flatten() for each in model.parameters()])
+        x, y = map(torch.from_numpy, points(60))
+        nn.functional.cross_entropy(model(x), y).backward()
+        gradient = torch.cat([each.grad.flatten() for each in model.parameters()])
+        if "clip_norm" in options:
+            assert gradient.norm() > 0.05
+            gradient *= 0.05 / gradient.norm()
+        else:
+            gradient.clamp_(-0.01, 0.01)
+        trainer = Trainer(model, sgd, accumulate=accumulate, **options)
+        trainer.fit((x, y), batch_size=60 // accumulate, shuffle=False, verbose=0)
+        got = torch.cat([each.detach().flatten() for each in model.parameters()])
+        torch.testing.assert_close(got, start - RATE * gradient, rtol=1e-4, atol=1e-6)
+
+    def test_refusals(self):
+        for options, message in (
+            ({"accumulate": 0}, "accumulate must be a whole number >= 1, got 0"),
+            ({"clip_norm": 0.0}, "clip_norm must be more than 0, got 0.0"),
+            ({"clip_value": -1}, "clip_value must be more than 0"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                Trainer(nn.Linear(2, 2), **options)
+
+
+class TestLengths:
+    def test_an_epoch_of_some_steps_goes_on_in_the_data(self):
+        x, y = points(60)
+        first, second = twins()
+        common = {"batch_size": 10, "shuffle": False, "verbose": 0}
+        history = first.fit(x, y, epochs=3, steps_per_epoch=4, **common)
+        second.fit(x, y, epochs=2, **common)
+        np.testing.assert_array_equal(flat(first), flat(second))
+        assert history.params["steps"] == 4 and history.params["samples"] == 40
+
+    def test_generators(self):
+        x, y = points(60)
+
+        def batches():
+            for start in range(0, 60, 10):
+                yield x[start : start + 10], y[start : start + 10]
+
+        first, second = twins()
+        third, _ = twins()
+        third.set_weights(first.get_weights())
+        first.fit(batches, epochs=2, verbose=0, validation_data=batches)
+
+        def endless():
+            while True:
+                yield from batches()
+
+        second.fit(endless(), epochs=4, steps_per_epoch=3, verbose=0)
+        third.fit(x, y, epochs=2, batch_size=10, shuffle=False, verbose=0)
+        np.testing.assert_array_equal(flat(first), flat(third))
+        np.testing.assert_array_equal(flat(second), flat(third))
+        with pytest.raises(ValueError, match="ended after 6 batches, 2 into an epoch of 4"):
+            first.fit(batches(), epochs=2, steps_per_epoch=4, verbose=0)
+        with pytest.raises(ValueError, match="no batch to evaluate on; a generator can be read"):
+            first.fit(x, y, epochs=2, verbose=0, validation_data=batches())
+        with pytest.raises(ValueError, match="a generator is read once: give a function"):
+            first.fit(batches(), epochs=2, verbose=0)
+
+    def test_validation_now_and_then(self):
+        held_out = points(40, seed=1)
+        for frequency, times in ((2, 2), ([1, 5], 2), (7, 0)):
+            history = dense().fit(
+                *points(), epochs=5, verbose=0, validation_data=held_out, validation_freq=frequency
+            )
+            assert len(history.history.get("val_loss", [])) == times
+        model = dense(optimizer=sgd)
+        history = model.fit(
+            *points(),
+            verbose=0,
+            validation_data=held_out,
+            validation_batch_size=8,
+            validation_steps=2,
+        )
+        wanted = model.evaluate(*(each[:16] for each in held_out), verbose=0)[0]
+        assert history.history["val_loss"][0] == pytest.approx(wanted)
+        with pytest.raises(ValueError, match="validation_freq must be a whole number >= 1, got 0"):
+            model.fit(*points(), verbose=0, validation_freq=0)
+
+    def test_a_run_in_two_parts_is_one_run(self):
+        first, second = twins()
+        first.fit(*points(), epochs=4, seed=3, verbose=0)
+        second.fit(*points(), epochs=2, seed=3, verbose=0)
+        second.fit(*points(), epochs=4, initial_epoch=2, seed=3, verbose=0)
+        np.testing.assert_array_equal(flat(first), flat(second))
+
+
+class TestGuard:
+    def explode(self, **options) -> tuple[Trainer, torch.Tensor]:
+        """A run whose rate becomes infinite at step 3: the weights are spoilt, then the loss."""
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        trainer = Trainer(
+            model, sgd, schedule=lambda step: float("inf") if step == 3 else 0.05, **options
+        )
+        first = torch.cat([each.detach().clone().flatten() for each in model.parameters()])
+        return trainer, first
+
+    def test_stops_with_good_weights(self):
+        trainer, start = self.explode()
+        with pytest.warns(
+            UserWarning, match="the loss is nan at step 4 .*weights of step 0; lower"
+        ):
+            history = trainer.fit(points(), batch_size=8, epochs=5, verbose=0)
+        assert history.epoch == [0] and trainer.failure.startswith("the loss is nan at step 4")
+        weights = torch.cat([each.detach().flatten() for each in trainer.model.parameters()])
+        assert torch.equal(weights, start)
+        assert all(bool(torch.isfinite(each.float()).all()) for each in trainer.model.buffers())
+
+    def test_copies_are_taken_again(self, monkeypatch):
+        from pyconvopt.training import guard
+
+        monkeypatch.setattr(guard, "STEPS_BETWEEN_COPIES", 2)
+        trainer, start = self.explode()
+        with pytest.warns(UserWarning, match="weights of step 2"):
+            trainer.fit(points(), batch_size=8, verbose=0)
+        weights = torch.cat([each.detach().flatten() for each in trainer.model.parameters()])
+        assert not torch.equal(weights, start) and bool(torch.isfinite(weights).all())
+
+    def test_gradients_that_waited_are_dropped(self):
+        trainer, start = self.explode(accumulate=2)
+        with pytest.warns(UserWarning, match="the loss is nan"):
+            trainer.fit(points(72), batch_size=8, verbose=0)
+        weights = torch.cat([each.detach().flatten() for each in trainer.model.parameters()])
+        assert torch.equal(weights, start)
+
+    def test_can_be_left_out(self):
+        trainer, _ = self.explode(guard=False)
+        history = trainer.fit(points(), batch_size=8, epochs=2, verbose=0)
+        assert history.epoch == [0, 1] and trainer.failure is None
+
+
+class TestMetrics:
+    def test_confusion_matrix_of_the_validation(self):
+        x, y = points(40, seed=1)
+        matrix = metrics.ConfusionMatrix()
+        model = dense(metrics=["accuracy", metrics.TopKAccuracy(1), matrix])
+        history = model.fit(*points(), epochs=2, verbose=0, validation_data=(x, y))
+        said = model.predict(x).argmax(1)
+        wanted = [[int(((y == i) & (said == j)).sum()) for j in (0, 1)] for i in (0, 1)]
+        assert matrix.matrix.tolist() == wanted
+        recall = [wanted[i][i] / sum(wanted[i]) for i in (0, 1)]
+        assert history.history["val_balanced_accuracy"][-1] == pytest.approx(np.mean(recall))
+        assert history.history["top_k_accuracy"] == history.history["accuracy"]
+
+    @pytest.mark.parametrize("binary", [False, True])
+    def test_torchmetrics(self, binary, tmp_path):
+        torchmetrics = pytest.importorskip("torchmetrics", reason="tests any torchmetrics object")
+        kind = "binary" if binary else "multiclass"
+        options = {} if binary else {"num_classes": 2}
+        auroc = torchmetrics.AUROC(task=kind, **options)
+        if binary:
+            model = dense(
+                layers.Dense(1, "sigmoid"),
+                loss="binary_crossentropy",
+                metrics=["accuracy", torchmetrics.Accuracy(task=kind), auroc],
+            )
+        else:
+            model = dense(metrics=["accuracy", torchmetrics.Accuracy(task=kind, **options), auroc])
+        x, y = points(40, seed=1)
+        name = "binary" if binary else "multiclass"
+        history = model.fit(*points(), epochs=2, verbose=0, validation_data=(x, y)).history
+        for split in ("", "val_"):
+            assert history[f"{split}{name}_accuracy"] == pytest.approx(history[f"{split}accuracy"])
+        score = model.predict(x)[:, -1]
+        pairs = score[y == 1][:, None] - score[y == 0][None]
+        assert history[f"val_{name}_auroc"][-1] == pytest.approx((pairs > 0).mean(), abs=1e-6)
+        saved = model.trainer().metrics[-1].state_dict()
+        wanted = model.trainer().metrics[-1].result()
+        model.trainer().metrics[-1].reset()
+        model.trainer().metrics[-1].load_state_dict(saved)
+        assert model.trainer().metrics[-1].result() == wanted
+
+    def test_one_number_is_wanted(self):
+        torchmetrics = pytest.importorskip("torchmetrics")
+        each = torchmetrics.Accuracy(task="multiclass", num_classes=2, average=None)
+        with pytest.raises(ValueError, match="gives 2 numbers, wanted one: choose its average"):
+            dense(metrics=[each]).fit(*points(), verbose=0)
+
+
+class TestWarnings:
+    def test_two_masters_of_the_rate(self):
+        trainer = Trainer(nn.Linear(2, 2), schedule=lambda step: 0.1)
+        with pytest.warns(UserWarning, match="LearningRateScheduler has no effect"):
+            callbacks = [LearningRateScheduler(lambda epoch: 0.1)]
+            trainer.fit(points(), verbose=0, callbacks=callbacks)
+
+    def test_a_last_batch_of_one_image(self):
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+        x, y = torch.randn(9, 1, 4, 4), torch.arange(9) % 2
+        with pytest.warns(UserWarning, match="9 images in batches of 4 end in a batch of one: b"):
+            Trainer(model).fit((x, y), batch_size=4, verbose=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            Trainer(model).fit((x, y), batch_size=3, verbose=0)
+
+
+def test_what_is_not_used_costs_nothing():
+    """No hook, no copy of the weights at each step, no second pass over the gradients."""
+    trainer = Trainer(nn.Linear(2, 2), sgd)
+    taken = []
+    record = LambdaCallback(on_epoch_end=lambda *_: taken.append(trainer.guard.copied_step))
+    trainer.fit(points(), batch_size=1, epochs=2, verbose=0, callbacks=[record])
+    assert taken == [0, 0] and trainer.clip is None and trainer.accumulation is None
+    assert not trainer.hooks.hooks("on_train_batch_end")

@@ -1,0 +1,280 @@
+"""A killed run that is started again ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
+
+from safetensors.torch import load_file
+
+from pyconvopt.training import (
+    BackupAndRestore,
+    CheckpointFolder,
+    LambdaCallback,
+    Terminated,
+    Trainer,
+    files,
+)
+from tests.training.resumable import BATCHES, EPOCHS, KillAt, images, process, trainer
+
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What a run of that kind ends with if nothing happens to it."""
+    known: dict[tuple, dict[str, torch.Tensor]] = {}
+    base = tmp_path_factory.mktemp("undisturbed")
+
+    def result(**kind) -> dict[str, torch.Tensor]:
+        key = tuple(sorted(kind.items()))
+        if key not in known:
+            path = base / f"{len(known)}.safetensors"
+            assert process(str(base / f"folder{len(known)}"), str(path), **kind) == 0
+            known[key] = load_file(path)
+        return known[key]
+
+    return result
+
+
+def same(got: Path, wanted: dict[str, torch.Tensor]) -> None:
+    found = load_file(got)
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+
+
+class TestKilled:
+    @pytest.mark.parametrize("data", ["arrays", "steps", "loader", "function", "generator"])
+    def test_after_any_batch(self, tmp_path, undisturbed, data):
+        """One run killed six times: at a first batch, within, at the last, between epochs."""
+        folder, result = str(tmp_path / "backup"), tmp_path / "result"
+        last = 2 if data in ("function", "steps") else BATCHES - 1
+        for place in ((0, 0), (0, 1), (1, last), (1, -1), (2, 0), (2, -1)):
+            code = process(folder, str(result), data=data, every=1, death=("at", *place))
+            assert code == KILLED, place
+        assert not result.exists()
+        assert process(folder, str(result), data=data, every=1) == 0
+        same(result, undisturbed(data=data))
+
+    @pytest.mark.parametrize("every", ["epoch", 3, "time"])
+    def test_with_rarer_backups(self, tmp_path, undisturbed, every):
+        folder, result = str(tmp_path / "backup"), tmp_path / "result"
+        for place in ((1, 1), (2, 2)):
+            assert process(folder, str(result), every=every, death=("at", *place)) == KILLED
+        assert process(folder, str(result), every=every) == 0
+        same(result, undisturbed())
+
+    @pytest.mark.parametrize("stage", ["in the middle", "before the rename", "after the rename"])
+    def test_in_a_write(self, tmp_path, undisturbed, stage):
+        folder, result = tmp_path / "backup", tmp_path / "result"
+        for which in (1, 2, 4):
+            assert process(str(folder), str(result), death=(stage, which)) == KILLED
+        assert process(str(folder), str(result)) == 0
+        same(result, undisturbed())
+        assert len(list(folder.iterdir())) == 2  # the two newest, and nothing half written
+
+    def test_a_rate_that_a_callback_sets_is_set_once(self, tmp_path, undisturbed):
+        folder, result = str(tmp_path / "backup"), tmp_path / "result"
+        assert process(folder, str(result), rate="callback", death=("at", 1, 1)) == KILLED
+        assert process(folder, str(result), rate="callback") == 0
+        same(result, undisturbed(rate="callback"))
+
+    def test_gradients_that_wait(self, tmp_path, undisturbed):
+        folder, result = str(tmp_path / "backup"), tmp_path / "result"
+        for place in ((0, 2), (1, 1)):
+            assert process(folder, str(result), accumulate=3, death=("at", *place)) == KILLED
+        assert process(folder, str(result), accumulate=3) == 0
+        same(result, undisturbed(accumulate=3))
+
+    @pytest.mark.parametrize("place", [(1, 1), (1, -1)])
+    def test_sigterm_saves_and_leaves(self, tmp_path, undisturbed, place):
+        folder, result = tmp_path / "backup", tmp_path / "result"
+        death = ("at", *place, signal.SIGTERM)
+        assert process(str(folder), str(result), every=10**6, death=death) == 143
+        assert not result.exists()
+        assert len(CheckpointFolder(folder).found()) == 1
+        assert process(str(folder), str(result), every=10**6) == 0
+        same(result, undisturbed())
+
+    def test_sigterm_says_what_it_did(self, tmp_path, capsys):
+        with pytest.raises(Terminated) as caught:
+            fit(tmp_path, callbacks=[KillAt(0, 1, signal.SIGTERM)], every=1)
+        assert caught.value.code == 143
+        said = capsys.readouterr().err
+        assert said.startswith(
+            f"ended by SIGTERM after step 2, saved in {tmp_path}; start it again"
+        )
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def test_a_finished_run_comes_back_at_once(self, tmp_path, undisturbed):
+        folder, result = str(tmp_path / "backup"), tmp_path / "result"
+        assert process(folder, str(result)) == 0
+        result.unlink()
+        assert process(folder, str(result), death=("at", 0, 0)) == 0  # no batch is run
+        same(result, undisturbed())
+
+
+def fit(folder, epochs=2, chosen: Trainer | None = None, data=None, **options):
+    chosen = chosen or trainer()
+    history = chosen.fit(
+        data or images(),
+        epochs=epochs,
+        batch_size=8,
+        seed=3,
+        verbose=0,
+        checkpoint=folder,
+        **options,
+    )
+    return chosen, history
+
+
+def weights(chosen: Trainer) -> torch.Tensor:
+    return torch.cat([each.detach().flatten() for each in chosen.model.parameters()])
+
+
+class TestDamage:
+    def test_a_damaged_file_falls_back_to_the_one_before(self, tmp_path):
+        wanted, _ = fit(tmp_path / "whole", every=1)
+        fit(tmp_path / "damaged", every=1)
+        newest = CheckpointFolder(tmp_path / "damaged").found()[0]
+        content = bytearray(newest.path.read_bytes())
+        content[len(content) // 2] ^= 1
+        newest.path.write_bytes(content)
+        with pytest.warns(UserWarning, match="is damaged: its checksum is .*; going on from the o"):
+            got, history = fit(tmp_path / "damaged", every=1)
+        assert torch.equal(weights(got), weights(wanted)) and history.epoch == [0, 1]
+
+    def test_all_damaged_is_an_error(self, tmp_path):
+        fit(tmp_path)
+        for file in CheckpointFolder(tmp_path).found():
+            file.path.write_bytes(file.path.read_bytes()[:-9])
+        with (
+            pytest.warns(UserWarning, match="damaged"),
+            pytest.raises(ValueError, match="remove the folder to start the run anew"),
+        ):
+            fit(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"chosen": lambda: trainer(classes=3)}, "another model: for dense.*shape"),
+            ({"chosen": lambda: trainer(metrics=[])}, "counts loss, accuracy, this run loss"),
+            ({"data": lambda: tuple(each[:24] for each in images())}, "samples was 30, now it is"),
+        ],
+    )
+    def test_another_run_is_an_error(self, tmp_path, change, message):
+        fit(tmp_path)
+        given = {name: make() for name, make in change.items()}
+        chosen = given.setdefault("chosen", trainer())
+        before = weights(chosen)
+        with pytest.raises(ValueError, match=message) as caught:
+            fit(tmp_path, **given)
+        assert "\n" not in str(caught.value) and torch.equal(weights(chosen), before)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def test_another_optimiser_is_an_error(self, tmp_path):
+        fit(tmp_path)
+        other = trainer()
+        other.optimizer_spec = "sgd"
+        with pytest.raises(ValueError, match="of a run with Adam, this one has SGD"):
+            fit(tmp_path, chosen=other)
+
+    def test_a_full_disk_leaves_the_older_ones(self, tmp_path, monkeypatch):
+        wanted, _ = fit(tmp_path / "whole", epochs=3)
+        real, count = os.fsync, [0]
+
+        def full(handle):
+            count[0] += 1
+            if count[0] > 4:  # two for each checkpoint: the file, and the folder
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(handle)
+
+        monkeypatch.setattr(files.os, "fsync", full)
+        with pytest.warns(UserWarning, match="no checkpoint of step 12 .*No space left"):
+            got, _ = fit(tmp_path / "full", epochs=3)
+        monkeypatch.undo()
+        assert torch.equal(weights(got), weights(wanted))
+        names = [each.step for each in CheckpointFolder(tmp_path / "full").found()]
+        assert names == [8, 4] and len(list((tmp_path / "full").iterdir())) == 2
+        again, _ = fit(tmp_path / "full", epochs=3)
+        assert torch.equal(weights(again), weights(wanted))
+
+    def test_what_no_file_can_hold(self, tmp_path):
+        with pytest.raises(TypeError, match=r"cannot hold state\.thing, a object"):
+            CheckpointFolder(tmp_path).save(1, {"thing": object()})
+        assert not list(tmp_path.iterdir())
+
+
+class TestState:
+    def test_values_come_back_as_they_were(self, tmp_path):
+        last = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+        state = {
+            "numbers": [1, 0.1, float("inf"), True, None, "text"],
+            5: (last, last.half(), torch.tensor(7), torch.zeros(0, 3), last[:, :, ::2]),
+            "moved": last.permute(3, 0, 2, 1),
+        }
+        CheckpointFolder(tmp_path).save(3, state)
+        got = CheckpointFolder(tmp_path).latest()
+        assert got["numbers"] == state["numbers"]
+        for mine, theirs in zip((*got[5], got["moved"]), (*state[5], state["moved"]), strict=True):
+            assert torch.equal(mine, theirs) and mine.dtype == theirs.dtype
+        assert got[5][0].stride() == last.stride()
+        assert got["moved"].stride() == state["moved"].stride()
+
+    def test_a_run_can_be_made_longer(self, tmp_path):
+        wanted, _ = fit(tmp_path / "whole", epochs=EPOCHS)
+        fit(tmp_path / "longer", epochs=1)
+        got, history = fit(tmp_path / "longer", epochs=EPOCHS)
+        assert torch.equal(weights(got), weights(wanted)) and history.epoch == [0, 1, 2]
+
+    def test_backup_and_restore_cleans_up_after_a_run_that_ends(self, tmp_path):
+        folder = tmp_path / "backup"
+        fit(BackupAndRestore(folder), epochs=1)
+        assert not folder.exists()
+
+        def stumble(epoch, logs):
+            raise RuntimeError("stumbled")
+
+        with pytest.raises(RuntimeError, match="stumbled"):
+            fit(
+                BackupAndRestore(folder, save_freq=1),
+                callbacks=[LambdaCallback(on_epoch_end=stumble)],
+            )
+        assert len(CheckpointFolder(folder).found()) == 2
+
+    def test_a_run_that_failed_stays_failed(self, tmp_path):
+        def explodes():
+            return trainer(schedule=lambda step: float("inf") if step == 2 else 0.01)
+
+        with pytest.warns(UserWarning, match="the loss is nan"):
+            first, _ = fit(tmp_path, chosen=explodes())
+        again, history = fit(tmp_path, chosen=explodes())
+        assert again.failure == first.failure and history.epoch == [0]
+        assert torch.equal(weights(again), weights(first))
+
+    def test_a_new_callback_starts_anew_and_says_so(self, tmp_path):
+        from pyconvopt.training import EarlyStopping
+
+        fit(tmp_path, epochs=1)
+        with pytest.warns(UserWarning, match="knows nothing of EarlyStopping"):
+            fit(tmp_path, epochs=2, callbacks=[EarlyStopping("loss")])
+
+    @pytest.mark.parametrize("every", [0, 1.5, True, "batch"])
+    def test_refused_frequencies(self, tmp_path, every):
+        with pytest.raises(ValueError, match="how often to save must be"):
+            fit(tmp_path, every=every)
+
+    def test_no_warning_in_a_plain_run(self, tmp_path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fit(tmp_path, epochs=1)
+            fit(tmp_path, epochs=2)

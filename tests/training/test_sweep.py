@@ -1,0 +1,120 @@
+"""Successive halving: who trains how long, who wins, and that stopping in between changes nothing."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from pyconvopt import layers, models
+from pyconvopt.training import Trainer, sweep
+from pyconvopt.training.recipes import Recipe
+from pyconvopt.training.sweep import rungs
+from tests.small_models import points
+from tests.tiny_data import write_tiny_set
+
+RATES = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, float("inf")]
+
+
+def make(rate: float) -> models.Sequential:
+    model = models.Sequential(
+        [
+            layers.Dense(8, "tanh", input_shape=(2,)),
+            layers.Dropout(0.1),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.compile(
+        lambda parameters: torch.optim.SGD(parameters, rate, momentum=0.9),
+        "sparse_categorical_crossentropy",
+        ["accuracy"],
+    )
+    return model
+
+
+def run(**options):
+    return sweep(
+        make,
+        {"rate": RATES},
+        points(200),
+        validation=points(100, 1),
+        verbose=0,
+        **{"epochs": 9, "monitor": "val_loss", **options},
+    )
+
+
+def test_plan():
+    assert rungs(9, 9) == [(9, 1), (3, 3), (1, 9)]
+    assert rungs(10, 9) == [(10, 1), (4, 3), (2, 9)]
+    assert rungs(1, 5) == [(1, 5)] and rungs(3, 1) == [(3, 1)]
+    assert rungs(8, 8, 2) == [(8, 1), (4, 2), (2, 4), (1, 8)]
+
+
+@pytest.mark.filterwarnings("ignore:the loss is")
+def test_the_best_trains_longest(tmp_path):
+    state = torch.get_rng_state()
+    result = run()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [row["epochs"] for row in result.rows] == [9, 3, 3] + [1] * 6
+    assert 0.01 <= result.best["rate"] <= 1.0
+    assert result.rows[-1]["rate"] == float("inf") and result.rows[-1]["val_loss"] is None
+    losses = [row["val_loss"] for row in result.rows[3:-1]]
+    assert losses == sorted(losses)
+    assert "| inf | 1 | failed |" in result.markdown()
+    result.to_csv(tmp_path / "sweep.csv")
+    with open(tmp_path / "sweep.csv", newline="") as file:
+        assert [float(row["rate"]) for row in csv.DictReader(file)] == [
+            row["rate"] for row in result.rows
+        ]
+
+
+@pytest.mark.filterwarnings("ignore:the loss is")
+def test_a_candidate_that_went_on_is_one_that_never_stopped():
+    result = run()
+    torch.manual_seed(0)
+    alone = make(**result.best)
+    alone.fit(*points(200), epochs=9, seed=0, verbose=0, validation_data=points(100, 1))
+    for got, wanted in zip(result.model.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_recipes_hold_out_training_images(tmp_path, monkeypatch, capsys):
+    write_tiny_set(tmp_path, 100, 10)
+    monkeypatch.setenv("PYCONVOPT_DATA", str(tmp_path))
+    recipe = Recipe.load("seed")
+    recipe.set("layers.0.filters", 4)
+    seen = []
+    fit = Trainer.fit
+
+    def spy(self, data, **options):
+        seen.append((len(data[0]), len(options["validation"][0]), options["batch_size"]))
+        return fit(self, data, **options)
+
+    monkeypatch.setattr(Trainer, "fit", spy)
+    space = {"compile.learning_rate": [1e-3, 1e-7], "compile.optimizer": ["adam", "sgd"]}
+    result = sweep(recipe, space, epochs=3)
+    assert seen == [(90, 10, 64)] * 6
+    assert set(result.best) == set(space) and len(result.rows) == 4
+    assert result.trainer.optimizer.param_groups[0]["lr"] == result.best["compile.learning_rate"]
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    for space, message in (
+        ({"fit.epochs": [1]}, "changes compile. and layers. of a recipe, not 'fit.epochs'"),
+        ({"compile.learning_rates": [1]}, "did you mean 'learning_rate'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sweep(recipe, space)
+
+
+@pytest.mark.filterwarnings("ignore:the loss is")
+def test_refusals():
+    for space, message in (({}, "nothing to sweep"), ({"rate": 0.1}, "must be a list")):
+        with pytest.raises(ValueError, match=message):
+            sweep(make, space, points())
+    with pytest.raises(ValueError, match="give no 'val_f1', only loss, accuracy, val_loss"):
+        run(monitor="val_f1")
+    with pytest.raises(ValueError, match="factor must be a whole number >= 2, got 1"):
+        run(factor=1)
+    with pytest.raises(RuntimeError, match="every candidate failed, the first so: the loss is"):
+        sweep(make, {"rate": [float("inf")]}, points(200), validation=points(9), verbose=0)
