@@ -1,7 +1,7 @@
 """Neighbouring layers that run as one pass over memory.
 
-Each rule looks at the layers from one position on and says how many it takes and what they are
-called as; the longest first. A layer with a forward or backward hook runs alone, so that the hook
+A rule looks at the layers from one position on and says how many it takes and what they are called
+as. A layer with a forward or backward hook runs alone, so that the hook
 sees its input and output.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -31,14 +32,13 @@ def steps(layers: Sequence[Layer]) -> list[Step]:
     found: list[Step] = []
     start = 0
     while start < len(layers):
-        for rule in RULES:
-            count, step = rule(layers[start:])
-            if count and not any(map(has_hooks, layers[start : start + count])):
-                found.append(named(step, layers[start : start + count]))
-                break
+        rule = RULES.get(type(layers[start]))
+        count, step = (0, None) if rule is None else rule(layers, start)
+        if step is None or any(map(has_hooks, layers[start : start + count])):
+            count, step = 1, layers[start]
         else:
-            count = 1
-            found.append(layers[start])
+            step = named(step, layers[start : start + count])
+        found.append(step)
         start += count
     return found
 
@@ -50,40 +50,41 @@ def named(step: Step, layers: Sequence[Layer]) -> Step:
     return partial(explanation.run_as, "+".join(layer.name for layer in layers), step)
 
 
-def convolution_pool(layers: Sequence[Layer]) -> tuple[int, Step]:
+def convolution_pool(layers: Sequence[Any], start: int) -> tuple[int, Step | None]:
     """Convolution, ReLU or nothing, 2×2 max-pool: the map between is never stored."""
-    first = layers[0]
+    first = layers[start]
     if (
-        type(first) is Conv2D
+        len(layers) > start + 1
+        and is_pool(layers[start + 1])
         and first.activation in (activations.linear, activations.relu)
-        and len(layers) > 1
-        and is_pool(layers[1])
     ):
         return 2, partial(first.call, pool=True)
-    return 0, first
+    return 0, None
 
 
-def normalization_chain(layers: Sequence[Layer]) -> tuple[int, Step]:
+def normalization_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | None]:
     """Batch norm, then what there is of ReLU, 2×2 max-pool and dropout, in that order."""
-    first = layers[0]
-    if type(first) is not BatchNormalization or len(first.output_shape or ()) != 4:
-        return 0, first
-    count, relu, pool = 1, False, False
-    dropout: Dropout | None = None
-    if len(layers) > count and is_relu(layers[count]):
-        count, relu = count + 1, True
-    if len(layers) > count and is_pool(layers[count]):
-        count, pool = count + 1, True
-    last = layers[count] if len(layers) > count else None
-    if (relu or pool) and type(last) is Dropout:
-        count, dropout = count + 1, last
-    if count == 1:
-        return 0, first
-    rate = dropout.rate if dropout is not None and dropout.training else 0.0
-    return count, partial(first.call, activation="relu" if relu else None, pool=pool, dropout=rate)
+    first, end, rate = layers[start], start + 1, 0.0
+    if len(first.output_shape or ()) != 4:
+        return 0, None
+    relu = len(layers) > end and is_relu(layers[end])
+    end += relu
+    pool = len(layers) > end and is_pool(layers[end])
+    end += pool
+    if (relu or pool) and len(layers) > end and type(layers[end]) is Dropout:
+        rate = layers[end].rate if layers[end].training else 0.0
+        end += 1
+    if end == start + 1:
+        return 0, None
+    activation = "relu" if relu else None
+    return end - start, partial(first.call, activation=activation, pool=pool, dropout=rate)
 
 
-RULES = (convolution_pool, normalization_chain)
+# By the class of the first layer: how many layers are joined (0: none), and what they are called as.
+RULES: dict[type, Callable[[Sequence[Any], int], tuple[int, Step | None]]] = {
+    Conv2D: convolution_pool,
+    BatchNormalization: normalization_chain,
+}
 
 
 def is_relu(layer: Layer) -> bool:
