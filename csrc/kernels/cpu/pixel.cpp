@@ -11,13 +11,14 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace pixel {
 namespace {
 
-// `rows` pixels of one output row × one panel.
+// Pixels of one output row × one panel, of which `left` channels exist, at y and y_step apart.
 template <int rows>
-PYCONVOPT_INLINE void pixels_times_taps(const float* x, const Geometry& g, const float* w, float* y, int64_t y_step,
-                                        const Vec* bias, bool clamp) {
+PYCONVOPT_INLINE void pixels_times_taps(const float* x, const Geometry& g, const float* w, const float* bias,
+                                        bool clamp, float* y, int64_t y_step, int64_t left) {
   Vec sum[rows][2];
+  const Vec start[2] = {load(bias), load(bias + lanes)};
 #pragma GCC unroll 16
-  for (int r = 0; r < rows; ++r) sum[r][0] = bias[0], sum[r][1] = bias[1];
+  for (int r = 0; r < rows; ++r) sum[r][0] = start[0], sum[r][1] = start[1];
   for (int64_t t = 0; t < g.taps; ++t) {
     const Vec w0 = load(w + t * panel), w1 = load(w + t * panel + lanes);
     const float* from = x + g.offset[t];
@@ -28,24 +29,12 @@ PYCONVOPT_INLINE void pixels_times_taps(const float* x, const Geometry& g, const
       sum[r][1] += value * w1;
     }
   }
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half)
+    if (left > half * lanes)
 #pragma GCC unroll 16
-  for (int r = 0; r < rows; ++r) {
-    store(y + r * y_step, clamp ? relu(sum[r][0]) : sum[r][0]);
-    store(y + r * y_step + lanes, clamp ? relu(sum[r][1]) : sum[r][1]);
-  }
-}
-
-// One output row for one panel into y[pixel][y_step].
-void convolve_row(const ConvShape& s, const Geometry& g, const float* row, const float* w, float* y, int64_t y_step,
-                  const Vec* bias, bool clamp) {
-  const int64_t width = s.out_width();
-  int64_t x = 0;
-  for (; x + product_rows <= width; x += product_rows)
-    pixels_times_taps<product_rows>(row + x * g.pixel_step, g, w, y + x * y_step, y_step, bias, clamp);
-  if (x < width)
-    with_rows<product_rows>(int(width - x), [&]<int n>() {
-      pixels_times_taps<n>(row + x * g.pixel_step, g, w, y + x * y_step, y_step, bias, clamp);
-    });
+      for (int r = 0; r < rows; ++r)
+        store_channels(y + r * y_step + half * lanes, clamp ? relu(sum[r][half]) : sum[r][half], left - half * lanes);
 }
 
 void pack_weights(const ConvForward& p, const Geometry& g, float* packed) {
@@ -63,11 +52,13 @@ void pack_weights(const ConvForward& p, const Geometry& g, float* packed) {
 
 // Two rows × `columns` pixels of outputs for one panel, pooled while they are in registers.
 template <int columns>
-PYCONVOPT_INLINE void windows_times_taps(const ConvForward& p, const float* x, const Geometry& g, const float* w,
-                                         const Vec* bias, int64_t k0, float* output, uint8_t* argmax) {
+PYCONVOPT_INLINE void windows_times_taps(const float* x, const Geometry& g, const float* w, const float* bias,
+                                         Activation activation, float* output, uint8_t* argmax, int64_t y_step,
+                                         int64_t left) {
   Vec sum[2][columns][2];
+  const Vec start[2] = {load(bias), load(bias + lanes)};
 #pragma GCC unroll 16
-  for (int i = 0; i < 2 * columns; ++i) sum[0][i][0] = bias[0], sum[0][i][1] = bias[1];
+  for (int i = 0; i < 2 * columns; ++i) sum[0][i][0] = start[0], sum[0][i][1] = start[1];
   for (int64_t t = 0; t < g.taps; ++t) {
     const Vec w0 = load(w + t * panel), w1 = load(w + t * panel + lanes);
     const float *upper = x + g.offset[t], *lower = upper + g.row_step;
@@ -84,68 +75,63 @@ PYCONVOPT_INLINE void windows_times_taps(const ConvForward& p, const float* x, c
   for (int i = 0; i < columns; i += 2)
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half)
-      if (const int64_t k = k0 + half * lanes, left = p.shape.out_channels - k; left > 0) {
+      if (left > half * lanes) {
         const Vec pixels[4] = {sum[0][i][half], sum[0][i + 1][half], sum[1][i][half], sum[1][i + 1][half]};
-        const int64_t at = i / 2 * p.shape.out_channels + k;
-        store_window(pixels, p.activation, output + at, argmax + at, left);
+        const int64_t at = i / 2 * y_step + half * lanes;
+        store_window(pixels, activation, output + at, argmax + at, left - half * lanes);
       }
 }
 
-// A row of the pooled map for one panel.
-void convolve_windows(const ConvForward& p, const Geometry& g, const float* rows, const float* w, const Vec* bias,
-                      int64_t k0, float* output, uint8_t* argmax) {
-  constexpr int most = product_rows / 4;  // windows at once
-  const int64_t windows = p.shape.out_width() / 2;
-  for (int64_t x = 0; x < windows; x += most)
-    with_rows<most>(int(least(most, windows - x)), [&]<int n>() {
-      windows_times_taps<2 * n>(p, rows + 2 * x * g.pixel_step, g, w, bias, k0, output + x * p.shape.out_channels,
-                                argmax + x * p.shape.out_channels);
-    });
+// One row of the result, which reads from `x` on: all panels of a few pixels, so that memory is
+// written in its order, then the next.
+void convolve_row(const ConvForward& p, const Geometry& g, const float* x, const float* weights, const float* bias,
+                  float* output, uint8_t* argmax) {
+  constexpr int most_pixels = product_rows, most_windows = product_rows / 4;
+  const int64_t channels = p.shape.out_channels, width = p.pool ? p.shape.out_width() / 2 : p.shape.out_width();
+  const int64_t most = p.pool ? most_windows : most_pixels;
+  const bool clamp = p.activation == Activation::relu;
+  for (int64_t i = 0; i < width; i += most) {
+    const int n = int(least(most, width - i));
+    for (int64_t k = 0; k < g.panels; ++k) {
+      const float *w = weights + k * g.taps * panel, *b = bias + k * panel;
+      const int64_t at = i * channels + k * panel, left = channels - k * panel;
+      if (p.pool)
+        with_rows<most_windows>(n, [&]<int windows>() {
+          windows_times_taps<2 * windows>(x + 2 * i * g.pixel_step, g, w, b, p.activation, output + at, argmax + at,
+                                          channels, left);
+        });
+      else
+        with_rows<most_pixels>(n, [&]<int pixels>() {
+          pixels_times_taps<pixels>(x + i * g.pixel_step, g, w, b, clamp, output + at, channels, left);
+        });
+    }
+  }
 }
 
 void forward(const ConvForward& p) {
   const ConvShape& s = p.shape;
   const Geometry g(s);
   const int threads = omp_get_max_threads();
-  const int64_t out_width = s.out_width(), row_floats = out_width * panel;
-  const int64_t rows = p.pool ? s.out_height() / 2 : s.out_height();  // of the result
-  const int64_t width = p.pool ? out_width / 2 : out_width;
-  Workspace space(Workspace::bytes_for(g.panels * g.taps * panel) +
-                  threads * (Workspace::bytes_for(g.floats(s)) + Workspace::bytes_for(row_floats)));
+  const int64_t step = p.pool ? 2 : 1, rows = s.out_height() / step, width = s.out_width() / step;  // of the result
+  const int64_t each = band_rows / step, bands = (rows + each - 1) / each;
+  const int64_t band_size = round_up(g.padded(s) ? g.band_floats(s, band_rows) : 0, 16);
+  Workspace space(Workspace::bytes_for(g.panels * g.taps * panel) + Workspace::bytes_for(g.panels * panel) +
+                  Workspace::bytes_for(threads * band_size));
   float* weights = space.floats(g.panels * g.taps * panel);
-  float* images = space.floats(threads * round_up(g.floats(s), 16));
-  float* buffers = space.floats(threads * round_up(row_floats, 16));
+  float* bias = space.floats(g.panels * panel);
+  float* spaces = space.floats(threads * band_size);
   pack_weights(p, g, weights);
-  const bool straight = !p.pool && s.out_channels % panel == 0;  // whole panels are stored in place
+  for (int64_t k = 0; k < g.panels * panel; ++k) bias[k] = p.bias && k < s.out_channels ? p.bias[k] : 0.0f;
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t n = 0; n < s.batch; ++n) {
+  for (int64_t unit = 0; unit < s.batch * bands; ++unit) {
     const FlushDenormals flush;
-    const int thread = omp_get_thread_num();
-    const float* image = padded_image(s, g, p.input, n, images + thread * round_up(g.floats(s), 16));
-    float* buffer = buffers + thread * round_up(row_floats, 16);
-    for (int64_t y = 0; y < rows; ++y)
-      for (int64_t k = 0; k < g.panels; ++k) {
-        const int64_t at = (n * rows + y) * width * s.out_channels, k0 = k * panel;
-        const float* w = weights + k * g.taps * panel;
-        Vec bias[2] = {};
-        if (p.bias) {
-          bias[0] = load_channels(p.bias + k0, s.out_channels - k0);
-          if (k0 + lanes < s.out_channels) bias[1] = load_channels(p.bias + k0 + lanes, s.out_channels - k0 - lanes);
-        }
-        const bool clamp = p.activation == Activation::relu && !p.pool;
-        if (straight) {
-          convolve_row(s, g, image + y * g.row_step, w, p.output + at + k0, s.out_channels, bias, clamp);
-        } else if (p.pool) {
-          convolve_windows(p, g, image + 2 * y * g.row_step, w, bias, k0, p.output + at, p.argmax + at);
-        } else {
-          convolve_row(s, g, image + y * g.row_step, w, buffer, panel, bias, clamp);
-          for (int64_t x = 0; x < width; ++x)
-            for (int half = 0; half < 2; ++half)
-              if (const int64_t c = k0 + half * lanes; c < s.out_channels)
-                store_channels(p.output + at + x * s.out_channels + c, load(buffer + x * panel + half * lanes),
-                               s.out_channels - c);
-        }
-      }
+    const int64_t n = unit / bands, first = unit % bands * each, count = least(each, rows - first);
+    const float* x =
+        padded_band(s, g, p.input, n, first * step, count * step, spaces + omp_get_thread_num() * band_size);
+    for (int64_t y = 0; y < count; ++y) {
+      const int64_t at = (n * rows + first + y) * width * s.out_channels;
+      convolve_row(p, g, x + y * step * g.row_step, weights, bias, p.output + at, p.argmax + at);
+    }
   }
 }
 

@@ -33,21 +33,27 @@ struct Geometry {
           offset[taps++] = int32_t((r * s.dilation_height * width + q * s.dilation_width) * s.in_channels + c);
   }
   bool padded(const ConvShape& s) const { return height != s.in_height || width != s.in_width; }
-  int64_t floats(const ConvShape& s) const { return height * width * s.in_channels; }
+  // Floats of the input rows that `rows` output rows read.
+  int64_t band_floats(const ConvShape& s, int64_t rows) const {
+    return ((rows - 1) * s.stride_height + (s.kernel_height - 1) * s.dilation_height + 1) * width * s.in_channels;
+  }
 };
 
-// The image itself where there is no padding, else a padded copy in `space`.
-inline const float* padded_image(const ConvShape& s, const Geometry& g, const float* input, int64_t image,
-                                 float* space) {
+inline constexpr int64_t band_rows = 32;  // output rows that are worked on at once
+
+// What output rows y .. y+rows read: the image itself where there is no padding, else a padded copy in `space`.
+inline const float* padded_band(const ConvShape& s, const Geometry& g, const float* input, int64_t image, int64_t y,
+                                int64_t rows, float* space) {
   const float* from = input + image * s.in_height * s.in_width * s.in_channels;
-  if (!g.padded(s)) return from;
+  if (!g.padded(s)) return from + y * g.row_step;
   const int64_t line = s.in_width * s.in_channels, padded_line = g.width * s.in_channels;
-  for (int64_t y = 0; y < g.height; ++y) {
-    float* to = space + y * padded_line;
-    const int64_t row = y - s.padding_height, side = s.padding_width * s.in_channels;
+  const int64_t side = s.padding_width * s.in_channels, lines = g.band_floats(s, rows) / padded_line;
+  for (int64_t i = 0; i < lines; ++i) {
+    float* to = space + i * padded_line;
+    const int64_t row = y * s.stride_height + i - s.padding_height;
     const bool inside = row >= 0 && row < s.in_height;
-    for (int64_t i = 0; i < padded_line; ++i)
-      to[i] = inside && i >= side && i < side + line ? from[row * line + i - side] : 0.0f;
+    for (int64_t j = 0; j < padded_line; ++j)
+      to[j] = inside && j >= side && j < side + line ? from[row * line + j - side] : 0.0f;
   }
   return space;
 }

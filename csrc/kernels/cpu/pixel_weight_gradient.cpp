@@ -13,8 +13,6 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace pixel {
 namespace {
 
-constexpr int64_t unit_rows = 32;  // output rows whose sums are taken at once: fixed, whatever the threads
-
 // Σ over the pixels of some rows of x[pixel + offset(tap)] · g[pixel][k], for `taps` taps × one panel.
 template <int taps>
 PYCONVOPT_INLINE void taps_times_pixels(const float* x, const Geometry& g, const int32_t* offset, const float* gradient,
@@ -110,15 +108,15 @@ PYCONVOPT_INLINE Vec sum_windows(const float* gradient, const uint8_t* argmax, i
   return sum;
 }
 
-// Sums of one image's output rows from y on, for all channels: sums[panel][tap][k], behind the taps
-// of each panel a line for the bias.
-void sum_pooled_rows(const ConvWeightGradient& p, const Geometry& g, const float* image, int64_t n, int64_t y,
-                     int64_t rows, float* quads, float* sums) {
+// Sums of one image's output rows from y on, which read from `x` on, for all channels:
+// sums[panel][tap][k], behind the taps of each panel a line for the bias.
+void sum_pooled_rows(const ConvWeightGradient& p, const Geometry& g, const float* x, int64_t n, int64_t y, int64_t rows,
+                     float* quads, float* sums) {
   constexpr int most = 9;
   const ConvShape& s = p.shape;
   const int64_t height = s.out_height() / 2, width = s.out_width() / 2, lines = least(rows / 2, height - y / 2);
   if (lines <= 0) return;
-  make_quads(g, image + y * g.row_step, quad_count(s, g, 2 * lines), quads);
+  make_quads(g, x, quad_count(s, g, 2 * lines), quads);
   const int64_t first = (n * height + y / 2) * width * s.out_channels;
   for_each_vector(s.out_channels, [&](int64_t k, auto part) __attribute__((always_inline)) {
     const float* gradient = p.output_gradient + first + k;
@@ -134,7 +132,7 @@ void sum_pooled_rows(const ConvWeightGradient& p, const Geometry& g, const float
 }
 
 // The same from the gradient of the map itself, without the bias.
-void sum_rows(const ConvWeightGradient& p, const Geometry& g, const float* image, int64_t n, int64_t y, int64_t rows,
+void sum_rows(const ConvWeightGradient& p, const Geometry& g, const float* x, int64_t n, int64_t y, int64_t rows,
               float* buffer, float* sums) {
   constexpr int most = vector_registers == 32 ? 9 : 5;
   const ConvShape& s = p.shape;
@@ -146,8 +144,8 @@ void sum_rows(const ConvWeightGradient& p, const Geometry& g, const float* image
     const int64_t step = straight ? s.out_channels : panel;
     for (int64_t t = 0; t < g.taps; t += most)
       with_rows<most>(int(least(most, g.taps - t)), [&]<int taps>() {
-        taps_times_pixels<taps>(image + y * g.row_step, g, g.offset + t, gradient, step, s.out_width(), rows,
-                                s.out_width() * step, sums + (k * (g.taps + 1) + t) * panel);
+        taps_times_pixels<taps>(x, g, g.offset + t, gradient, step, s.out_width(), rows, s.out_width() * step,
+                                sums + (k * (g.taps + 1) + t) * panel);
       });
   }
 }
@@ -167,23 +165,24 @@ void store_sums(const ConvWeightGradient& p, const Geometry& g, const double* su
   }
 }
 
-// Partial sums are taken over fixed units of an image's rows and added in their order; images are
-// summed by groups, so that partial sums stay few for large batches.
+// Partial sums are taken over bands of an image's rows, fixed by the shape, and added in their order;
+// bands are summed by groups, so that partial sums stay few for large batches.
 void weight_gradient(const ConvWeightGradient& p) {
   const ConvShape& s = p.shape;
   const Geometry g(s);
   const int threads = omp_get_max_threads();
-  const int64_t most_rows = least(unit_rows, s.out_height()), sums_size = g.panels * (g.taps + 1) * panel;
-  const int64_t image_size = round_up(g.floats(s), 16);
+  const int64_t most_rows = least(band_rows, s.out_height()), sums_size = g.panels * (g.taps + 1) * panel;
+  const int64_t band_size = round_up(g.padded(s) ? g.band_floats(s, most_rows) : 0, 16);
   const int64_t buffer_size =
       round_up(p.argmax ? 4 * quad_count(s, g, most_rows) : most_rows * s.out_width() * panel, 16);
-  const int64_t group = (s.batch + 63) / 64, groups = (s.batch + group - 1) / group;
+  const int64_t bands_an_image = (s.out_height() + band_rows - 1) / band_rows, all = s.batch * bands_an_image;
+  const int64_t group = (all + 63) / 64, groups = (all + group - 1) / group;
   Workspace space(Workspace::bytes_for(threads * sums_size) + Workspace::bytes_for(groups * sums_size) +
-                  Workspace::bytes_for(threads * image_size) + Workspace::bytes_for(threads * buffer_size) +
+                  Workspace::bytes_for(threads * band_size) + Workspace::bytes_for(threads * buffer_size) +
                   Workspace::bytes_for(2 * sums_size));
   float* partial = space.floats(groups * sums_size);
   float* all_sums = space.floats(threads * sums_size);
-  float* images = space.floats(threads * image_size);
+  float* bands = space.floats(threads * band_size);
   float* buffers = space.floats(threads * buffer_size);
   double* result = reinterpret_cast<double*>(space.floats(2 * sums_size));
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -194,15 +193,14 @@ void weight_gradient(const ConvWeightGradient& p) {
     float* total = partial + b * sums_size;
     float* buffer = buffers + thread * buffer_size;
     for (int64_t i = 0; i < sums_size; ++i) total[i] = 0;
-    for (int64_t n = b * group; n < least(s.batch, (b + 1) * group); ++n) {
-      const float* image = padded_image(s, g, p.input, n, images + thread * image_size);
-      for (int64_t y = 0; y < s.out_height(); y += unit_rows) {
-        const int64_t rows = least(unit_rows, s.out_height() - y);
-        for (int64_t i = 0; i < sums_size; ++i) sums[i] = 0;
-        if (p.argmax) sum_pooled_rows(p, g, image, n, y, rows, buffer, sums);
-        else sum_rows(p, g, image, n, y, rows, buffer, sums);
-        for (int64_t i = 0; i < sums_size; ++i) total[i] += sums[i];
-      }
+    for (int64_t band = b * group; band < least(all, (b + 1) * group); ++band) {
+      const int64_t n = band / bands_an_image, y = band % bands_an_image * band_rows;
+      const int64_t rows = least(band_rows, s.out_height() - y);
+      for (int64_t i = 0; i < sums_size; ++i) sums[i] = 0;
+      const float* x = padded_band(s, g, p.input, n, y, rows, bands + thread * band_size);
+      if (p.argmax) sum_pooled_rows(p, g, x, n, y, rows, buffer, sums);
+      else sum_rows(p, g, x, n, y, rows, buffer, sums);
+      for (int64_t i = 0; i < sums_size; ++i) total[i] += sums[i];
     }
   }
   for (int64_t i = 0; i < sums_size; ++i) result[i] = partial[i];
