@@ -36,8 +36,7 @@ LINE = re.compile(r'^(\w+)\("([^"]+)", ([\d, ]+)\)$', re.MULTILINE)
 class Problem:
     """A layer of the table at one batch size, or an optimiser's step.
 
-    kind: convolution, batch_norm_relu, max_pool, dropout, sgd, adam, or what the machine is
-    measured by: product, copy. parameters: (how many tensors, elements of each) of a step.
+    kind: convolution, batch_norm_relu, max_pool, dropout, sgd, adam, or a bare copy. parameters: (how many tensors, elements of each) of a step.
     """
 
     kind: str
@@ -91,8 +90,6 @@ class Problem:
             return {"sgd": 6, "adam": 14}[self.kind] * self.parameter_count()
         if self.kind == "convolution":
             return 2 * math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
-        if self.kind == "product":
-            return 2 * self.height**3
         return {"batch_norm_relu": 15, "max_pool": 1, "dropout": 2, "copy": 0}[self.kind] * elements
 
     def bytes(self) -> int:
@@ -105,7 +102,6 @@ class Problem:
             "batch_norm_relu": 2 * x + 4 * x,  # x, y; then dy, x, y, dx
             "max_pool": 2 * (x + y),
             "dropout": 4 * x,
-            "product": 3 * x,
             "copy": 2 * x,
         }
         return FLOAT * floats[self.kind]
@@ -133,7 +129,9 @@ class Problem:
         if min(self.channels, self.out_channels) < 64:
             return "3×3 stride 1, C or K < 64"
         weight = pass_ == "weight_gradient"
-        return f"3×3 stride 1, C, K ≥ 64: {'weight gradient' if weight else 'forward, data gradient'}"
+        return (
+            f"3×3 stride 1, C, K ≥ 64: {'weight gradient' if weight else 'forward, data gradient'}"
+        )
 
     def __str__(self) -> str:
         """What tells it from the others: 64→128, 56×56, 3×3/2."""
@@ -161,7 +159,8 @@ class Problem:
         return cls(**request | {"networks": tuple(request["networks"]), "parameters": pairs})
 
 
-PRODUCT = Problem("product", height=2048, width=2048)
+# What the machine is measured by, see `ceilings`.
+PRODUCT = Problem("convolution", ("machine",), 2, 256, 56, 56, 256)
 COPY = Problem("copy", height=8192, width=8192)
 
 
@@ -181,7 +180,9 @@ def read(path: Path = TABLE) -> list[Problem]:
             columns = dict(zip(COLUMNS[macro], values, strict=True))
             found.append(Problem(macro.lower(), tuple(names.split()), **columns))
         else:
-            raise ValueError(f"{path}: unknown kind of layer {macro!r}; known: {', '.join(COLUMNS)}")
+            raise ValueError(
+                f"{path}: unknown kind of layer {macro!r}; known: {', '.join(COLUMNS)}"
+            )
     for kind in ("sgd", "adam"):
         found += [Problem(kind, (net,), parameters=tuple(p)) for net, p in parameters.items()]
     return found

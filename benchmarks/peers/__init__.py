@@ -77,7 +77,9 @@ TABLE: dict[str, Peer] = {
         Peer("torch.channels_last", "torch_", {"channels_last": True}, works=ALL),
         Peer("torch.nchw", "torch_", {"channels_last": False}, works=ALL),
         Peer("torch.compile", "torch_", {"channels_last": True, "compiled": True}),
-        Peer("torch.frozen", "torch_", {"channels_last": True, "frozen": True}, works=("inference",)),
+        Peer(
+            "torch.frozen", "torch_", {"channels_last": True, "frozen": True}, works=("inference",)
+        ),
         Peer(
             "torch.channels_last_malloc",
             "torch_",

@@ -76,7 +76,10 @@ def batch_norm_relu(
     functions: Functions, problem: Problem, pass_: str, layout: torch.memory_format
 ) -> Run:
     channels = problem.channels
-    weight, bias = torch.ones(channels, requires_grad=True), torch.zeros(channels, requires_grad=True)
+    weight, bias = (
+        torch.ones(channels, requires_grad=True),
+        torch.zeros(channels, requires_grad=True),
+    )
     mean, variance = torch.zeros(channels), torch.ones(channels)
     return step(
         lambda x: functions.batch_norm_relu(x, mean, variance, weight, bias),
@@ -86,7 +89,9 @@ def batch_norm_relu(
     )
 
 
-def max_pool(functions: Functions, problem: Problem, pass_: str, layout: torch.memory_format) -> Run:
+def max_pool(
+    functions: Functions, problem: Problem, pass_: str, layout: torch.memory_format
+) -> Run:
     return step(lambda x: functions.max_pool2d(x, 2), (), problem, layout)
 
 
@@ -125,12 +130,6 @@ def update(functions: Functions, problem: Problem, pass_: str, layout: torch.mem
     return run
 
 
-def product(functions: Functions, problem: Problem, pass_: str, layout: torch.memory_format) -> Run:
-    a, b = (torch.from_numpy(tensors.draw(i, (problem.height, problem.width))) for i in range(2))
-    c = torch.empty_like(a)
-    return lambda: (torch.mm(a, b, out=c),)
-
-
 def copy(functions: Functions, problem: Problem, pass_: str, layout: torch.memory_format) -> Run:
     a = torch.from_numpy(tensors.draw(tensors.INPUT, (problem.height, problem.width)))
     b = torch.empty_like(a)
@@ -144,6 +143,5 @@ PROGRAMS = {
     "dropout": dropout,
     "sgd": update,
     "adam": update,
-    "product": product,
     "copy": copy,
 }
