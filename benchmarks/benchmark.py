@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness, machine, models, peers, report
+
+DataFile = Callable[[models.Model, int, list[peers.Peer]], str | None]
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class Benchmark:
     work: the `make_…` of the peers. title: for heading and chart. unit, per_second: how times are
     shown. rounds, processes, seconds, warmup, at_least: the turns; see `harness`. check: the name
     of the workload's number, check_first: whether it is asked before the first turn or after the
-    last. total: whether the sum over the rounds means something. models: those measured by
-    default.
+    last. total: whether the sum over the rounds means something. models, batches: those measured
+    by default; no batches: each model's own.
     """
 
     work: str
@@ -36,31 +39,29 @@ class Benchmark:
     at_least: int = 1
     total: bool = False
     models: tuple[str, ...] = tuple(models.TABLE)
+    batches: tuple[int, ...] = ()
 
     def parser(self, description: str) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(description=description)
+        """The options, of which `common_options` are those of every benchmark."""
+        parser = argparse.ArgumentParser(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         add = parser.add_argument
         add("--models", nargs="+", default=list(self.models), metavar="MODEL",
             help=f"default: {' '.join(self.models)}")  # fmt: skip
-        add("--peers", nargs="+", default=list(peers.TABLE), metavar="PEER",
-            help=f"names or families; default all: {' '.join(peers.TABLE)}")  # fmt: skip
-        add("--rounds", type=int, default=self.rounds,
-            help=f"of each process; default {self.rounds}")  # fmt: skip
         add("--processes", type=int, default=self.processes,
             help=f"one after another, of each peer; default {self.processes}")  # fmt: skip
-        add("--seconds", type=float, default=self.seconds,
-            help=f"of a timed burst; default {self.seconds}")  # fmt: skip
-        add("--threads", type=int, default=None, help="of each peer; default: all cores")
-        add("--batch", type=int, default=None, help="default: the model's own")
-        add("--python", action="append", default=[], metavar="FAMILY=PATH",
-            help="the interpreter of a family of peers, such as keras; also by the variable "
-            "PYCONVOPT_BENCH_PYTHON_<FAMILY>; default: this one")  # fmt: skip
-        add("--json", type=Path, help="write all raw figures to this file")
-        add("--png", type=Path, help="draw a bar chart into this file")
+        batches = " ".join(map(str, self.batches)) or "the model's own"
+        add("--batch", type=int, nargs="+", default=list(self.batches),
+            help=f"default: {batches}")  # fmt: skip
+        common_options(parser, self.work, rounds=self.rounds, seconds=self.seconds)
         return parser
 
-    def run(self, arguments: argparse.Namespace, data: str | None = None) -> int:
-        """Measure, print, write. Exit status 0; 1 if a peer failed or none is there; 2: usage."""
+    def run(self, arguments: argparse.Namespace, data: DataFile = lambda *_: None) -> int:
+        """Measure, print, write. Exit status 0; 1 if a peer failed or none is there; 2: usage.
+
+        data: gives the path of a file that the workers need, for the model, batch and peers.
+        """
         try:
             chosen = peers.choose(arguments.peers)
             wanted = [find_model(name) for name in arguments.models]
@@ -89,19 +90,19 @@ class Benchmark:
             "models": [],
         }
         print(report.heading(result), flush=True)
-        for model in wanted:
+        for model, batch in [(m, b) for m in wanted for b in arguments.batch or [m.batch]]:
             measured = harness.measure(
                 self.work,
                 model,
                 chosen,
-                batch=arguments.batch or model.batch,
+                batch=batch,
                 threads=threads,
                 rounds=arguments.rounds,
                 processes=arguments.processes,
                 turn=turn,
                 check_first=self.check_first,
                 python=python,
-                data=data,
+                data=data(model, batch, chosen),
                 tell=progress,
             )
             progress("")
@@ -115,11 +116,33 @@ class Benchmark:
         return 0 if complete else 1
 
 
+def common_options(
+    parser: argparse.ArgumentParser, work: str, *, rounds: int, seconds: float
+) -> None:
+    """Who is measured, for how long, and where the figures go."""
+    default = peers.measured_in(work)
+    add = parser.add_argument
+    add("--peers", nargs="+", default=default, metavar="PEER",
+        help=f"names or families; default: {' '.join(default)}")  # fmt: skip
+    add("--rounds", type=int, default=rounds,
+        help=f"of each process; default {rounds}")  # fmt: skip
+    add("--seconds", type=float, default=seconds,
+        help=f"of a timed burst; default {seconds}")  # fmt: skip
+    add("--threads", type=int, default=None, help="of each peer; default: all cores")
+    add("--python", action="append", default=[], metavar="FAMILY=PATH",
+        help="the interpreter of a family of peers, such as keras; also by the variable "
+        "PYCONVOPT_BENCH_PYTHON_<FAMILY>; default: this one")  # fmt: skip
+    add("--json", type=Path, help="write all raw figures to this file")
+    add("--png", type=Path, help="draw a chart into this file")
+
+
 def require_positive(arguments: argparse.Namespace) -> None:
+    """Errors: ValueError for a count of nothing."""
     for name in ("rounds", "processes", "threads", "batch"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
+        value = getattr(arguments, name, None)
+        for count in value if isinstance(value, list) else [value]:
+            if count is not None and count < 1:
+                raise ValueError(f"--{name} must be at least 1, got {count}")
 
 
 def find_model(name: str) -> models.Model:

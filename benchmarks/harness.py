@@ -76,34 +76,43 @@ class WorkerFailed(Exception):
 class Worker:
     """A peer's process and what it reports. Between its turns it is stopped."""
 
-    def __init__(self, peer: Peer, request: dict[str, Any], python: str) -> None:
+    def __init__(self, peer: Peer, threads: int, python: str) -> None:
         self.peer = peer
-        self.request = request | {"peer": peer.name}
+        self.threads = threads
         self.python = python
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
-        self.report: dict[str, Any] = {
-            "peer": peer.name,
-            "ours": peer.ours,
-            "tuned": peer.tuned,
-            "turns": [],
-        }
+        self.report: dict[str, Any] = {}
 
-    def prepare(self) -> None:
-        """Start the process and wait until its model is built."""
-        threads = str(self.request["threads"])
+    def start(self) -> None:
+        """Start the process and wait until it has its library.
+
+        Errors: LeftOut if that is not installed.
+        """
+        request = json.dumps({"peer": self.peer.name, "threads": self.threads})
+        threads = str(self.threads)
         self.process = subprocess.Popen(
-            [self.python, "-c", BOOTSTRAP.format(root=str(ROOT)), json.dumps(self.request)],
+            [self.python, "-c", BOOTSTRAP.format(root=str(ROOT)), request],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             env={**os.environ, "OMP_NUM_THREADS": threads, **self.peer.environment},
             start_new_session=True,
         )
-        built = self.answer(self.process)
+        started = self.answer(self.process)
+        if "left_out" in started:
+            raise LeftOut(started["left_out"])
+
+    def build(self, request: dict[str, Any]) -> None:
+        """Have the work built; the report begins anew.
+
+        Errors: LeftOut if the peer does not do it.
+        """
+        built = self.ask(do="build", **request)
         if "left_out" in built:
             raise LeftOut(built["left_out"])
-        self.report |= built
+        facts = {"peer": self.peer.name, "ours": self.peer.ours, "tuned": self.peer.tuned}
+        self.report = {**facts, "turns": [], **built}
 
     def check(self) -> None:
         self.report |= self.ask(do="check")
@@ -149,6 +158,99 @@ class Worker:
             self.process.communicate()
 
 
+class Session:
+    """A process of each peer, which build one work after another and take turns with each.
+
+    A peer whose library is missing stays away for good; one that fails is started anew for the
+    next work. Use it in a `with` statement: leaving it ends the processes.
+    """
+
+    def __init__(
+        self,
+        peers: Sequence[Peer],
+        *,
+        threads: int,
+        python: dict[str, str],
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.peers = list(peers)
+        self.threads = threads
+        self.python = python
+        self.tell = tell
+        self.workers: dict[str, Worker] = {}
+        self.absent: dict[str, str] = {}
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers.values():
+            worker.stop()
+        self.workers.clear()
+
+    def worker(self, peer: Peer) -> Worker:
+        """The peer's process, started if it has none."""
+        if peer.name in self.absent:
+            raise LeftOut(self.absent[peer.name])
+        if peer.name not in self.workers:
+            python = self.python.get(peer.family, sys.executable)
+            self.workers[peer.name] = Worker(peer, self.threads, python)
+            try:
+                self.workers[peer.name].start()
+            except LeftOut as error:
+                self.absent[peer.name] = str(error)
+                raise
+        return self.workers[peer.name]
+
+    def measure(
+        self,
+        request: dict[str, Any],
+        name: str,
+        *,
+        rounds: int,
+        turn: dict[str, Any],
+        check_first: bool,
+    ) -> dict[str, Any]:
+        """All peers on one work: raw times of every turn, and what else each worker reports.
+
+        Args: request (what is to be built; see `worker.build`), name (of it, for the lines of
+        progress), rounds, turn (warmup, seconds, at_least; see `worker.burst`), check_first (else
+        after the last round).
+
+        A peer that does not do it is left out, and one that fails is dropped; each with the reason.
+        """
+        left_out: dict[str, str] = {}
+        failed: dict[str, str] = {}
+        present = list(self.peers)
+
+        def each(what: str, action: Callable[[Worker], None]) -> None:
+            """One worker after the other; who cannot leaves."""
+            for peer in list(present):
+                self.tell(f"{name}: {what}: {peer.name}")
+                try:
+                    action(self.worker(peer))
+                    continue
+                except LeftOut as error:
+                    left_out[peer.name] = str(error)
+                except (WorkerFailed, OSError) as error:
+                    failed[peer.name] = str(error)
+                present.remove(peer)
+                if peer.name in failed or peer.name in self.absent:
+                    gone = self.workers.pop(peer.name, None)
+                    if gone is not None:
+                        gone.stop()
+
+        each("preparing", lambda worker: worker.build(request))
+        if check_first:
+            each("checking", Worker.check)
+        for number in range(rounds):
+            each(f"round {number + 1} of {rounds}", lambda worker: worker.burst(turn))
+        if not check_first:
+            each("checking", Worker.check)
+        reports = [self.workers[peer.name].report for peer in present]
+        return {"peers": reports, "left_out": left_out, "failed": failed}
+
+
 def measure(
     work: str,
     model: Model,
@@ -164,63 +266,32 @@ def measure(
     data: str | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """All peers on one model: raw times of every turn, and what else each worker reports.
+    """All peers on one model, in fresh processes: the `Session`'s report, and the model's facts.
 
     Args: work (the `make_…` of the peers), rounds (of a generation), processes (generations),
-    turn (warmup, seconds, at_least; see `worker.burst`), check_first (else after the last round),
     python (interpreters by family), data (a file for the worker), tell (takes lines of progress).
-
-    A peer that is missing is left out, and one that fails is dropped; each with the reason.
     """
-    request = {"work": work, "model": model.name, "batch": batch, "threads": threads, "data": data}
+    request = {"work": work, "model": model.name, "batch": batch, "data": data}
     left_out: dict[str, str] = {}
     failed: dict[str, str] = {}
     reports: dict[str, dict[str, Any]] = {}
-    workers: list[Worker] = []
-
-    def each(what: str, action: Callable[[Worker], None]) -> None:
-        """One worker after the other; who cannot leaves."""
-        for worker in list(workers):
-            name = worker.peer.name
-            tell(f"{model.name}: {what}: {name}")
-            try:
-                action(worker)
-                continue
-            except LeftOut as error:
-                left_out[name] = str(error)
-            except (WorkerFailed, OSError) as error:
-                failed[name] = str(error)
-            workers.remove(worker)
-            worker.stop()
-
     for generation in range(processes):
-        workers += [
-            Worker(peer, request, python.get(peer.family, sys.executable))
-            for peer in peers
-            if peer.name not in left_out and peer.name not in failed
-        ]
-        label = f"process {generation + 1} of {processes}"
-        try:
-            each(f"{label}, preparing", Worker.prepare)
-            if check_first:
-                each(f"{label}, checking", Worker.check)
-            for number in range(rounds):
-                each(f"{label}, round {number + 1} of {rounds}", lambda worker: worker.burst(turn))
-            if not check_first:
-                each(f"{label}, checking", Worker.check)
-        finally:
-            for worker in workers:
-                worker.stop()
-        for worker in workers:
-            before = reports.get(worker.peer.name, {}).get("turns", [])
-            turns = before + worker.report["turns"]
-            reports[worker.peer.name] = worker.report | {"turns": turns}
-        workers.clear()
+        able = [peer for peer in peers if peer.name not in left_out | failed]
+        with Session(able, threads=threads, python=python, tell=tell) as session:
+            label = f"{model.name}, batch {batch}, process {generation + 1} of {processes}"
+            part = session.measure(
+                request, label, rounds=rounds, turn=turn, check_first=check_first
+            )
+        left_out |= part["left_out"]
+        failed |= part["failed"]
+        for report in part["peers"]:
+            before = reports.get(report["peer"], {}).get("turns", [])
+            reports[report["peer"]] = report | {"turns": before + report["turns"]}
     return {
         "model": model.name,
         "input_shape": list(model.input_shape),
         "batch": batch,
-        "random": model.random,
+        "random": model.random and work != "inference",
         "peers": [report for name, report in reports.items() if name not in failed],
         "left_out": left_out,
         "failed": failed,

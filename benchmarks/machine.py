@@ -43,3 +43,14 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
     }
+
+
+def free_memory() -> int:
+    """Bytes that programs can still take."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = meminfo.read_text().splitlines()
+        free = next((line.split()[1] for line in lines if line.startswith("MemAvailable")), None)
+        if free is not None:
+            return int(free) << 10
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

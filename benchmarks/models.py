@@ -130,6 +130,13 @@ def example_batch(model: Model, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return x, random.integers(0, model.classes, batch)
 
 
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of −log softmax(logits)[label]; logits (N, classes), labels (N,)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    return float((log_sum - shifted[np.arange(len(labels)), labels]).mean())
+
+
 def weight(index: int, shape: tuple[int, ...]) -> np.ndarray:
     """The `index`-th weight with two axes or more, in Keras' layout: He-normal, seeded by index.
 

@@ -94,7 +94,7 @@ def section(result: dict[str, Any], measured: dict[str, Any]) -> str:
                 f"{spread.low:.2f}–{spread.high:.2f}",
                 *(times_as_fast(ratio(peer, our)) for our in ours),
                 f"{peer['check']:.4f}{'!' if peer['peer'] in doubtful else ' '}",
-                f"{peer['parameters']:,}",
+                f"{peer['parameters']:,}" if peer["parameters"] else "",
                 f"{peer['peak_memory_mib']:.0f}",
             ]
         )
@@ -104,7 +104,7 @@ def section(result: dict[str, Any], measured: dict[str, Any]) -> str:
     lines += conclusions(result, measured)
     if doubtful:
         lines.append(f"! not the same work? {result['check']} apart from the others'")
-    if len({peer["parameters"] for peer in peers}) > 1:
+    if len({peer["parameters"] for peer in peers if peer["parameters"]}) > 1:
         lines.append("! not the same model: the numbers of parameters differ")
     for version in dict.fromkeys(peer["version"] for peer in peers):
         lines.append(f"version: {version}")

@@ -1,4 +1,4 @@
-"""The process of one peer: builds the work, then sleeps between the turns it is given.
+"""The process of one peer: builds the work it is told, and sleeps between the turns it is given.
 
 Started by `harness.Worker` with a JSON request as its argument, in the peer's own interpreter.
 It answers each line of JSON on its standard input with one line on its standard output; whatever
@@ -15,7 +15,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.peers import Peer, Workload
 
 
 def end_with_parent() -> None:
@@ -54,34 +58,50 @@ def burst(run: Callable[[], Any], warmup: int, seconds: float, at_least: int) ->
     return times
 
 
-def prepare(request: dict[str, Any]) -> tuple[Any, float]:
-    """The peer's workload, and the process's peak memory before it was built."""
-    from benchmarks import models, peers
+def build(peer: Peer, module: ModuleType, request: dict[str, Any]) -> Workload:
+    """What the request names, made by the peer.
 
-    peer = peers.TABLE[request["peer"]]
-    module = peer.module()
+    Errors: NotImplementedError with the reason why the peer does not do it.
+    """
+    from benchmarks import models
+    from benchmarks.problems import Problem
+
     make = getattr(module, f"make_{request['work']}", None)
     if make is None:
         raise NotImplementedError(f"{peer.name} has no {request['work']}")
     options = dict(peer.options)
     if request.get("data"):
-        from benchmarks.images import load
-
-        options["data"] = load(request["data"])
-    base = peak_memory_mib()
-    model = models.TABLE[request["model"]]
-    return make(model, request["batch"], request["threads"], **options), base
+        options["data"] = request["data"]
+    if "problem" in request:
+        options["pass_"] = request["pass"]
+        return make(Problem.of(request["problem"]), request["threads"], **options)
+    return make(models.TABLE[request["model"]], request["batch"], request["threads"], **options)
 
 
 def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+    """Imports the library, then builds, checks and runs as it is told."""
+    from benchmarks import peers
+
+    peer = peers.TABLE[request["peer"]]
     try:
-        work, base = prepare(request)
-    except (ImportError, NotImplementedError) as error:
+        module = peer.module()
+    except ImportError as error:
         answer({"left_out": str(error)})
         return
-    answer({"version": work.version, "parameters": work.parameters})
+    answer({})
+    base = peak_memory_mib()
+    work: Workload | None = None
     for line in sys.stdin:
         turn = json.loads(line)
+        if turn["do"] == "build":
+            work = None  # before the next one needs the memory
+            try:
+                work = build(peer, module, request | turn)
+                answer({"version": work.version, "parameters": work.parameters})
+            except (ImportError, NotImplementedError) as error:
+                answer({"left_out": str(error)})
+            continue
+        assert work is not None, "asked to run before anything was built"
         if turn["do"] == "check":
             result: dict[str, Any] = {"check": work.check()}
         else:

@@ -2,8 +2,10 @@
 
 A peer's file imports its library at the top (the process is its own) and offers, for each kind
 of work it can do, `make_<work>(model, batch, threads, **options) -> Workload`: `make_train_step`,
-`make_fit`. A missing package shows as the ImportError of that import; a model that the peer
-cannot build is a `NotImplementedError` with the reason. Either way the peer is left out.
+`make_fit`, `make_inference`; and for the layers `make_layer(problem, threads, pass_=…, **options)`.
+`make_fit` and `make_inference` get `data`, the path of the images or of the model's ONNX file.
+A missing package shows as the ImportError of that import; what the peer cannot build is a
+`NotImplementedError` with the reason. Either way the peer is left out.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ class Workload:
     """What a peer's process repeats.
 
     run: one unit of work, done when it returns (a training step, an epoch).
-    check: a number that shows whether peers do the same work: the mean loss of the first steps,
-        or the test accuracy; see `benchmark.Benchmark` for when it is asked.
-    parameters: how many numbers the model trains.
+    check: what shows whether peers do the same work: the mean loss of the first steps, the test
+        accuracy, or a layer's RMS and some elements of its results (`samples`); see
+        `benchmark.Benchmark` for when it is asked.
+    parameters: how many numbers the model trains; 0 where the peer cannot tell.
     version: the library and its version, and the instruction set it runs on where it says so.
     """
 
     run: Callable[[], Any]
-    check: Callable[[], float]
+    check: Callable[[], Any]
     parameters: int
     version: str
 
@@ -40,7 +43,8 @@ class Peer:
         interpreter (`--python family=path`) and can be chosen as a whole.
     file: the module of this package. options: what its `make_…` gets. environment: variables
         of its process. ours: this project's. tuned: needs a setting outside the program, which
-        few users make; the report also names the fastest peer without it.
+        few users make; the report also names the fastest peer without it. works: what it is
+        measured in unless `--peers` says otherwise.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Peer:
     environment: dict[str, str] = field(default_factory=dict)
     ours: bool = False
     tuned: bool = False
+    works: tuple[str, ...] = ("train_step", "inference")
 
     @property
     def family(self) -> str:
@@ -62,25 +67,39 @@ class Peer:
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36)}
 KERAS = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
+ALL = ("train_step", "layer", "inference")
+
 TABLE: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        Peer("pyconvopt", "pyconvopt_", {"manner": "layers"}, ours=True),
+        Peer("pyconvopt", "pyconvopt_", {"manner": "layers"}, ours=True, works=(*ALL, "fit")),
         Peer("pyconvopt.nn", "pyconvopt_", {"manner": "nn"}, ours=True),
-        Peer("torch.channels_last", "torch_", {"channels_last": True}),
-        Peer("torch.nchw", "torch_", {"channels_last": False}),
+        Peer("torch.channels_last", "torch_", {"channels_last": True}, works=ALL),
+        Peer("torch.nchw", "torch_", {"channels_last": False}, works=ALL),
         Peer("torch.compile", "torch_", {"channels_last": True, "compiled": True}),
+        Peer(
+            "torch.frozen", "torch_", {"channels_last": True, "frozen": True}, works=("inference",)
+        ),
         Peer(
             "torch.channels_last_malloc",
             "torch_",
             {"channels_last": True},
             environment=KEEP_MEMORY,
             tuned=True,
+            works=("train_step",),
         ),
-        Peer("keras.model", "keras_", {"manner": "model"}, KERAS),
-        Peer("keras.function", "keras_", {"manner": "function"}, KERAS),
+        Peer("keras.model", "keras_", {"manner": "model"}, KERAS, works=("train_step", "fit")),
+        Peer("keras.function", "keras_", {"manner": "function"}, KERAS, works=("train_step",)),
+        Peer("onnxruntime", "onnxruntime_", works=("layer", "inference")),
+        Peer("openvino", "openvino_", works=("layer", "inference")),
+        Peer("ncnn", "ncnn_", works=("inference",)),
     )
 }
+
+
+def measured_in(work: str) -> list[str]:
+    """The names of the peers that are measured in this work by default."""
+    return [peer.name for peer in TABLE.values() if work in peer.works]
 
 
 def choose(names: list[str]) -> list[Peer]:

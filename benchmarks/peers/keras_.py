@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from benchmarks import models
+from benchmarks import images, models
 from benchmarks.peers import Workload
 
 CHECK_STEPS = 20
@@ -85,18 +85,19 @@ def bare_step(module: keras.Model, optimizer: Any, x: tf.Tensor, y: tf.Tensor) -
     return run, lambda: float(run())
 
 
-def make_fit(model: models.Model, batch: int, threads: int, *, data: Any, manner: str) -> Workload:
+def make_fit(model: models.Model, batch: int, threads: int, *, data: str, manner: str) -> Workload:
     """An epoch of the article's program: softmax output, Adam, accuracy."""
     if manner != "model":
         raise NotImplementedError("fit is one program: see keras.model")
     use_threads(threads)
+    train, test = images.load(data)
     module = build(model, "softmax")
     module.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def epoch() -> Any:
-        return module.fit(*data.train, epochs=1, batch_size=batch, verbose=0)
+        return module.fit(*train, epochs=1, batch_size=batch, verbose=0)
 
     def accuracy() -> float:
-        return float(module.evaluate(*data.test, verbose=0)[1])
+        return float(module.evaluate(*test, verbose=0)[1])
 
     return Workload(epoch, accuracy, parameter_count(module), version())

@@ -4,6 +4,7 @@ modules in a plain torch program.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 
 import pyconvopt as pco
-from benchmarks import models
-from benchmarks.peers import Workload, torch_
+from benchmarks import images, models
+from benchmarks.peers import Workload, torch_, torch_layer
+from benchmarks.problems import Problem
 from pyconvopt import layers, optimizers
 from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.losses import SparseCategoricalCrossentropy
@@ -73,18 +75,53 @@ def nn_step(model: models.Model, batch: int) -> Workload:
     return Workload(step, check, torch_.parameter_count(module), version())
 
 
-def make_fit(model: models.Model, batch: int, threads: int, *, data: Any, manner: str) -> Workload:
+def make_layer(problem: Problem, threads: int, *, pass_: str, manner: str) -> Workload:
+    """pyconvopt.functional, gradients by autograd, in the layout that its kernels take."""
+    if manner != "layers":
+        raise NotImplementedError("a layer alone is one program: see the peer pyconvopt")
+    functions = torch_layer.Functions(
+        pco.functional.conv2d,
+        partial(pco.functional.batch_norm, training=True, activation="relu"),
+        pco.functional.max_pool2d,
+        pco.functional.dropout,
+        optimizers.SGD,
+        optimizers.Adam,
+        version(),
+    )
+    return torch_layer.make(functions, problem, pass_, threads, channels_last=True)
+
+
+def make_inference(
+    model: models.Model, batch: int, threads: int, *, manner: str, data: str | None = None
+) -> Workload:
+    """The module in evaluation mode, called without gradients."""
+    torch.set_num_threads(threads)
+    if manner == "layers":
+        module: torch.nn.Module = build(model)
+        module.set_weights(models.keras_weights(module.get_weights()))
+        x, y = (torch.from_numpy(array) for array in models.example_batch(model, batch))
+    elif manner == "nn":
+        module = torch_.start(model.torch(NN)).to(memory_format=torch.channels_last)
+        x, y = torch_.example(model, batch)
+    else:
+        raise NotImplementedError(f"inference is not written for the manner {manner!r}")
+    work = torch_.inference(module.eval(), x, y, torch_.parameter_count(module))
+    return replace(work, version=version())
+
+
+def make_fit(model: models.Model, batch: int, threads: int, *, data: str, manner: str) -> Workload:
     """An epoch of the article's program: softmax output, Adam, accuracy."""
     if manner != "layers":
         raise NotImplementedError("fit belongs to pyconvopt.layers: see the peer pyconvopt")
     torch.set_num_threads(threads)
+    train, test = images.load(data)
     module = build(model, "softmax")
     module.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def epoch() -> Any:
-        return module.fit(*data.train, epochs=1, batch_size=batch, verbose=0)
+        return module.fit(*train, epochs=1, batch_size=batch, verbose=0)
 
     def accuracy() -> float:
-        return float(module.evaluate(*data.test, verbose=0)[1])
+        return float(module.evaluate(*test, verbose=0)[1])
 
     return Workload(epoch, accuracy, torch_.parameter_count(module), version())

@@ -1,4 +1,4 @@
-"""torch: NCHW or channels_last, eager or compiled (Inductor)."""
+"""torch: NCHW or channels_last, eager, compiled (Inductor) or frozen (TorchScript)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 import torch._dynamo
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import models
-from benchmarks.peers import Workload
+from benchmarks.peers import Workload, torch_layer
+from benchmarks.problems import Problem
 
 CHECK_STEPS = 20
 
@@ -69,3 +71,60 @@ def make_train_step(
     optimizer = torch.optim.SGD(module.parameters(), models.LEARNING_RATE, models.MOMENTUM)
     step = training_step(torch.compile(module) if compiled else module, optimizer, x, y)
     return Workload(step, partial(mean_loss, step), parameter_count(module), version())
+
+
+def batch_norm_relu(
+    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    return F.relu(F.batch_norm(x, mean, variance, weight, bias, training=True), inplace=True)
+
+
+def make_layer(problem: Problem, threads: int, *, pass_: str, channels_last: bool) -> Workload:
+    functions = torch_layer.Functions(
+        F.conv2d,
+        batch_norm_relu,
+        F.max_pool2d,
+        F.dropout,
+        partial(torch.optim.SGD, fused=True),
+        partial(torch.optim.Adam, fused=True),
+        version(),
+    )
+    return torch_layer.make(functions, problem, pass_, threads, channels_last)
+
+
+def inference(module: Callable[[Tensor], Any], x: Tensor, y: Tensor, parameters: int) -> Workload:
+    """A module in evaluation mode, without gradients."""
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        return module(x)
+
+    def check() -> float:
+        return models.cross_entropy(run().numpy(), y.numpy())
+
+    return Workload(run, check, parameters, version())
+
+
+def make_inference(
+    model: models.Model,
+    batch: int,
+    threads: int,
+    *,
+    channels_last: bool,
+    compiled: bool = False,
+    frozen: bool = False,
+    data: str | None = None,
+) -> Workload:
+    torch.set_num_threads(threads)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = start(model.torch(nn)).to(memory_format=layout).eval()
+    x, y = example(model, batch)
+    x = x.contiguous(memory_format=layout)
+    parameters = parameter_count(module)
+    program: Callable[[Tensor], Any] = module
+    if compiled:
+        program = torch.compile(module)
+    if frozen:
+        traced = torch.jit.freeze(torch.jit.trace(module, x))
+        program = torch.jit.optimize_for_inference(traced)
+    return inference(program, x, y, parameters)
