@@ -19,6 +19,7 @@ from . import _C, settings
 __version__ = "0.1.0"
 
 _MODULES = (
+    "accelerate",
     "activations",
     "data",
     "functional",
@@ -33,10 +34,11 @@ _MODULES = (
     "regularizers",
     "training",
 )
-_NAMES = {"explain": "explanation"}
+_NAMES = {"explain": "explanation", "restore": "accelerate"}
 
 if TYPE_CHECKING:
-    from . import data, functional, layers, models, nn, ops, optimizers, training
+    from . import accelerate, data, functional, layers, models, nn, ops, optimizers, training
+    from .accelerate import restore
     from .explanation import explain
 
 __all__ = ["__version__", "settings", *_MODULES, *_NAMES]

@@ -44,11 +44,11 @@ def note(op: str, pass_: str, kernel: str, reason: str, flops: float, tensors: l
         _rows.append(dict(zip(COLUMNS, row, strict=True)))
 
 
-def run_as(name: str, step: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def run_as(name: str, step: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """Run a step that joins several layers, its rows under `name`."""
     _layer.append(name)
     try:
-        return step(x)
+        return step(*arguments)
     finally:
         _layer.pop()
 
@@ -112,7 +112,7 @@ def explain(model: nn.Module, example_input: Any) -> Explanation:
     rows: list[dict[str, Any]] = []
     _rows = rows
     try:
-        with _layers_followed(model), _state_kept(model), torch.no_grad():
+        with _layers_followed(model), state_kept(model), torch.no_grad():
             model(*arguments)
     finally:
         _rows = previous
@@ -159,7 +159,8 @@ def _layers_followed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _state_kept(model: nn.Module) -> Iterator[None]:
+def state_kept(model: nn.Module) -> Iterator[None]:
+    """Put buffers and torch's random state back in the end."""
     buffers = [(b, b.clone()) for b in model.buffers()]
     random = torch.get_rng_state()
     try:

@@ -15,7 +15,11 @@ _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda
 
 
 def takes(x: Tensor) -> bool:
-    """Whether `x` is a tensor for this library's kernels: float32, dense layout, CPU, plain autograd."""
+    """Whether `x` is a tensor for this library's kernels: float32, dense layout, CPU, plain autograd.
+
+    Inside ``torch.compile`` and ``torch.export`` none is: the compiler sees torch's own operations
+    (and ``backend="pyconvopt"`` joins those).
+    """
     return (
         x.dtype is torch.float32
         and x.is_cpu
@@ -23,6 +27,7 @@ def takes(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not _functorch_active()
         and forward_ad._current_level < 0
+        and not torch.compiler.is_compiling()
     )
 
 
