@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,6 +47,13 @@ __all__ = ["__version__", "settings", *_MODULES, *_NAMES]
 # The activations of every step in the memory of the step before, not in freshly mapped pages.
 if os.environ.get("PYCONVOPT_KEEP_MEMORY", "1") != "0":
     _C.keep_freed_memory()
+
+
+# backend="pyconvopt" of torch.compile: see there.
+if "torch._dynamo" in sys.modules:
+    from .accelerate.backend import register
+
+    register()
 
 
 def __getattr__(name: str) -> Any:

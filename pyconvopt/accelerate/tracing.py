@@ -31,6 +31,10 @@ from .plan import attributes, changed, has_hooks
 _CONTEXTS = {torch.utils.checkpoint.__file__, sys.modules["torch.autograd.function"].__file__}
 
 
+# torch.fx patches nn.Module while it traces; other threads meanwhile call through to what it was.
+_one_at_a_time = threading.RLock()
+
+
 class Untraceable(Exception):
     """The forward does something that a graph would get wrong."""
 
@@ -179,15 +183,15 @@ def trace(root: nn.Module, inputs: int, as_written: set[nn.Module]) -> Traced:
 
     Errors: whatever the forward raises on symbols, if `root` itself is refused.
     """
-    tracer = _Tracer(inputs, as_written)
-    watch = _Watch(root)
-    try:
-        with _NoOperations():
-            graph = tracer.trace(root)
-    except Exception:
-        watch.take_back()
-        raise
-    if watch.changed():
-        watch.take_back()
-        raise Untraceable("the forward changes its module or draws random numbers")
+    with _one_at_a_time:
+        tracer = _Tracer(inputs, as_written)
+        watch = _Watch(root)
+        try:
+            with _NoOperations():
+                graph = tracer.trace(root)
+            if watch.changed():
+                raise Untraceable("the forward changes its module or draws random numbers")
+        except Exception:
+            watch.take_back()
+            raise
     return Traced(graph, [root, *tracer.inlined])
