@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from . import _C, settings
 __version__ = "0.1.0"
 
 _MODULES = (
+    "accelerate",
     "activations",
     "averaging",
     "callbacks",
@@ -38,10 +40,11 @@ _MODULES = (
     "schedules",
     "training",
 )
-_NAMES = {"explain": "explanation"}
+_NAMES = {"explain": "explanation", "restore": "accelerate"}
 
 if TYPE_CHECKING:
-    from . import data, functional, layers, models, nn, ops, optimizers, training
+    from . import accelerate, data, functional, layers, models, nn, ops, optimizers, training
+    from .accelerate import restore
     from .explanation import explain
 
 __all__ = ["__version__", "settings", *_MODULES, *_NAMES]
@@ -49,6 +52,13 @@ __all__ = ["__version__", "settings", *_MODULES, *_NAMES]
 # The activations of every step in the memory of the step before, not in freshly mapped pages.
 if os.environ.get("PYCONVOPT_KEEP_MEMORY", "1") != "0":
     _C.keep_freed_memory()
+
+
+# backend="pyconvopt" of torch.compile: see there.
+if "torch._dynamo" in sys.modules:
+    from .accelerate.backend import register
+
+    register()
 
 
 def __getattr__(name: str) -> Any:

@@ -44,11 +44,11 @@ def note(op: str, pass_: str, kernel: str, reason: str, flops: float, tensors: l
         _rows.append(dict(zip(COLUMNS, row, strict=True)))
 
 
-def run_as(name: str, step: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def run_as(name: str, step: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """Run a step that joins several layers, its rows under `name`."""
     _layer.append(name)
     try:
-        return step(x)
+        return step(*arguments)
     finally:
         _layer.pop()
 

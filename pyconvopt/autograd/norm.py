@@ -99,9 +99,12 @@ def _reference_backward(
     options: NormOptions,
 ) -> list[Tensor | None]:
     """The gradients in torch's differentiable operations: the forward again, and its gradient."""
-    x, weight, bias, residual = inputs
-    assert x is not None
     with torch.enable_grad():
+        # Aliases: the gradient to one input must not run on through another that was made from it,
+        # as a block's branch was from its residual.
+        aliases = [None if t is None else t.view_as(t) for t in inputs]
+        x, weight, bias, residual = aliases
+        assert x is not None
         if options.training:
             y = F.batch_norm(x, None, None, weight, bias, True, 0.0, options.eps)
         else:
@@ -117,6 +120,6 @@ def _reference_backward(
             if ones.dim() == 4:
                 ones = ones.contiguous(memory_format=torch.channels_last)
             y = y * _dropout(ones, options.dropout, options.seed, 0)
-        wanted = [t for t, need in zip(inputs, needed, strict=False) if need and t is not None]
+        wanted = [t for t, need in zip(aliases, needed, strict=False) if need and t is not None]
         found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
     return [next(found) if need else None for need in needed[:4]]

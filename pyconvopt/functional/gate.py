@@ -17,7 +17,8 @@ _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda
 def takes(x: Tensor) -> bool:
     """Whether `x` is a tensor for this library's kernels: float32, dense layout, CPU, plain autograd.
 
-    Under `torch.export` torch's operators are recorded: the program then runs without this library.
+    Inside ``torch.compile`` and ``torch.export`` none is: the compiler sees torch's own operations
+    (and ``backend="pyconvopt"`` joins those).
     """
     return (
         x.dtype is torch.float32
@@ -26,7 +27,7 @@ def takes(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not _functorch_active()
         and forward_ad._current_level < 0
-        and not torch.compiler.is_exporting()
+        and not torch.compiler.is_compiling()
     )
 
 

@@ -164,6 +164,26 @@ def test_double_backward_takes_the_reference_path(training):
         assert_same(ours, wanted, 2e-3)
 
 
+def test_double_backward_where_the_residual_made_the_input():
+    """The gradient to the residual is the direct one: autograd adds what comes through the branch."""
+    residual = make_map((3, 8, 6, 6)).requires_grad_()
+    w, b = torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True)
+
+    def penalty(fused):
+        x = residual.sin() * w.view(-1, 1, 1)
+        if fused:
+            y = pco.functional.batch_norm(
+                x, None, None, w, b, True, activation="relu", residual=residual
+            )
+        else:
+            y = plain(x, w, b, residual, True, False)
+        (g,) = torch.autograd.grad(y.square().sum(), residual, create_graph=True)
+        return g, *torch.autograd.grad(g.square().sum(), (residual, w, b))
+
+    for ours, wanted in zip(penalty(True), penalty(False), strict=True):
+        assert_same(ours, wanted, 2e-3)
+
+
 def test_gradcheck_in_double():
     layer = pco.nn.BatchNorm2d(3).double()
     x = torch.randn(4, 3, 3, 3, dtype=torch.float64, requires_grad=True)

@@ -1,0 +1,154 @@
+"""The classes of an accelerated model's modules.
+
+A layer of torch gets the class of its name in `pyconvopt.nn`. A container gets a subclass of its
+own class, made here, of the same name: all its methods, and a forward that runs a plan where there
+is one. Modules of classes that are neither (a user's subclass of Conv2d without children is a
+container like any other) keep their class.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from .. import nn as own
+from .plan import Plans
+
+PLANS = "_pyconvopt_plans"
+
+LAYERS = {
+    getattr(nn, name): getattr(own, name)
+    for name in (
+        "AdaptiveAvgPool2d",
+        "AvgPool2d",
+        "BatchNorm2d",
+        "Conv2d",
+        "Dropout",
+        "Dropout2d",
+        "Linear",
+        "MaxPool2d",
+        "ReLU",
+    )
+    if hasattr(own, name)
+}
+_PLAIN = {ours: theirs for theirs, ours in LAYERS.items()}
+
+
+class Accelerated:
+    """What the generated classes have in common; the class they stand for is `plain`."""
+
+    plain: type
+    frozen = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Nothing: a subclass made here is not one that the user's class wants to hear of."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled by the class it stands for; plans are left out and made again."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        function, arguments, *state = reduced
+        if arguments and arguments[0] is type(self):
+            made_by = (type(self).plain, self.frozen)
+            return (_make, (function, made_by, arguments[1:]), *state)
+        return (function, arguments, *state)
+
+
+class Frozen:
+    """Refuses every change of a parameter."""
+
+    def _refuse(self, change: str) -> NoReturn:
+        raise RuntimeError(
+            f"cannot {change}: the model was accelerated with frozen=True, its weights are constants; "
+            "change the original model and accelerate it again"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        state = vars(self)
+        held = name in state.get("_parameters", ()) or name in state.get("_buffers", ())
+        if held or isinstance(value, nn.Parameter):
+            self._refuse(f"set {name!r}")
+        super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Refused."""
+        self._refuse(f"set {name!r}")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Refused."""
+        self._refuse("load a state_dict")
+
+    def train(self, mode: bool = True) -> Any:
+        """Only ``train(False)``."""
+        if mode:
+            self._refuse("train")
+        return super().train(False)  # type: ignore[misc]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> NoReturn:
+        self._refuse("move or cast it")
+
+
+def accelerated_class(plain: type, frozen: bool) -> type:
+    """The class of a copy of a module of class `plain`."""
+    if plain.__module__.startswith("torch.") and plain is not nn.Sequential:
+        layer = LAYERS.get(plain, plain)
+        return _generated(layer, False, True) if frozen else layer
+    return _generated(plain, True, frozen)
+
+
+def plain_class(module: nn.Module) -> type:
+    """torch's or the user's class that an accelerated module stands for."""
+    cls = type(module)
+    if issubclass(cls, Accelerated):
+        cls = cls.plain
+    return _PLAIN.get(cls, cls)
+
+
+def layer_class(module: nn.Module) -> type:
+    """The module's class, or the one that a frozen layer was generated from."""
+    return type(module).plain if isinstance(module, Accelerated) else type(module)
+
+
+@functools.lru_cache(maxsize=1024)
+def _generated(plain: type, planned: bool, frozen: bool) -> type:
+    bases: tuple[type, ...] = (*((Frozen,) if frozen else ()), Accelerated, plain)
+    body: dict[str, Any] = {
+        "__module__": plain.__module__,
+        "__qualname__": plain.__qualname__,
+        "__doc__": plain.__doc__,
+        "plain": plain,
+        "frozen": frozen,
+    }
+    if planned:
+        body["forward"] = _planned_forward(plain)
+    return types.new_class(plain.__name__, bases, {}, lambda namespace: namespace.update(body))
+
+
+def _planned_forward(plain: Any) -> Any:
+    """`plain.forward`, run as its plan where there is one for the call."""
+
+    @functools.wraps(plain.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if args and not kwargs and not torch.compiler.is_compiling():
+            for argument in args:
+                if type(argument) is not Tensor:
+                    break
+            else:
+                plans = self.__dict__.get(PLANS)
+                if plans is None:
+                    plans = self.__dict__[PLANS] = Plans(self.frozen)
+                plan = plans.find(self, len(args))
+                if plan is not None:
+                    return plan.run(self, *args)
+        return plain.forward(self, *args, **kwargs)
+
+    return forward
+
+
+def _make(function: Any, made_by: tuple[type, bool], arguments: tuple[Any, ...]) -> Any:
+    """What `Accelerated.__reduce_ex__` has pickled, without its state."""
+    return function(accelerated_class(*made_by), *arguments)

@@ -1,0 +1,281 @@
+"""Neighbouring operations of a graph that run as one pass over memory.
+
+A chain starts at a convolution or a batch norm and takes what follows while each result is used
+once, in the order in which the kernels apply it:
+
+    convolution [+ batch norm in evaluation, folded] [+ residual] [+ ReLU] [+ 2×2 max-pool]
+    batch norm [+ residual] [+ ReLU] [+ 2×2 max-pool] [+ dropout]
+
+A chain is left shorter where joining could be seen: a result written over later, an operation
+between its members that writes over what they read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from .. import explanation, functional
+from . import folding, layout
+from .operations import (
+    ADD,
+    CONVOLUTION,
+    DROPOUT,
+    NORMALIZATION,
+    POOL,
+    RELU,
+    Operation,
+    memory_of,
+    mutated,
+    operation,
+)
+from .plan import has_hooks
+
+Modules = Mapping[str, nn.Module]
+
+
+@dataclass
+class Chain:
+    """Operations to be joined, in order: `first`, and those of `rest` by kind."""
+
+    first: Operation
+    rest: dict[str, Operation] = field(default_factory=dict)
+    residual: Node | None = None
+
+    @property
+    def members(self) -> list[Operation]:
+        """All operations in order."""
+        return [self.first, *self.rest.values()]
+
+    @property
+    def last(self) -> Node:
+        """Where the chain's result comes from."""
+        return self.members[-1].node
+
+    @property
+    def name(self) -> str:
+        """The joined names, as `explain` shows them."""
+        return "+".join(member.name for member in self.members)
+
+    @property
+    def activation(self) -> str | None:
+        """As the functions take it."""
+        return "relu" if RELU in self.rest else None
+
+
+def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[nn.Module]:
+    """Join what can be joined, in place, and bring the graph into the form that a plan runs.
+
+    Returns the layers whose mode and hooks the result rests on.
+    """
+    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    layers = list({modules[path]: None for path in called})
+    drop_nothing_doers(graph, modules)
+    for node in list(graph.nodes):
+        first = operation(node, modules)
+        if first is None or node.meta.get("joined"):
+            continue
+        if first.kind in (CONVOLUTION, NORMALIZATION):
+            join(graph, chain_from(first, modules), frozen, listening)
+    layout.keep_channels_last(graph, modules)
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            replace(graph, node, calling(modules[str(node.target)]), node.args, node.kwargs)
+    graph.lint()
+    return layers
+
+
+def drop_nothing_doers(graph: Graph, modules: Modules) -> None:
+    """Take out identities, and dropout that drops nothing."""
+    for node in list(graph.nodes):
+        found = operation(node, modules)
+        nothing = found is not None and found.kind == DROPOUT and not is_training(found)
+        if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
+            module = modules[str(node.target)]
+            nothing = nothing or (type(module) is nn.Identity and not has_hooks(module))
+        if nothing and isinstance(node.args[0], Node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def is_training(dropout: Operation) -> bool:
+    """Whether the dropout drops anything; a layer's rate is read at each call."""
+    return dropout.module.training if dropout.module is not None else dropout.bind() > 0
+
+
+def chain_from(first: Operation, modules: Modules) -> Chain:
+    """The longest chain from an operation on."""
+    chain = Chain(first)
+    while True:
+        after = follower(chain, modules)
+        if after is None:
+            return chain
+        if after.kind == ADD:
+            other = after.extra[0] if after.input is chain.last else after.input
+            chain.residual = other
+        chain.rest[after.kind] = after
+
+
+def follower(chain: Chain, modules: Modules) -> Operation | None:
+    """The operation that the chain can take next."""
+    if len(chain.last.users) != 1:
+        return None
+    after = operation(next(iter(chain.last.users)), modules)
+    if after is None or after.kind not in allowed(chain) or after.kind in chain.rest:
+        return None
+    if after.kind == NORMALIZATION and not folding.foldable(after):
+        return None
+    if after.kind == ADD and not takes_residual(chain, after, modules):
+        return None
+    if after.kind == DROPOUT and is_written_over(after.node, modules):
+        return None  # the joined result is needed in backward, that of dropout alone is not
+    if after.input is not chain.last and after.kind != ADD:
+        return None
+    return after if undisturbed(chain, after, modules) else None
+
+
+def allowed(chain: Chain) -> tuple[str, ...]:
+    """The kinds that may come next."""
+    kinds = [chain.first.kind, *chain.rest]
+    normalizes = NORMALIZATION in kinds
+    return {
+        CONVOLUTION: (NORMALIZATION, RELU, POOL),
+        NORMALIZATION: (ADD, RELU, POOL),
+        ADD: (RELU,),
+        RELU: () if ADD in kinds else (POOL, DROPOUT) if normalizes else (POOL,),
+        POOL: (DROPOUT,) if normalizes and chain.first.kind == NORMALIZATION else (),
+        DROPOUT: (),
+    }[kinds[-1]]
+
+
+def takes_residual(chain: Chain, add: Operation, modules: Modules) -> bool:
+    """Whether the other summand is a tensor that is there in time and stays as it is."""
+    other = add.extra[0] if add.input is chain.last else add.input
+    if other is chain.last or (add.in_place and add.input is not chain.last):
+        return False
+    found = operation(other, modules)
+    tensor = other.op in ("placeholder", "call_module") or found is not None or is_joined(other)
+    if not tensor or is_written_over(other, modules):
+        return False
+    later = other > chain.first.node
+    rival = found is not None and found.kind == NORMALIZATION and len(other.users) == 1
+    return not (rival and later)
+
+
+def is_joined(node: Node) -> bool:
+    """Whether the node was made by `join`."""
+    return "joined" in node.meta
+
+
+def is_written_over(node: Node, modules: Modules) -> bool:
+    """Whether a user of the node's result writes over it."""
+    return any(node in mutated(user, modules) for user in node.users)
+
+
+def undisturbed(chain: Chain, after: Operation, modules: Modules) -> bool:
+    """Whether nothing between the chain and `after` writes over what the joined step reads."""
+    inside = {member.node for member in chain.members}
+    read: set[Node] = set()
+    for member in (*chain.members, after):
+        for node in member.node.all_input_nodes:
+            if node not in inside:
+                read |= memory_of(node, modules)
+    read -= inside
+    node = chain.first.node.next
+    while node is not after.node:
+        if node not in inside:
+            for target in mutated(node, modules):
+                if memory_of(target, modules) & read:
+                    return False
+        node = node.next
+    return True
+
+
+# --- joined steps ----------------------------------------------------------------------------------
+
+
+def join(graph: Graph, chain: Chain, frozen: bool, listening: bool) -> None:
+    """Put one step in the place of the chain's last operation."""
+    alone = len(chain.members) == 1
+    if alone and chain.first.module is not None:
+        return  # the layer itself
+    if NORMALIZATION in chain.rest:
+        step = folding.step(chain, frozen)
+    elif chain.first.kind == CONVOLUTION:
+        step = convolution(chain)
+    else:
+        step = normalization(chain)
+    normalization_extra = chain.rest[NORMALIZATION].extra if NORMALIZATION in chain.rest else ()
+    arguments = (chain.first.input, chain.residual, *chain.first.extra, *normalization_extra)
+    if listening:
+        step = named(step, chain.name)
+    made = replace(graph, chain.last, step, arguments, {})
+    made.meta["joined"] = True
+    if chain.first.kind == CONVOLUTION:
+        made.meta["convolution"] = chain.first
+    for member in reversed(chain.members[:-1]):
+        graph.erase_node(member.node)
+
+
+def replace(graph: Graph, node: Node, step: Any, args: Any, kwargs: Any) -> Node:
+    """Let `step` give the node's result."""
+    with graph.inserting_before(node):
+        made = graph.call_function(step, tuple(args), dict(kwargs))
+    made.meta.update(node.meta)
+    node.replace_all_uses_with(made)
+    graph.erase_node(node)
+    return made
+
+
+def convolution(chain: Chain) -> Callable[..., Tensor]:
+    """Convolution, ReLU, 2×2 max-pool."""
+    function = functional.conv2d_max_pool if POOL in chain.rest else functional.conv2d
+    bind, activation = chain.first.bind, chain.activation
+
+    def convolution(x: Tensor, _: None, *extra: Any) -> Tensor:
+        return function(x, *bind(*extra), activation=activation)
+
+    return convolution
+
+
+def normalization(chain: Chain) -> Callable[..., Tensor]:
+    """Batch norm, residual, ReLU, 2×2 max-pool, dropout."""
+    bind, activation, pool = chain.first.bind, chain.activation, POOL in chain.rest
+    check = getattr(chain.first.module, "_check_input_dim", None)
+    rate = chain.rest[DROPOUT].bind if DROPOUT in chain.rest else lambda: 0.0
+
+    def normalization(x: Tensor, residual: Tensor | None, *extra: Any) -> Tensor:
+        if check is not None:
+            check(x)
+        return functional.batch_norm(
+            x,
+            *bind(*extra),
+            activation=activation,
+            residual=residual,
+            pool=pool,
+            dropout=rate(),
+        )
+
+    return normalization
+
+
+def calling(module: nn.Module) -> Callable[..., Any]:
+    """The module's call, hooks and all, as a function."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module(*args, **kwargs)
+
+    return call
+
+
+def named(step: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The step, its rows of `explain` under the joined names."""
+
+    def step_of(*args: Any) -> Tensor:
+        return explanation.run_as(name, step, *args)
+
+    return step_of

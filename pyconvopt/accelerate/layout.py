@@ -1,0 +1,154 @@
+"""Maps in channels_last between the door of a graph and its exit.
+
+The kernels work in channels_last. For a model in torch's own order (N, C, H, W) each input is
+converted once, everything that does not look at the order in memory stays in channels_last, and
+what does look (``view``, a module of the user's, the result) gets the order that torch would have
+had there. A model or input that is in channels_last by itself is left alone.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from ..functional.gate import is_channels_last, takes
+from .operations import memory_of, mutated
+from .plan import has_hooks
+
+# Results keep the order of their inputs, values do not depend on it.
+_MODULES = (
+    nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU,
+    nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish,
+    nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.PReLU, nn.Upsample, nn.ZeroPad2d,
+)  # fmt: skip
+_FUNCTIONS = {
+    operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv,
+    operator.neg, torch.add, torch.sub, torch.mul, torch.cat, torch.sigmoid, torch.tanh, torch.relu,
+    torch.relu_, F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish,
+    F.hardsigmoid, F.sigmoid, F.softplus, F.conv2d, F.conv_transpose2d, F.batch_norm, F.group_norm,
+    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.interpolate, F.dropout, F.dropout2d,
+}  # fmt: skip
+_METHODS = {"add", "add_", "sub", "mul", "mul_", "relu", "relu_", "sigmoid", "tanh", "neg"}
+_SIZES = {"size", "dim", "numel", "ndimension"}
+_ATTRIBUTES = {"shape", "dtype", "device", "ndim"}
+
+
+def keep_channels_last(graph: Graph, modules: Mapping[str, nn.Module]) -> None:
+    """Insert the door, the exits, and a conversion before a map layer that is fed from outside."""
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    weights = [w for node in graph.nodes for w in conv_weights(node, modules)]
+    if not inputs or not weights:
+        return
+    written = {
+        memory
+        for node in graph.nodes
+        for target in mutated(node, modules)
+        for memory in memory_of(target, modules)
+    }
+    taken = [node for node in inputs if node not in written and node not in weights]
+    nodes = [w for w in weights if isinstance(w, Node) and w.op in ("placeholder", "get_attr")]
+    layers = [w for w in weights if isinstance(w, nn.Module)]
+    start = inputs[-1]
+    for weight in dict.fromkeys(nodes):
+        if weight.op == "get_attr":
+            start.append(weight)
+            start = weight
+    with graph.inserting_before(start.next):
+        converting = graph.call_function(convertor(layers), (tuple(taken), tuple(nodes)))
+        door = {node: graph.call_function(enter, (node, converting)) for node in taken}
+    # Values that may be in channels_last where torch's would not be, and what they are outside.
+    ours: dict[Node, Node | None] = {inside: node for node, inside in door.items()}
+    for node in list(graph.nodes):
+        if node.op == "placeholder" or node is converting or node in ours:
+            continue
+        if keeps_order(node, modules):
+            for each in node.all_input_nodes:
+                if each in door:
+                    node.replace_input_with(each, door[each])
+            first = node.args[0]
+            if is_map_layer(node, modules) and first not in ours and first not in door.values():
+                with graph.inserting_before(node):
+                    node.replace_input_with(first, graph.call_function(enter, (first, converting)))
+            ours[node] = None
+        elif not only_reads_sizes(node):
+            for each in [n for n in node.all_input_nodes if n in ours]:
+                with graph.inserting_before(node):
+                    node.replace_input_with(each, graph.call_function(leave, (each, converting)))
+    for inside in door.values():
+        if not inside.users:
+            graph.erase_node(inside)
+
+
+def conv_weights(node: Node, modules: Mapping[str, nn.Module]) -> list[Any]:
+    """The convolution's weight: the layer that holds it, or an input of the graph."""
+    if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d):
+        return [modules[str(node.target)]]
+    conv = node.meta.get("convolution")
+    if conv is None:
+        return []
+    return [conv.module] if conv.module is not None else [conv.extra[0]]
+
+
+def is_map_layer(node: Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the node is a step or layer that is faster in channels_last."""
+    layers = nn.Conv2d | nn.BatchNorm2d
+    module = modules[str(node.target)] if node.op == "call_module" else None
+    return "joined" in node.meta or isinstance(module, layers)
+
+
+def keeps_order(node: Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the node takes maps in any order and gives its result in the same."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        of_library = type(module).__module__.startswith(("torch.nn.", "pyconvopt.nn."))
+        known = isinstance(module, _MODULES) and of_library and not has_hooks(module)
+        return known and not getattr(module, "return_indices", False)
+    if node.op == "call_function":
+        return "joined" in node.meta or (
+            node.target in _FUNCTIONS
+            and "out" not in node.kwargs
+            and not node.kwargs.get("return_indices")
+        )
+    return node.op == "call_method" and node.target in _METHODS
+
+
+def only_reads_sizes(node: Node) -> bool:
+    """Whether the order in memory is nothing to the node."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in _ATTRIBUTES
+    return node.op == "call_method" and node.target in _SIZES
+
+
+def convertor(layers: list[nn.Module]) -> Any:
+    """Whether the call is one of a model in torch's own order."""
+
+    def converts(inputs: tuple[Any, ...], weights: tuple[Tensor, ...]) -> bool:
+        maps = [x for x in inputs if isinstance(x, Tensor) and x.dim() == 4]
+        if not maps or not all(map(takes, maps)) or any(map(is_channels_last, maps)):
+            return False
+        held = (*(layer.weight for layer in layers), *weights)
+        return not any(w.dim() == 4 and is_channels_last(w) for w in held)  # type: ignore[operator, arg-type, union-attr]
+
+    return converts
+
+
+def enter(x: Any, converting: bool) -> Any:
+    """The map in channels_last; a map of one channel without copying."""
+    if not converting or not isinstance(x, Tensor) or x.dim() != 4 or is_channels_last(x):
+        return x
+    batch, channels, height, width = x.shape
+    if channels == 1 and x.is_contiguous():
+        return x.view(batch, height, width, 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def leave(x: Any, converting: bool) -> Any:
+    """The map as torch would have it here."""
+    return x.contiguous() if converting and isinstance(x, Tensor) and x.dim() == 4 else x

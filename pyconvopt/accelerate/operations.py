@@ -1,0 +1,250 @@
+"""What a node of a graph does, in the terms that fusion knows.
+
+A layer called as a module and the same operation called as a function (``F.relu(x)``, ``x.relu()``,
+``a + b``) are one `Operation`. Its `extra` are the node's arguments beside the input; `bind` makes
+of them, at the call, the arguments of this library's function: a module's are read from it then.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import Node
+
+from .. import nn as own
+from ..functional.gate import pair
+
+CONVOLUTION, NORMALIZATION, RELU, POOL, DROPOUT, ADD = (
+    "convolution", "normalization", "relu", "pool", "dropout", "add",
+)  # fmt: skip
+
+
+@dataclass
+class Operation:
+    """One operation. `frees_input`: it may write over its input."""
+
+    kind: str
+    node: Node
+    input: Node
+    extra: tuple[Any, ...] = ()
+    bind: Callable[..., Any] = field(default=lambda *extra: extra)
+    module: nn.Module | None = None
+    in_place: bool = False
+
+    @property
+    def name(self) -> str:
+        """As `explain` shows it: the module's path, or the function's node."""
+        return str(self.node.target) if self.node.op == "call_module" else self.node.name
+
+
+def operation(node: Node, modules: Mapping[str, nn.Module]) -> Operation | None:
+    """What the node does, or None for something that is never fused."""
+    if node.op == "call_module":
+        return _of_module(node, modules[str(node.target)])
+    if node.op not in ("call_function", "call_method"):
+        return None
+    recognise = _FUNCTIONS.get(node.target)
+    if recognise is None:
+        return None
+    try:
+        found = recognise(node, *node.args, **node.kwargs)
+    except TypeError:  # arguments that the function will refuse itself
+        return None
+    return found if found is not None and isinstance(found.input, Node) else None
+
+
+# --- layers ----------------------------------------------------------------------------------------
+
+
+def _of_module(node: Node, module: nn.Module) -> Operation | None:
+    from .classes import layer_class
+    from .plan import has_hooks
+
+    recognise = _MODULES.get(layer_class(module))
+    one_input = len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], Node)
+    if recognise is None or not one_input or has_hooks(module):
+        return None
+    return recognise(node, node.args[0], module)
+
+
+def _conv_module(node: Node, x: Node, m: Any) -> Operation | None:
+    if m.padding_mode != "zeros":
+        return None
+
+    def bind() -> tuple[Any, ...]:
+        return m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups
+
+    return Operation(CONVOLUTION, node, x, bind=bind, module=m)
+
+
+def _batch_norm_module(node: Node, x: Node, m: Any) -> Operation:
+    def bind() -> tuple[Any, ...]:
+        mean, var, use_batch, momentum = m.statistics()
+        return mean, var, m.weight, m.bias, use_batch, momentum, m.eps
+
+    return Operation(NORMALIZATION, node, x, bind=bind, module=m)
+
+
+def _pool_module(node: Node, x: Node, m: Any) -> Operation | None:
+    windows = (m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
+    return Operation(POOL, node, x, module=m) if _is_2x2(*windows) else None
+
+
+def _dropout_module(node: Node, x: Node, m: Any) -> Operation:
+    rate = (lambda: float(m.p)) if m.training else (lambda: 0.0)
+    return Operation(DROPOUT, node, x, bind=rate, module=m, in_place=m.inplace)
+
+
+_MODULES: dict[type, Callable[..., Operation | None]] = {
+    own.Conv2d: _conv_module,
+    own.BatchNorm2d: _batch_norm_module,
+    own.ReLU: lambda node, x, m: Operation(RELU, node, x, module=m, in_place=m.inplace),
+    own.MaxPool2d: _pool_module,
+    own.Dropout: _dropout_module,
+}
+
+
+def _is_2x2(kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: Any, indices: Any) -> bool:
+    if any(isinstance(v, Node) for v in (kernel, stride, padding, dilation, ceil, indices)):
+        return False
+    return (
+        pair(kernel) == (2, 2)
+        and (stride in (None, (), []) or pair(stride) == (2, 2))
+        and pair(padding) == (0, 0)
+        and pair(dilation) == (1, 1)
+        and not ceil
+        and not indices
+    )
+
+
+# --- functions -------------------------------------------------------------------------------------
+
+
+def _conv(
+    node: Node, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: Any = 1,
+) -> Operation:  # fmt: skip
+    return Operation(CONVOLUTION, node, input, (weight, bias, stride, padding, dilation, groups))
+
+
+def _batch_norm(
+    node: Node, input: Any, running_mean: Any, running_var: Any, weight: Any = None,
+    bias: Any = None, training: Any = False, momentum: Any = 0.1, eps: Any = 1e-5,
+) -> Operation:  # fmt: skip
+    extra = (running_mean, running_var, weight, bias, training, momentum, eps)
+    return Operation(NORMALIZATION, node, input, extra)
+
+
+def _relu(node: Node, input: Any, inplace: bool = False) -> Operation:
+    name = node.target if isinstance(node.target, str) else node.target.__name__  # type: ignore[union-attr]
+    return Operation(RELU, node, input, in_place=inplace or name.endswith("_"))
+
+
+def _pool(
+    node: Node, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
+    dilation: Any = 1, ceil_mode: Any = False, return_indices: Any = False,
+) -> Operation | None:  # fmt: skip
+    windows = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return Operation(POOL, node, input) if _is_2x2(*windows) else None
+
+
+def _dropout(
+    node: Node, input: Any, p: Any = 0.5, training: Any = True, inplace: Any = False
+) -> Operation | None:
+    if isinstance(p, Node) or isinstance(training, Node):
+        return None
+    rate = float(p) if training else 0.0
+    return Operation(DROPOUT, node, input, bind=lambda: rate, in_place=bool(inplace))
+
+
+def _add(
+    node: Node, input: Any, other: Any, *, alpha: Any = 1, out: Any = None
+) -> Operation | None:
+    if not isinstance(other, Node) or alpha != 1 or out is not None:
+        return None
+    in_place = node.target in (operator.iadd, "add_")
+    return Operation(ADD, node, input, (other,), in_place=in_place)
+
+
+_FUNCTIONS: dict[Any, Callable[..., Operation | None]] = {
+    F.conv2d: _conv,
+    F.batch_norm: _batch_norm,
+    F.relu: _relu,
+    F.relu_: _relu,
+    torch.relu: _relu,
+    torch.relu_: _relu,
+    "relu": _relu,
+    "relu_": _relu,
+    F.max_pool2d: _pool,
+    torch.max_pool2d: _pool,
+    F.dropout: _dropout,
+    operator.add: _add,
+    operator.iadd: _add,
+    torch.add: _add,
+    "add": _add,
+    "add_": _add,
+}
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+_FRESH = {
+    F.conv2d, F.batch_norm, torch.relu, torch.add, operator.add, operator.sub, operator.mul,
+    operator.truediv, torch.cat, torch.mul, F.max_pool2d, F.avg_pool2d, torch.sigmoid,
+    F.interpolate, F.linear, torch._C._nn.linear,
+}  # fmt: skip
+
+
+def mutated(node: Node, modules: Mapping[str, nn.Module]) -> list[Node]:
+    """The nodes whose tensors this one writes over, as far as its name and arguments tell."""
+    if node.op == "call_module":
+        if getattr(modules[str(node.target)], "inplace", False):
+            return list(node.args[:1])  # type: ignore[arg-type]
+        return [] if _pure(modules[str(node.target)]) else list(node.all_input_nodes)
+    if node.op not in ("call_function", "call_method"):
+        return []
+    target = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    in_place_operator = getattr(operator, name, None) is target and (
+        name in ("setitem", "delitem") or (name[:1] == "i" and name not in _NOT_IN_PLACE)
+    )
+    by_name = name.endswith("_") and not name.endswith("__")
+    if by_name or in_place_operator or node.kwargs.get("inplace"):
+        first = node.args[0] if node.args else None
+        return [first] if isinstance(first, Node) else []
+    if "out" in node.kwargs or (target is F.dropout and True in node.args[3:]):
+        return list(node.all_input_nodes)
+    if target is F.relu and True in node.args[1:]:
+        return list(node.all_input_nodes[:1])
+    return []
+
+
+_NOT_IN_PLACE = ("is_", "is_not", "inv", "invert", "index", "indexOf", "itemgetter")
+
+
+def _pure(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(("torch.nn.", "pyconvopt.nn."))
+
+
+def memory_of(node: Node, modules: Mapping[str, nn.Module]) -> set[Node]:
+    """The nodes whose tensors this one's result may share memory with, itself among them."""
+    found: set[Node] = set()
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if each in found:
+            continue
+        found.add(each)
+        fresh = each.op in ("placeholder", "get_attr") or each.target in _FRESH
+        if each.op == "call_module":
+            module = modules[str(each.target)]
+            fresh = isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.MaxPool2d)
+        if not fresh or mutated(each, modules):
+            waiting.extend(each.all_input_nodes)
+    return found

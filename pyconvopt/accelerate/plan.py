@@ -1,0 +1,190 @@
+"""A container's plans: its forward as a list of joined steps, and the question whether one still holds.
+
+A plan is made for a situation (number of inputs, gradients wanted or not, `explain` listening) and
+for a state of the modules it was traced through: their attributes, children, mode and hooks. That
+state is compared at each call, some 0.3 µs a module; weights, statistics and the settings of layers
+are read anew by the steps themselves. Another state gets another plan, and the last ones are kept,
+so going back and forth between training and evaluation traces nothing twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph
+from torch.nn.modules import module as torch_module
+
+from .. import explanation
+
+log = logging.getLogger("pyconvopt.accelerate")
+
+KEPT = 8
+"""Plans of one container that are kept."""
+UNSTABLE = 4
+"""So often may an attribute of a container have another value before its forward is left as it is."""
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Read by the steps at each call: a new value asks for no new plan.
+_LIVE = ("_parameters", "_buffers")
+_SWITCHES = ("training", *_HOOKS)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody watches what goes into the module or comes out of it."""
+    state = module.__dict__
+    return bool(
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+    )
+
+
+def watched_globally() -> bool:
+    """Whether there are hooks on all modules of the process."""
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
+def attributes(module: nn.Module) -> dict[str, Any]:
+    """The module's attributes as they are now: containers by content, weights by their holder."""
+    return {
+        name: value.copy() if isinstance(value, dict | list | set) and name not in _LIVE else value
+        for name, value in module.__dict__.items()
+    }
+
+
+def changed(state: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether the attributes differ from those before."""
+    try:
+        return state != before
+    except Exception:  # values that cannot be compared with ==, such as another array
+        return True
+
+
+class Plan:
+    """A traced forward, its joined steps as one Python function, and what it was traced through."""
+
+    def __init__(self, graph: Graph, layers: Iterable[nn.Module], inlined: Iterable[nn.Module]):
+        self.run = compiled(graph)
+        self.layers = [(m.__dict__, m.training, has_hooks(m)) for m in layers]
+        self.inlined = [(m, m.__dict__, attributes(m)) for m in inlined]
+
+    def holds(self) -> bool:
+        """Whether the modules are as they were."""
+        for state, training, hooked in self.layers:
+            if state["training"] is not training or hooked is not bool(
+                state["_forward_hooks"]
+                or state["_forward_pre_hooks"]
+                or state["_backward_hooks"]
+                or state["_backward_pre_hooks"]
+            ):
+                return False
+        return not any(changed(state, before) for _, state, before in self.inlined)
+
+    def moved(self) -> list[nn.Module]:
+        """The modules with an attribute of another value, mode and hooks aside."""
+        return [
+            module
+            for module, state, before in self.inlined
+            if changed(
+                {k: v for k, v in state.items() if k not in _SWITCHES},
+                {k: v for k, v in before.items() if k not in _SWITCHES},
+            )
+        ]
+
+
+def compiled(graph: Graph) -> Callable[..., Any]:
+    """The graph as a Python function of its root module and its inputs."""
+    code = graph.python_code("self")
+    scope = dict(code.globals)
+    exec(compile(code.src, "<plan of pyconvopt.accelerate>", "exec"), scope)
+    return scope["forward"]
+
+
+class Plans:
+    """The plans of one container. Copies and pickles of it are empty: plans are made again."""
+
+    def __init__(self, frozen: bool = False) -> None:
+        self.frozen = frozen
+        self.plans: dict[Any, list[Plan]] = {}
+        self.current: tuple[Any, Plan] | None = None
+        self.as_written: set[nn.Module] = set()
+        self.moves: Counter[nn.Module] = Counter()
+        self.constants: list[tuple[Tensor, int]] | None = None
+
+    def __deepcopy__(self, memo: Any) -> Plans:
+        return Plans(self.frozen)
+
+    def __reduce__(self) -> Any:
+        return Plans, (self.frozen,)
+
+    def find(self, module: nn.Module, inputs: int) -> Plan | None:
+        """The plan for a call with so many tensors; None where the forward runs as written."""
+        if self.frozen:
+            self._require_unchanged(module)
+        if module in self.as_written or torch.jit.is_tracing():
+            return None
+        listening = explanation.listening()
+        if watched_globally() and not listening:
+            return None
+        situation = (inputs, torch.is_grad_enabled(), listening)
+        if self.current is not None:
+            made_for, plan = self.current
+            if made_for == situation and plan.holds():
+                return plan
+        known = self.plans.setdefault(situation, [])
+        for plan in known:
+            if plan.holds():
+                break
+        else:
+            if known:
+                self._count(known[-1].moved())
+            made = self._make(module, inputs, listening)
+            if made is None:
+                return None
+            plan = made
+            known.append(plan)
+            del known[:-KEPT]
+        self.current = situation, plan
+        return plan
+
+    def _require_unchanged(self, module: nn.Module) -> None:
+        if self.constants is None:
+            held = (*module.parameters(), *module.buffers())
+            self.constants = [(t, t._version) for t in held]
+        if any(t._version != version for t, version in self.constants):
+            raise RuntimeError(
+                "a weight or statistic was changed after accelerate(frozen=True), which takes them as "
+                "constants: accelerate the changed model again"
+            )
+
+    def _count(self, modules: list[nn.Module]) -> None:
+        for module in modules:
+            self.moves[module] += 1
+            if self.moves[module] >= UNSTABLE:
+                self.as_written.add(module)
+
+    def _make(self, module: nn.Module, inputs: int, listening: bool) -> Plan | None:
+        from .fusion import fuse
+        from .tracing import trace
+
+        if module in self.as_written:
+            return None
+        try:
+            traced = trace(module, inputs, self.as_written)
+        except Exception as error:  # whatever a forward may raise on symbols instead of tensors
+            log.debug("%s runs as written: %s", type(module).__name__, error)
+            self.as_written.add(module)
+            return None
+        layers = fuse(traced.graph, dict(module.named_modules()), self.frozen, listening)
+        return Plan(traced.graph, layers, traced.inlined)
