@@ -184,14 +184,13 @@ def scaling_tables(result: dict[str, Any]) -> list[str]:
                 columns.append([f"{name} {unit}", *texts])
         lines += [f"{base}, {pass_}", *report.aligned(list(zip(*columns, strict=True))), ""]
     ours = {p["peer"] for e in result["layers"] for p in e["peers"] if p["ours"]}
-    fallen = [
-        f"{base}, {pass_}, {axis} {entry['value']}, {name}"
-        for (base, pass_, axis), entries in curves(result).items()
-        for name in result["peers"]
-        if name in ours
-        for entry, fell in zip(*[(h, cliffs(v)) for h, v in [rates(entries, name)]][0], strict=True)
-        if fell
-    ]
+    fallen = []
+    for (base, pass_, axis), entries in curves(result).items():
+        for name in result["peers"]:
+            had, values = rates(entries, name)
+            steps = zip(had, cliffs(values), strict=True)
+            where = [f"{base}, {pass_}, {axis} {entry['value']}" for entry, fell in steps if fell]
+            fallen += where if name in ours else []
     return [*lines, f"cliffs of ours: {'; '.join(fallen) or 'none'}"]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import ceilings, layer_report, machine, peers, problems, report, scaling
 from benchmarks.benchmark import common_options, interpreters, progress, require_positive
 from benchmarks.harness import Session
-from benchmarks.problems import CONVOLUTION_PASSES, Problem
+from benchmarks.problems import CONVOLUTION_PASSES
 
 TURN = {"warmup": 1, "at_least": 2}
 MEMORY_SHARE = 0.8  # of what is free: beyond it a layer is left out
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--passes", nargs="+", default=list(CONVOLUTION_PASSES), choices=CONVOLUTION_PASSES,
         help="of the convolutions; default: all")  # fmt: skip
     add("--scaling", action="store_true",
-        help="instead of the networks' layers: time against batch, channels, image size, threads")  # fmt: skip
+        help="instead of the networks' layers: time against batch, channels, size, threads")  # fmt: skip
     add("--ceilings", type=Path, metavar="EXECUTABLE",
         help="the C++ kernel benchmarks, to take peak and bandwidth from them "
         "instead of torch's convolution and copy")  # fmt: skip

@@ -36,7 +36,8 @@ LINE = re.compile(r'^(\w+)\("([^"]+)", ([\d, ]+)\)$', re.MULTILINE)
 class Problem:
     """A layer of the table at one batch size, or an optimiser's step.
 
-    kind: convolution, batch_norm_relu, max_pool, dropout, sgd, adam, or a bare copy. parameters: (how many tensors, elements of each) of a step.
+    kind: convolution, batch_norm_relu, max_pool, dropout, sgd, adam, or a bare copy.
+    parameters: (how many tensors, elements of each) of a step.
     """
 
     kind: str

@@ -71,5 +71,5 @@ def cliffs(rates: Sequence[float]) -> list[bool]:
     >>> cliffs([10.0, 12.0, 7.0, 6.0])
     [False, False, True, False]
     """
-    pairs = zip(rates, rates[1:], strict=False)
+    pairs = itertools.pairwise(rates)
     return [False, *(after < KEPT_RATE * before for before, after in pairs)]
