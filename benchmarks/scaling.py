@@ -72,4 +72,4 @@ def cliffs(rates: Sequence[float]) -> list[bool]:
     [False, False, True, False]
     """
     pairs = itertools.pairwise(rates)
-    return [False, *(after < KEPT_RATE * before for before, after in pairs)]
+    return [False for _ in rates[:1]] + [after < KEPT_RATE * before for before, after in pairs]
