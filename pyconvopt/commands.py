@@ -127,7 +127,7 @@ def read_images(path: Path, channels: int) -> np.ndarray:
             return np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f"{path} is no array file: {error}") from None
-    pillow = require("PIL.Image", "reading a picture")
+    pillow = require("PIL.Image", "reading a picture", "images")
     try:
         picture = pillow.open(path).convert("L" if channels == 1 else "RGB")
     except pillow.UnidentifiedImageError:

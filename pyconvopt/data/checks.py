@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pyconvopt.data.rows import MappedArray, Rows, is_mapped
 
 NUMBERS = "biuf"  # numpy's kinds: bool, signed and unsigned integers, floats
 
@@ -38,6 +41,20 @@ def as_tensor(values: Any, what: str) -> Tensor:
     return tensor
 
 
+def as_samples(values: Any) -> Tensor | Rows:
+    """Images as a tensor, or as rows that are read when a batch asks for them.
+
+    Memory-mapped arrays, and the path of a .npy file, stay on disk.
+
+    Errors: as `as_tensor`.
+    """
+    if isinstance(values, Rows):
+        return values
+    if isinstance(values, (str, Path)) or is_mapped(values):
+        return MappedArray(values)
+    return as_tensor(values, "images")
+
+
 def from_numpy(array: np.ndarray) -> Tensor:
     """A numeric array as a tensor: native byte order, a type torch computes with."""
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
@@ -49,13 +66,13 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
-def require_samples(tensor: Tensor, what: str) -> None:
+def require_samples(tensor: Tensor | Rows, what: str) -> None:
     """Refuse an empty array."""
     if tensor.numel() == 0:
         raise ValueError(f"the {what} are empty: got shape {tuple(tensor.shape)}")
 
 
-def require_same_length(images: Tensor, labels: Tensor) -> None:
+def require_same_length(images: Tensor | Rows, labels: Tensor) -> None:
     """Refuse arrays that do not pair up."""
     if len(images) != len(labels):
         raise ValueError(
@@ -63,7 +80,7 @@ def require_same_length(images: Tensor, labels: Tensor) -> None:
         )
 
 
-def sample_weights(weights: Any, images: Tensor) -> Tensor:
+def sample_weights(weights: Any, images: Tensor | Rows) -> Tensor:
     """Weights for the loss as float32 (N,), one a sample, none negative."""
     found = as_tensor(weights, "weights").to(torch.float32)
     if found.shape != images.shape[:1]:
@@ -75,20 +92,28 @@ def sample_weights(weights: Any, images: Tensor) -> Tensor:
     return found
 
 
-def require_finite(tensor: Tensor, what: str) -> None:
+def require_finite(tensor: Tensor | Rows, what: str) -> None:
     """No NaN and no infinity. One sum over the data finds them; only then are they counted."""
     if not tensor.is_floating_point():
         return
-    if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
-        return
-    bad = ~torch.isfinite(tensor)
-    samples = bad.flatten(1).any(dim=1) if tensor.dim() > 1 else bad
-    first = int(samples.nonzero()[0])
-    raise ValueError(
-        f"the {what} hold {int(bad.sum())} values that are NaN or infinite, in "
-        f"{int(samples.sum())} of {len(tensor)} samples, the first at index {first}; wanted "
-        "finite numbers"
-    )
+    bad_values, bad_samples, first = 0, 0, None
+    # Rows on disk come in parts; what is in memory is one.
+    part_size = 4096 if isinstance(tensor, Rows) else max(1, len(tensor))
+    for start in range(0, len(tensor), part_size):
+        part = tensor[start : start + part_size]
+        if bool(torch.isfinite(part.sum())) or bool(torch.isfinite(part).all()):
+            continue
+        bad = ~torch.isfinite(part)
+        samples = bad.flatten(1).any(dim=1) if part.dim() > 1 else bad
+        bad_values += int(bad.sum())
+        bad_samples += int(samples.sum())
+        first = start + int(samples.nonzero()[0]) if first is None else first
+    if first is not None:
+        raise ValueError(
+            f"the {what} hold {bad_values} values that are NaN or infinite, in "
+            f"{bad_samples} of {len(tensor)} samples, the first at index {first}; wanted "
+            "finite numbers"
+        )
 
 
 def class_numbers(labels: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyconvopt import registry
 from pyconvopt.data.idx import read_idx
 
 Arrays = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -100,10 +99,6 @@ SOURCES: dict[str, Source] = {
     ),
 }
 
-CLASS_NAMES: dict[str, tuple[str, ...]] = {
-    name: source.class_names for name, source in SOURCES.items()
-}
-
 SYSTEM_FOLDER = Path("/usr/share/datasets")
 
 
@@ -168,18 +163,16 @@ def locate(dataset: str, file: RemoteFile) -> Path:
     return target
 
 
-def load(dataset: str) -> Arrays:
-    """(train images, train labels), (test images, test labels) of a set by name.
+def load_idx(dataset: str) -> Arrays:
+    """(train images, train labels), (test images, test labels) of a set of IDX files.
 
     Images are uint8 (N, 28, 28), 0 black and 255 white; labels uint8 (N,).
 
-    Errors: ValueError for an unknown name or a damaged file, OSError if it cannot be fetched.
+    Errors: ValueError for a damaged file, OSError if it cannot be fetched.
     """
-    source = registry.find("data set", SOURCES, dataset)
-    name = next(known for known, each in SOURCES.items() if each is source)
     arrays = []
-    for position, file in enumerate(source.files):
-        path = locate(name, file)
+    for position, file in enumerate(SOURCES[dataset].files):
+        path = locate(dataset, file)
         arrays.append(read_idx(path, axes=1 if position % 2 else 3))
         if position % 2 and len(arrays[-1]) != len(arrays[-2]):
             raise ValueError(
@@ -202,7 +195,7 @@ def fashion_mnist() -> Arrays:
 
     Source: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747.
     """
-    return load("fashion-mnist")
+    return load_idx("fashion-mnist")
 
 
 def mnist() -> Arrays:
@@ -210,4 +203,4 @@ def mnist() -> Arrays:
 
     Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
     """
-    return load("mnist")
+    return load_idx("mnist")

@@ -2,7 +2,8 @@
 
 A batch is one gather: `index_select` of the batch's rows out of the whole array, then a cast to
 float32. Images can so stay uint8 in memory (a quarter of the bytes) and are only made floats 64
-at a time. The order of an epoch is a function of seed and epoch number alone, so a run can be
+at a time. Images that lie in a file, or are still to be decoded, are read a batch at a time (see
+`rows`). The order of an epoch is a function of seed and epoch number alone, so a run can be
 repeated from any epoch on.
 """
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyconvopt.data import augment as augmentation
 from pyconvopt.data import checks
+from pyconvopt.data.image_folder import ImageFolder
 
 
 class ArrayLoader:
@@ -26,6 +28,9 @@ class ArrayLoader:
     so that torch.manual_seed decides), drop_last (False: a smaller last batch is given too),
     augment (None: transforms of `data.augment`, one, a list, or a `Compose`), weights (None; one a
     sample, for the loss).
+
+    Memory-mapped arrays, the path of a .npy file and other `data.Rows` stay where they are: each
+    batch reads its own samples. Labels are kept in memory.
 
     Floats and pixels come out as float32, y in the type it has. Each `iter` is one epoch with an
     order of its own; setting `epoch` repeats one.
@@ -50,7 +55,7 @@ class ArrayLoader:
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
-        self.x = checks.as_tensor(x, "images")
+        self.x = checks.as_samples(x)
         self.y = None if y is None else checks.as_tensor(y, "labels")
         checks.require_samples(self.x, "images")
         if self.y is not None:
@@ -163,15 +168,17 @@ def as_batches(
 ) -> Loader:
     """A loader for whatever holds the data.
 
-    `data`: (x, y), (x, y, weights) or x as arrays or tensors, a torch Dataset, a DataLoader or
-    ArrayLoader, which is taken as it is, its own batch size too, or a generator (or a function
-    that makes one) of batches.
+    `data`: (x, y), (x, y, weights) or x as arrays or tensors, an ImageFolder, a torch Dataset, a
+    DataLoader or ArrayLoader, which is taken as it is, its own batch size too, or a generator (or
+    a function that makes one) of batches.
 
     >>> len(as_batches(([[0.0], [1.0], [2.0]], [0, 1, 2]), batch_size=2))
     2
     """
     if isinstance(data, (ArrayLoader, DataLoader, BatchSource)):
         return data
+    if isinstance(data, ImageFolder):
+        data = (data.images, data.labels)
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
     if isinstance(data, Dataset):

@@ -20,6 +20,7 @@ import torch.nn.functional as torch_functional
 from torch import Tensor
 
 from pyconvopt import registry
+from pyconvopt.data.rows import Rows
 
 LAYOUTS = {"channels_last": (0, 3, 1, 2), "channels_first": (0, 1, 2, 3)}
 
@@ -82,7 +83,7 @@ class Compose:
         if data_format is not None:
             registry.find("data_format", LAYOUTS, data_format)
 
-    def bind(self, x: Tensor, y: Tensor | None, seed: int, epoch: int) -> Augmented:
+    def bind(self, x: Tensor | Rows, y: Tensor | None, seed: int, epoch: int) -> Augmented:
         """The data set as it is in that epoch."""
         return Augmented(self, x, y, seed, epoch)
 
@@ -100,7 +101,9 @@ def pipeline(spec: Any) -> Compose:
 class Augmented:
     """A data set in one epoch: called with indices, it gives their images and labels, augmented."""
 
-    def __init__(self, steps: Compose, x: Tensor, y: Tensor | None, seed: int, epoch: int) -> None:
+    def __init__(
+        self, steps: Compose, x: Tensor | Rows, y: Tensor | None, seed: int, epoch: int
+    ) -> None:
         self.x, self.y = x, y
         self.steps = steps.transforms
         self.axes = image_axes(x, steps.data_format)
@@ -141,7 +144,7 @@ class Augmented:
         return images, one_hot.to(torch.float32)
 
 
-def image_axes(x: Tensor, data_format: str | None) -> tuple[int, int, int, int] | None:
+def image_axes(x: Tensor | Rows, data_format: str | None) -> tuple[int, int, int, int] | None:
     """The permutation to N, C, H, W; None for images without a channel axis."""
     if x.dim() == 3:
         return None

@@ -1,0 +1,169 @@
+"""Where images come from by a name: a known set, a folder of pictures, or an .npz file.
+
+fashion-mnist                a set of `SETS`
+photos                       photos/train/cat/1.jpg, photos/test/cat/7.jpg (or val, validation)
+photos                       photos/cat/1.jpg: a share of each class is held out for testing
+digits.npz                   x_train, y_train, x_test, y_test, as Keras' files have them
+digits.npz                   x, y: a share of each class is held out for testing
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pyconvopt import registry
+from pyconvopt.data import cifar
+from pyconvopt.data.datasets import SOURCES, Arrays, fashion_mnist, mnist
+from pyconvopt.data.image_folder import ImageFolder
+
+SETS: dict[str, Callable[[], Arrays]] = {
+    "fashion-mnist": fashion_mnist,
+    "mnist": mnist,
+    "cifar10": cifar.cifar10,
+    "cifar100": cifar.cifar100,
+}
+
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    **{name: source.class_names for name, source in SOURCES.items()},
+    **cifar.CLASS_NAMES,
+}
+
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "val", "validation")
+NPZ_NAMES = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+)
+NPZ_UNDIVIDED = (("x", "y"), ("images", "labels"))
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def is_path(name: str) -> bool:
+    """Whether a data set's name is a path: of an .npz file, or of a folder that is there."""
+    return name.endswith(".npz") or Path(name).is_dir()
+
+
+def known(name: str) -> str:
+    """The name of a set as the table has it; ValueError offering the nearest for another."""
+    return registry.find("data set", {each: each for each in SETS}, name)
+
+
+def load(
+    name: str | Path, image_size: Sequence[int] | None = None, test_share: float = 0.2
+) -> Arrays:
+    """(train images, train labels), (test images, test labels) by name or path.
+
+    Args: name (a set of `SETS`, a folder of pictures, an .npz file), image_size (None; for
+    pictures, see `ImageFolder`), test_share (0.2: what is held out of undivided data, evenly of
+    each class and always the same samples).
+
+    Images are (N, H, W) or (N, H, W, C), uint8 where they come as bytes; labels (N,).
+
+    Errors: ValueError for an unknown name, a damaged file, or a folder that is sorted otherwise;
+    OSError if a set cannot be fetched.
+    """
+    return load_named(name, image_size, test_share)[0]
+
+
+def load_named(
+    name: str | Path, image_size: Sequence[int] | None = None, test_share: float = 0.2
+) -> tuple[Arrays, tuple[str, ...] | None]:
+    """What `load` gives, and the names of the classes if they are known."""
+    text = str(name)
+    spellings = {registry.spelling(each) for each in SETS}
+    if registry.spelling(text) not in spellings and is_path(text):
+        if text.endswith(".npz"):
+            return read_npz(Path(text), test_share), None
+        return read_folder(Path(text), image_size, test_share)
+    if registry.spelling(text) not in spellings and Path(text).exists():
+        raise ValueError(f"{text} is neither a folder of pictures nor an .npz file")
+    chosen = known(text)
+    return SETS[chosen](), CLASS_NAMES[chosen]
+
+
+def read_folder(
+    path: Path, image_size: Sequence[int] | None, test_share: float
+) -> tuple[Arrays, tuple[str, ...]]:
+    """The arrays of a folder of pictures, and its classes."""
+    halves = [
+        next((path / name for name in names if (path / name).is_dir()), None)
+        for names in (TRAIN_FOLDERS, TEST_FOLDERS)
+    ]
+    if halves[0] is None or halves[1] is None:
+        whole = ImageFolder(path, image_size)
+        return divided(*whole.arrays(), test_share), tuple(whole.classes)
+    train = ImageFolder(halves[0], image_size)
+    # The test pictures take the training ones' size and colours.
+    test = ImageFolder(
+        halves[1], (train.form.height, train.form.width), color_mode=train.form.color_mode
+    )
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise ValueError(f"{halves[0]} and {halves[1]} differ in their classes: {', '.join(odd)}")
+    return (train.arrays(), test.arrays()), tuple(train.classes)
+
+
+def read_npz(path: Path, test_share: float) -> Arrays:
+    """The arrays of an .npz file; nothing in it is run.
+
+    Errors: ValueError for a file that is none, or has other arrays.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no .npz file of numbers: {error}") from None
+    for names in NPZ_NAMES:
+        if all(name in arrays for name in names):
+            a, b, c, d = (arrays[name] for name in names)
+            return (a, flat(b)), (c, flat(d))
+    for x, y in NPZ_UNDIVIDED:
+        if x in arrays and y in arrays:
+            images, labels = arrays[x], arrays[y]
+            return divided(images, flat(labels), test_share)
+    raise ValueError(
+        f"{path} holds {', '.join(arrays) or 'nothing'}; wanted {', '.join(NPZ_NAMES[0])}, or "
+        f"{' and '.join(NPZ_UNDIVIDED[0])}"
+    )
+
+
+def flat(labels: np.ndarray) -> np.ndarray:
+    """Labels (N,) from (N,) or (N, 1), as Keras' files have them."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def divided(images: np.ndarray, labels: np.ndarray, test_share: float) -> Arrays:
+    """A share of each class held out, at least one sample, drawn with a fixed seed.
+
+    >>> train, test = divided(np.arange(10), np.repeat([0, 1], 5), test_share=0.2)
+    >>> train[1].tolist(), test[1].tolist()
+    ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1])
+    """
+    if not 0 < test_share < 1:
+        raise ValueError(f"test_share must lie between 0 and 1, got {test_share}")
+    if len(images) != len(labels):
+        raise ValueError(f"got {len(images)} images and {len(labels)} labels, wanted one an image")
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be one an image, got shape {labels.shape}")
+    generator = np.random.default_rng(0)
+    is_test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        if len(members) < 2:
+            raise ValueError(
+                f"class {label} has one sample, which cannot be both trained and tested on"
+            )
+        is_test[members[: max(1, round(test_share * len(members)))]] = True
+
+    def part(chosen: np.ndarray) -> Pair:
+        return images[chosen], labels[chosen]
+
+    return part(~is_test), part(is_test)
