@@ -1,5 +1,5 @@
-"""This project: a model of pyconvopt.layers with its own training step, and pyconvopt.nn's
-modules in a plain torch program.
+"""This project: a model of pyconvopt.layers with its own training step, pyconvopt.nn's modules in
+a plain torch program, and a torch program with the one line `pyconvopt.accelerate`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def version() -> str:
 
 def make_train_step(model: models.Model, batch: int, threads: int, *, manner: str) -> Workload:
     torch.set_num_threads(threads)
-    return {"layers": layers_step, "nn": nn_step}[manner](model, batch)
+    manners = {"layers": layers_step, "nn": nn_step, "accelerate": accelerate_step}
+    return manners[manner](model, batch)
 
 
 def build(model: models.Model, output: str = "linear") -> pco.models.Sequential:
@@ -69,6 +70,16 @@ def nn_step(model: models.Model, batch: int) -> Workload:
         module.parameters(), lr=models.LEARNING_RATE, momentum=models.MOMENTUM
     )
     step = torch_.training_step(module, optimizer, x, y)
+    check = partial(torch_.mean_loss, step)
+    return Workload(step, check, torch_.parameter_count(module), version())
+
+
+def accelerate_step(model: models.Model, batch: int) -> Workload:
+    """torch's model, memory format, optimiser and training step; the model is accelerated."""
+    module = pco.accelerate(torch_.start(model.torch(torch.nn)).train())
+    x, y = torch_.example(model, batch)
+    optimizer = torch.optim.SGD(module.parameters(), models.LEARNING_RATE, models.MOMENTUM)
+    step = torch_.training_step(module, optimizer, x.contiguous(), y)
     check = partial(torch_.mean_loss, step)
     return Workload(step, check, torch_.parameter_count(module), version())
 
