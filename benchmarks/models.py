@@ -114,11 +114,126 @@ def article_bn_keras(layers: Any, output: str = "linear") -> list[Any]:
     ]
 
 
+# Channels of VGG's convolutions, "M" for max-pooling: VGG-11 (A), half as wide, for 32×32 images.
+VGG = (32, "M", 64, "M", 128, 128, "M", 256, 256, "M")
+
+
+def vgg_bn(nn: Any) -> Any:
+    parts: list[Any] = []
+    inputs = 3
+    for width in VGG:
+        if width == "M":
+            parts += [nn.MaxPool2d(2), nn.Dropout(0.25)]
+        else:
+            parts += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+            parts += [nn.ReLU(inplace=True)]
+            inputs = width
+    head = [nn.Linear(1024, 256), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(256, 10)]
+    return nn.Sequential(*parts, nn.Flatten(), *head)
+
+
+def vgg_bn_keras(layers: Any, output: str = "linear") -> list[Any]:
+    parts: list[Any] = []
+    for width in VGG:
+        if width == "M":
+            parts += [layers.MaxPooling2D((2, 2)), layers.Dropout(0.25)]
+        else:
+            parts += [layers.Conv2D(width, (3, 3), padding="same", use_bias=False)]
+            parts += [layers.BatchNormalization(**BATCH_NORM), layers.Activation("relu")]
+    head = [layers.Dense(256, activation="relu"), layers.Dropout(0.5)]
+    return [*parts, layers.Flatten(), *head, layers.Dense(10, activation=output)]
+
+
+def basic_block(nn: Any, inputs: int, outputs: int, stride: int) -> Any:
+    """He et al. 2015 (arXiv:1512.03385): two 3×3 convolutions beside a shortcut."""
+
+    class BasicBlock(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(outputs)
+            self.relu = nn.ReLU(inplace=True)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(outputs)
+            self.downsample = None
+            if stride != 1 or inputs != outputs:
+                shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+                self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+
+        def forward(self, x: Any) -> Any:
+            y = self.relu(self.bn1(self.conv1(x)))
+            y = self.bn2(self.conv2(y))
+            y += x if self.downsample is None else self.downsample(x)
+            return self.relu(y)
+
+    return BasicBlock()
+
+
+def resnet18(nn: Any, classes: int, small: bool) -> Any:
+    """The 18-layer network; `small`: for 32×32 images, a 3×3 stem and no first pooling."""
+    stem = (
+        [nn.Conv2d(3, 64, 3, 1, 1, bias=False)]
+        if small
+        else [nn.Conv2d(3, 64, 7, 2, 3, bias=False)]
+    )
+    stem += [nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+    stem += [] if small else [nn.MaxPool2d(3, 2, 1)]
+    blocks, inputs = [], 64
+    for stage, width in enumerate((64, 128, 256, 512)):
+        blocks += [basic_block(nn, inputs, width, 1 if stage == 0 else 2)]
+        blocks += [basic_block(nn, width, width, 1)]
+        inputs = width
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)]
+    return nn.Sequential(*stem, *blocks, *head)
+
+
+def inverted_residual(nn: Any, inputs: int, outputs: int, stride: int, expansion: int) -> Any:
+    """Sandler et al. 2018 (arXiv:1801.04381): expand, filter each channel, project."""
+    width = inputs * expansion
+
+    def part(source: int, target: int, kernel: int, step: int = 1, groups: int = 1) -> list[Any]:
+        conv = nn.Conv2d(source, target, kernel, step, kernel // 2, groups=groups, bias=False)
+        return [conv, nn.BatchNorm2d(target)]
+
+    class InvertedResidual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            expand = [*part(inputs, width, 1), nn.ReLU6(inplace=True)] if expansion > 1 else []
+            filters = [*part(width, width, 3, stride, width), nn.ReLU6(inplace=True)]
+            self.conv = nn.Sequential(*expand, *filters, *part(width, outputs, 1))
+
+        def forward(self, x: Any) -> Any:
+            return x + self.conv(x) if stride == 1 and inputs == outputs else self.conv(x)
+
+    return InvertedResidual()
+
+
+def mobilenet_v2(nn: Any) -> Any:
+    """MobileNetV2 for 32×32 images: the stem and the second stage keep the size."""
+    parts = [nn.Conv2d(3, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(inplace=True)]
+    inputs = 32
+    # expansion, channels, blocks, stride of the first
+    for expansion, outputs, count, stride in (
+        (1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
+        (6, 160, 3, 2), (6, 320, 1, 1),
+    ):  # fmt: skip
+        for index in range(count):
+            step = stride if index == 0 else 1
+            parts.append(inverted_residual(nn, inputs, outputs, step, expansion))
+            inputs = outputs
+    parts += [nn.Conv2d(320, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(inplace=True)]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 10))
+
+
 TABLE: dict[str, Model] = {
     model.name: model
     for model in (
         Model("article", (28, 28, 1), 64, article, article_keras),
         Model("article_bn", (28, 28, 1), 64, article_bn, article_bn_keras, random=True),
+        Model("vgg_bn", (32, 32, 3), 64, vgg_bn, vgg_bn_keras, random=True),
+        Model("resnet18_32", (32, 32, 3), 64, lambda nn: resnet18(nn, 10, True)),
+        Model("resnet18", (224, 224, 3), 8, lambda nn: resnet18(nn, 1000, False), classes=1000),
+        Model("mobilenet_v2", (32, 32, 3), 64, mobilenet_v2),
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,28 @@ def test_both_forms_of_a_model_are_one(name: str) -> None:
         got = ours.eval()(torch.from_numpy(x)).numpy()
         wanted = theirs.eval()(torch_.example(model, 4)[0]).numpy()
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+
+
+OURS = [peer.name for peer in peers.TABLE.values() if peer.ours]
+
+
+@pytest.mark.parametrize("peer", OURS)
+@pytest.mark.parametrize("name", models.TABLE)
+def test_our_peers_do_the_same_work(name: str, peer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of the first steps is torch's; that of models with dropout roughly."""
+    monkeypatch.setattr(torch_, "CHECK_STEPS", 2)
+    model = models.TABLE[name]
+    model = replace(model, input_shape=(min(model.input_shape[0], 32),) * 2 + model.input_shape[2:])
+    theirs = torch_.make_train_step(model, 4, 2, channels_last=False)
+    line = peers.TABLE[peer]
+    try:
+        ours = line.module().make_train_step(model, 4, 2, **line.options)
+    except NotImplementedError as reason:
+        assert model.keras is None and "not written for pyconvopt.layers" in str(reason)
+        return
+    assert ours.parameters == theirs.parameters
+    bound = 0.5 if model.random else 1e-3
+    assert ours.check() == pytest.approx(theirs.check(), rel=bound)
 
 
 def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

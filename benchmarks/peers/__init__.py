@@ -74,6 +74,7 @@ TABLE: dict[str, Peer] = {
     for peer in (
         Peer("pyconvopt", "pyconvopt_", {"manner": "layers"}, ours=True, works=(*ALL, "fit")),
         Peer("pyconvopt.nn", "pyconvopt_", {"manner": "nn"}, ours=True),
+        Peer("pyconvopt.accelerate", "pyconvopt_", {"manner": "accelerate"}, ours=True),
         Peer("torch.channels_last", "torch_", {"channels_last": True}, works=ALL),
         Peer("torch.nchw", "torch_", {"channels_last": False}, works=ALL),
         Peer("torch.compile", "torch_", {"channels_last": True, "compiled": True}),

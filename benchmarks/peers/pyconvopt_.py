@@ -1,5 +1,5 @@
-"""This project: a model of pyconvopt.layers with its own training step, and pyconvopt.nn's
-modules in a plain torch program.
+"""This project: a model of pyconvopt.layers with its own training step, pyconvopt.nn's modules in
+a plain torch program, and a torch program with the one line `pyconvopt.accelerate`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def version() -> str:
 
 def make_train_step(model: models.Model, batch: int, threads: int, *, manner: str) -> Workload:
     torch.set_num_threads(threads)
-    return {"layers": layers_step, "nn": nn_step}[manner](model, batch)
+    manners = {"layers": layers_step, "nn": nn_step, "accelerate": accelerate_step}
+    return manners[manner](model, batch)
 
 
 def build(model: models.Model, output: str = "linear") -> pco.models.Sequential:
@@ -75,6 +76,16 @@ def nn_step(model: models.Model, batch: int) -> Workload:
     return Workload(step, check, torch_.parameter_count(module), version())
 
 
+def accelerate_step(model: models.Model, batch: int) -> Workload:
+    """torch's model, memory format, optimiser and training step; the model is accelerated."""
+    module = pco.accelerate(torch_.start(model.torch(torch.nn)).train())
+    x, y = torch_.example(model, batch)
+    optimizer = torch.optim.SGD(module.parameters(), models.LEARNING_RATE, models.MOMENTUM)
+    step = torch_.training_step(module, optimizer, x.contiguous(), y)
+    check = partial(torch_.mean_loss, step)
+    return Workload(step, check, torch_.parameter_count(module), version())
+
+
 def make_layer(problem: Problem, threads: int, *, pass_: str, manner: str) -> Workload:
     """pyconvopt.functional, gradients by autograd, in the layout that its kernels take."""
     if manner != "layers":
@@ -102,6 +113,9 @@ def make_inference(
         x, y = (torch.from_numpy(array) for array in models.example_batch(model, batch))
     elif manner == "nn":
         module = torch_.start(model.torch(NN)).to(memory_format=torch.channels_last)
+        x, y = torch_.example(model, batch)
+    elif manner == "accelerate":
+        module = pco.accelerate(torch_.start(model.torch(torch.nn)).eval())
         x, y = torch_.example(model, batch)
     else:
         raise NotImplementedError(f"inference is not written for the manner {manner!r}")
