@@ -97,7 +97,7 @@ void apply_rows(const BatchNormBackward& p, const Lines& lines, const MapGradien
 
 template <class Part>
 PYCONVOPT_INLINE Vec pooled_gradient(const BatchNormBackward& p, int64_t at, IVec position, Vec scale, Part part) {
-  return position < int(pool_dead) ? load(p.output_gradient + at, part) * scale : Vec{};
+  return live_gradient(p.output_gradient + at, position, part) * scale;
 }
 
 void reduce_windows(const BatchNormBackward& p, const Lines& lines, const Chunks& chunks, ChunkSums<2>& sums) {

@@ -13,19 +13,31 @@ namespace depthwise {
 namespace {
 
 // W[tap][C] of weights at any strides.
-void pack(const ConvShape& s, const float* weight, const WeightStrides& strides, float* packed) {
-  for (int64_t t = 0; t < s.kernel_height * s.kernel_width; ++t) {
-    const float* from = weight + t / s.kernel_width * strides.row + t % s.kernel_width * strides.column;
-    for (int64_t c = 0; c < s.in_channels; ++c) packed[t * s.in_channels + c] = from[c * strides.out_channel];
+class PackedWeights {
+ public:
+  PackedWeights(const ConvShape& s, const float* weight, const WeightStrides& strides)
+      : kernel_width_(s.kernel_width),
+        channels_(s.in_channels),
+        space_(Workspace::bytes_for(s.kernel_height * s.kernel_width * s.in_channels)),
+        packed_(space_.floats(s.kernel_height * s.kernel_width * s.in_channels)) {
+    for (int64_t r = 0; r < s.kernel_height; ++r)
+      for (int64_t q = 0; q < kernel_width_; ++q)
+        for (int64_t c = 0; c < channels_; ++c)
+          packed_[(r * kernel_width_ + q) * channels_ + c] =
+              weight[r * strides.row + q * strides.column + c * strides.out_channel];
   }
-}
+  const float* tap(int64_t r, int64_t q) const { return packed_ + (r * kernel_width_ + q) * channels_; }
+
+ private:
+  int64_t kernel_width_, channels_;
+  Workspace space_;
+  float* packed_;
+};
 
 void forward(const ConvForward& p) {
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, height = s.out_height(), width = s.out_width();
-  Workspace space(Workspace::bytes_for(s.kernel_height * s.kernel_width * channels));
-  float* weights = space.floats(s.kernel_height * s.kernel_width * channels);
-  pack(s, p.weight, p.weight_strides, weights);
+  const PackedWeights weights(s, p.weight, p.weight_strides);
 #pragma omp parallel for schedule(static)
   for (int64_t line = 0; line < s.batch * height; ++line) {
     const FlushDenormals flush;
@@ -41,9 +53,8 @@ void forward(const ConvForward& p) {
       if (from < 0 || from >= s.in_height) continue;
       for (int64_t q = 0; q < s.kernel_width; ++q) {
         const int64_t x = q * s.dilation_width - s.padding_width;  // of the result's pixel 0
-        row.add(p.input + ((n * s.in_height + from) * s.in_width + x) * channels,
-                weights + (r * s.kernel_width + q) * channels, greatest(0, divide_up(-x, s.stride_width)),
-                least(width, divide_up(s.in_width - x, s.stride_width)));
+        row.add(p.input + ((n * s.in_height + from) * s.in_width + x) * channels, weights.tap(r, q),
+                greatest(0, divide_up(-x, s.stride_width)), least(width, divide_up(s.in_width - x, s.stride_width)));
       }
     }
     run_row(row, channels, p.bias, p.activation == Activation::relu);
@@ -53,9 +64,7 @@ void forward(const ConvForward& p) {
 void data_gradient(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, height = s.out_height(), width = s.out_width();
-  Workspace space(Workspace::bytes_for(s.kernel_height * s.kernel_width * channels));
-  float* weights = space.floats(s.kernel_height * s.kernel_width * channels);
-  pack(s, p.weight, p.weight_strides, weights);
+  const PackedWeights weights(s, p.weight, p.weight_strides);
 #pragma omp parallel for schedule(static)
   for (int64_t line = 0; line < s.batch * s.in_height; ++line) {
     const FlushDenormals flush;
@@ -75,8 +84,8 @@ void data_gradient(const ConvDataGradient& p) {
           const int64_t across = phase + s.padding_width - q * s.dilation_width;
           if (across % s.stride_width) continue;
           const int64_t x = across / s.stride_width;  // the output's pixel for the row's pixel 0
-          row.add(p.output_gradient + ((n * height + down / s.stride_height) * width + x) * channels,
-                  weights + (r * s.kernel_width + q) * channels, greatest(0, -x), least(pixels, width - x));
+          row.add(p.output_gradient + ((n * height + down / s.stride_height) * width + x) * channels, weights.tap(r, q),
+                  greatest(0, -x), least(pixels, width - x));
         }
       }
       run_row(row, channels, nullptr, false);

@@ -10,7 +10,7 @@
 //   weights W[tap][C]
 #pragma once
 #include "../conv.hpp"
-#include "vec.hpp"
+#include "gemm.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise {
 

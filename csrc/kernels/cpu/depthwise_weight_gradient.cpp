@@ -31,17 +31,9 @@ PYCONVOPT_INLINE void add_taps(const float* const* source, int64_t step, const f
   for (int t = 0; t < taps; ++t) store(sums[t] + c, sum[t], part);
 }
 
-template <int most, class Body>
-PYCONVOPT_INLINE void with_taps(int n, Body body) {
-  if constexpr (most > 1) {
-    if (n < most) return with_taps<most - 1>(n, body);
-  }
-  body.template operator()<most>();
-}
-
 void add_pixels(const float* const* source, int64_t step, const float* gradient, int64_t channels, int64_t pixels,
                 int taps, float* const* sums) {
-  with_taps<group>(taps, [&]<int n>() __attribute__((always_inline)) {
+  with_rows<group>(taps, [&]<int n>() __attribute__((always_inline)) {
     for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
       add_taps<n>(source, step, gradient, channels, pixels, c, part, sums);
     });

@@ -58,8 +58,8 @@ inline const float* padded_band(const ConvShape& s, const Geometry& g, const flo
   return space;
 }
 
-// Whether a padded copy of an image is worth its memory (huge padding with a huge stride asks for
-// terabytes), and its offsets fit 32 bits. In floating point: the product may pass 64 bits.
+// Whether padded copies are worth their memory (huge padding with a huge stride asks for terabytes),
+// and the offsets of taps fit 32 bits. In floating point: the product may pass 64 bits.
 inline bool affordable(const ConvShape& s) {
   const double padded = double(s.in_height + 2 * s.padding_height) * double(s.in_width + 2 * s.padding_width);
   const double image = double(s.in_height) * double(s.in_width);

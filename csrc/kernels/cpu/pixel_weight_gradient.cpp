@@ -8,6 +8,7 @@
 
 #include "../arena.hpp"
 #include "pixel.hpp"
+#include "pool2x2.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace pixel {
@@ -90,7 +91,7 @@ PYCONVOPT_INLINE void taps_times_windows(const float* quads, const Geometry& g, 
     for (int64_t x = 0; x < windows; ++x) {
       const int64_t at = (line * windows + x) * channels;
       const IVec position = load_bytes(argmax + at, part);
-      const Vec live = position < int(pool_dead) ? load(gradient + at, part) : Vec{};
+      const Vec live = live_gradient(gradient + at, position, part);
       const float* quad = quads + 4 * (line * 2 * g.row_step + x * 2 * g.pixel_step);
 #pragma GCC unroll 16
       for (int t = 0; t < taps; ++t) sum[t] += look_up(quad + 4 * offset[t], position) * live;
@@ -104,7 +105,7 @@ PYCONVOPT_INLINE Vec sum_windows(const float* gradient, const uint8_t* argmax, i
                                  Part part) {
   Vec sum{};
   for (int64_t i = 0; i < count; ++i)
-    sum += load_bytes(argmax + i * channels, part) < int(pool_dead) ? load(gradient + i * channels, part) : Vec{};
+    sum += live_gradient(gradient + i * channels, load_bytes(argmax + i * channels, part), part);
   return sum;
 }
 

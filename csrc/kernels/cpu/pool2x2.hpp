@@ -50,6 +50,12 @@ PYCONVOPT_INLINE Vec largest(const Vec pixels[4], IVec& position) {
   return best;
 }
 
+// The gradient of pooled pixels, zero where ReLU or dropout stopped it.
+template <class Part>
+PYCONVOPT_INLINE Vec live_gradient(const float* gradient, IVec position, Part part) {
+  return position < int(pool_dead) ? load(gradient, part) : Vec{};
+}
+
 // Pools one window of a convolution's outputs, then its activation: one vector of result and bytes.
 PYCONVOPT_INLINE void store_window(const Vec pixels[4], Activation activation, float* output, uint8_t* argmax,
                                    int64_t left) {

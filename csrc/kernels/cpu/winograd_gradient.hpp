@@ -60,4 +60,22 @@ class PooledTile {
   const uint8_t* argmax_[4];
 };
 
+// A transform of four values to six, along both axes of a tile that `gradient` reads from channel k on;
+// the 36 results go to out + position·step.
+template <class GradientTile, class Transform>
+PYCONVOPT_INLINE void transform_tile(const GradientTile& gradient, int64_t k, int64_t left, Transform transform,
+                                     float* out, int64_t step) {
+  Vec values[output_tile * output_tile], half_way[tile * output_tile];
+  gradient.read(k, left, values);
+#pragma GCC unroll 4
+  for (int j = 0; j < output_tile; ++j) transform(values + j, output_tile, half_way + j, output_tile);
+#pragma GCC unroll 6
+  for (int i = 0; i < tile; ++i) {
+    Vec d[tile];
+    transform(half_way + i * output_tile, 1, d, 1);
+#pragma GCC unroll 6
+    for (int j = 0; j < tile; ++j) store(out + (i * tile + j) * step, d[j]);
+  }
+}
+
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd

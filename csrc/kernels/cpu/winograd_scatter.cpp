@@ -24,19 +24,10 @@ template <class GradientTile>
 void transform_gradient_tile(const ConvDataGradient& p, const Layout& layout, const TilePlace& place, float* v,
                              int64_t position_step, const float* zeros) {
   const GradientTile gradient(p, place, zeros);
-  for (int64_t k = 0; k < layout.channels; k += lanes) {
-    Vec values[output_tile * output_tile], half_way[tile * output_tile];
-    gradient.read(k, p.shape.out_channels - k, values);
-#pragma GCC unroll 4
-    for (int j = 0; j < output_tile; ++j) transform_gradient4(values + j, output_tile, half_way + j, output_tile);
-#pragma GCC unroll 6
-    for (int i = 0; i < tile; ++i) {
-      Vec d[tile];
-      transform_gradient4(half_way + i * output_tile, 1, d, 1);
-#pragma GCC unroll 6
-      for (int j = 0; j < tile; ++j) store(v + (i * tile + j) * position_step + k, d[j]);
-    }
-  }
+  const auto transform = [](const Vec* in, int step, Vec* out, int out_step)
+                             __attribute__((always_inline)) { transform_gradient4(in, step, out, out_step); };
+  for (int64_t k = 0; k < layout.channels; k += lanes)
+    transform_tile(gradient, k, p.shape.out_channels - k, transform, v + k, position_step);
 }
 
 // Adds B M Bᵀ of one tile to the map of sums, at the tile's first pixel.

@@ -19,6 +19,7 @@
 
 #include "../arena.hpp"
 #include "gemm.hpp"
+#include "pool2x2.hpp"
 #include "rows.hpp"
 #include "winograd_gradient.hpp"
 
@@ -64,6 +65,8 @@ template <class GradientTile>
 void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles& tiles,
                              int64_t index, int64_t t, const Block& block) {
   const GradientTile gradient(p, TilePlace(tiles, index), block.zeros);
+  const auto transform = [](const Vec* in, int step, Vec* out, int out_step)
+                             __attribute__((always_inline)) { transform_filter4(in, step, out, out_step); };
   for (int64_t k = 0; k < layout.panels * panel; k += lanes) {
     float* out = block.d + (k / panel * layout.tiles + t) * panel + k % panel;
     const int64_t left = p.shape.out_channels - k;
@@ -71,17 +74,7 @@ void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& 
       for (int at = 0; at < positions; ++at) store(out + at * layout.d_step, Vec{});
       continue;
     }
-    Vec values[output_tile * output_tile], half_way[tile * output_tile];
-    gradient.read(k, left, values);
-#pragma GCC unroll 4
-    for (int j = 0; j < output_tile; ++j) transform_filter4(values + j, output_tile, half_way + j, output_tile);
-#pragma GCC unroll 6
-    for (int i = 0; i < tile; ++i) {
-      Vec d[tile];
-      transform_filter4(half_way + i * output_tile, 1, d, 1);
-#pragma GCC unroll 6
-      for (int j = 0; j < tile; ++j) store(out + (i * tile + j) * layout.d_step, d[j]);
-    }
+    transform_tile(gradient, k, left, transform, out, layout.d_step);
   }
 }
 
@@ -284,8 +277,7 @@ void bias_gradient(const ConvWeightGradient& p) {
     sum_chunk<1>(true, sums, chunk, thread, chunks.begin(chunk), chunks.end(chunk), channels,
                  [&](int64_t row, int64_t c, auto part, Vec* sum) __attribute__((always_inline)) {
                    const int64_t at = row * channels + c;
-                   const IVec position = load_bytes(p.argmax + at, part);
-                   sum[0] += position < int(pool_dead) ? load(p.output_gradient + at, part) : Vec{};
+                   sum[0] += live_gradient(p.output_gradient + at, load_bytes(p.argmax + at, part), part);
                  });
   });
   const double* total = sums.total();
