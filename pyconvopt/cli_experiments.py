@@ -19,10 +19,10 @@ from pyconvopt.cli_options import (
     data_change,
 )
 from pyconvopt.extras import require
+from pyconvopt.files import write_whole
 from pyconvopt.training import compare as compare_runs
 from pyconvopt.training import find_lr as range_test
 from pyconvopt.training import sweep as halve
-from pyconvopt.training.files import write_whole
 from pyconvopt.training.find_lr import RULES
 from pyconvopt.training.recipes import Recipe, parse_value
 from pyconvopt.training.run import load_images

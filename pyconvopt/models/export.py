@@ -82,7 +82,7 @@ def export(model: Any, path: str | Path) -> None:
     Errors: ValueError for another ending or a model that cannot be exported; ImportError naming
     the extra if what writes the format is missing.
     """
-    from pyconvopt.training.files import write_whole
+    from pyconvopt.files import write_whole
 
     path = Path(path)
     if path.suffix not in FORMATS:

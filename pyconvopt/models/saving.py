@@ -8,7 +8,6 @@ is written beside its place and renamed, so a save that is cut short leaves the 
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 
 from pyconvopt import losses, metrics, registry
 from pyconvopt.extras import require
+from pyconvopt.files import write_whole
 
 if TYPE_CHECKING:
     from pyconvopt.models.sequential import Sequential
@@ -87,16 +87,9 @@ def save(model: Sequential, path: str | Path) -> None:
     to_bytes = require("safetensors.torch", "saving a model").save
     if not model.built:
         raise ValueError("the model is not built yet: there are no weights to save")
-    path = Path(path)
     header = {HEADER_KEY: json.dumps(architecture(model))}
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(to_bytes(state, header))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, to_bytes(state, header))
 
 
 def load(path: str | Path) -> Sequential:

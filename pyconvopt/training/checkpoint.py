@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from pyconvopt.extras import require
-from pyconvopt.training.files import PART, write_whole
+from pyconvopt.files import PART, write_whole
 
 HEADER_KEY = "pyconvopt checkpoint"
 FORMAT_VERSION = 1

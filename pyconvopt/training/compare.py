@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from pyconvopt.files import write_whole
 from pyconvopt.training.comparison_picture import plot_comparison
-from pyconvopt.training.files import write_whole
 from pyconvopt.training.history import History
 from pyconvopt.training.monitors import Monitor
 from pyconvopt.training.recipes import Recipe

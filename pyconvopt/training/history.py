@@ -9,8 +9,8 @@ from typing import Any
 
 from typing_extensions import override
 
+from pyconvopt.files import write_whole
 from pyconvopt.training.callbacks import Callback, Logs
-from pyconvopt.training.files import write_whole
 
 
 class History(Callback):

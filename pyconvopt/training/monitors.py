@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from typing_extensions import override
 
+from pyconvopt.files import write_whole
 from pyconvopt.training.callbacks import Callback, Logs, note_rate
-from pyconvopt.training.files import write_whole
 
 # Numbers of these names are the better the larger they are; the rest the better the smaller.
 UPWARD = ("acc", "accuracy", "auc", "auroc", "precision", "recall", "f1", "f1_score", "iou", "r2")

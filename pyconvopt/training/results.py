@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyconvopt.training.files import write_whole
+from pyconvopt.files import write_whole
 
 COLUMNS = ["name", "fingerprint", "seed", "lines", "epoch", "seconds", "number", "value"]
 

@@ -20,10 +20,10 @@ import torch
 
 from pyconvopt import data
 from pyconvopt.extras import require
+from pyconvopt.files import write_whole
 from pyconvopt.models import Sequential
 from pyconvopt.training.checkpoint import CheckpointFolder
 from pyconvopt.training.curves import plot_curves
-from pyconvopt.training.files import write_whole
 from pyconvopt.training.history import History
 from pyconvopt.training.loggers import CSVLogger
 from pyconvopt.training.recipes import Recipe

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
+from pyconvopt.files import write_whole
 from pyconvopt.randomness import random_states, random_states_kept, set_random_states
-from pyconvopt.training.files import write_whole
 from pyconvopt.training.monitors import Monitor
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.results import as_csv

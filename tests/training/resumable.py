@@ -16,7 +16,7 @@ import torch._dynamo  # an optimiser imports it at its first step: here once for
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyconvopt import layers, models
+from pyconvopt import files, layers, models
 from pyconvopt.training import (
     BackupAndRestore,
     Callback,
@@ -24,7 +24,6 @@ from pyconvopt.training import (
     LearningRateScheduler,
     Trainer,
     checkpoint,
-    files,
 )
 
 EPOCHS, BATCHES = 3, 4

@@ -15,13 +15,13 @@ pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 
 from safetensors.torch import load_file
 
+from pyconvopt import files
 from pyconvopt.training import (
     BackupAndRestore,
     CheckpointFolder,
     LambdaCallback,
     Terminated,
     Trainer,
-    files,
 )
 from tests.training.resumable import BATCHES, EPOCHS, KillAt, images, process, trainer
 
