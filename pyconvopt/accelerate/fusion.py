@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from .. import explanation, functional
+from ..hooks import has_hooks
 from . import folding, layout
 from .operations import (
     ADD,
@@ -33,7 +34,6 @@ from .operations import (
     mutated,
     operation,
 )
-from .plan import has_hooks
 
 Modules = Mapping[str, nn.Module]
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from ..functional.gate import is_channels_last, takes
+from ..hooks import has_hooks
 from .operations import memory_of, mutated
-from .plan import has_hooks
 
 # Results keep the order of their inputs, values do not depend on it.
 _MODULES = (

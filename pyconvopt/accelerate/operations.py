@@ -63,8 +63,8 @@ def operation(node: Node, modules: Mapping[str, nn.Module]) -> Operation | None:
 
 
 def _of_module(node: Node, module: nn.Module) -> Operation | None:
+    from ..hooks import has_hooks
     from .classes import layer_class
-    from .plan import has_hooks
 
     recognise = _MODULES.get(layer_class(module))
     one_input = len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], Node)

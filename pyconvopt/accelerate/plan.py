@@ -20,6 +20,7 @@ from torch.fx import Graph
 from torch.nn.modules import module as torch_module
 
 from .. import explanation
+from ..hooks import has_hooks, hooked
 
 log = logging.getLogger("pyconvopt.accelerate")
 
@@ -32,17 +33,6 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 # Read by the steps at each call: a new value asks for no new plan.
 _LIVE = ("_parameters", "_buffers")
 _SWITCHES = ("training", *_HOOKS)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody watches what goes into the module or comes out of it."""
-    state = module.__dict__
-    return bool(
-        state["_forward_hooks"]
-        or state["_forward_pre_hooks"]
-        or state["_backward_hooks"]
-        or state["_backward_pre_hooks"]
-    )
 
 
 def watched_globally() -> bool:
@@ -81,13 +71,8 @@ class Plan:
 
     def holds(self) -> bool:
         """Whether the modules are as they were."""
-        for state, training, hooked in self.layers:
-            if state["training"] is not training or hooked is not bool(
-                state["_forward_hooks"]
-                or state["_forward_pre_hooks"]
-                or state["_backward_hooks"]
-                or state["_backward_pre_hooks"]
-            ):
+        for state, training, watched in self.layers:
+            if state["training"] is not training or hooked(state) is not watched:
                 return False
         return not any(changed(state, before) for _, state, before in self.inlined)
 

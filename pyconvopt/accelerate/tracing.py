@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .plan import attributes, changed, has_hooks
+from ..hooks import has_hooks
+from .plan import attributes, changed
 
 # Frames of these files between an operation and the forward: a context that no graph node keeps.
 _CONTEXTS = {torch.utils.checkpoint.__file__, sys.modules["torch.autograd.function"].__file__}

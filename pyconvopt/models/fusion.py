@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pyconvopt import activations, explanation
+from pyconvopt.hooks import has_hooks
 from pyconvopt.layers import (
     Activation,
     BatchNormalization,
@@ -105,14 +106,4 @@ def is_pool(layer: Layer) -> bool:
         type(layer) is MaxPooling2D
         and layer.pool_size == layer.strides == (2, 2)
         and layer.padding == "valid"
-    )
-
-
-def has_hooks(layer: Layer) -> bool:
-    """Whether somebody watches this layer's input or output."""
-    return bool(
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
     )
