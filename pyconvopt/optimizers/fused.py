@@ -19,6 +19,8 @@ from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from pyconvopt.optimizers.closures import loss_of
+
 from .. import _C  # noqa: F401  _C registers the operators
 
 
@@ -61,10 +63,7 @@ class _Fused:
 
     def plain_step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The step itself."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         plans = self.__dict__.setdefault("_plans", {})
         rest: list[Tensor] = []
         with torch.no_grad():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from pyconvopt.optimizers.closures import loss_of
 from pyconvopt.optimizers.wrappers import Wrapper
 
 
@@ -55,10 +56,7 @@ class HypergradientDescent(Wrapper):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The rates' step, then the weights'; with a closure, the loss that it returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         gradients = {}
         for group in self.param_groups:
             agreement = 0.0

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from pyconvopt import registry
+from pyconvopt.optimizers.closures import loss_of
 from pyconvopt.optimizers.fused import AdamW
 
 # The quintic's coefficients: steep at 0, so that five iterations bring every singular value near 1.
@@ -145,10 +146,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; with a closure, the loss that it returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             if group["use_muon"]:
                 for weight in group["params"]:

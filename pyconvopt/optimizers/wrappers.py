@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from pyconvopt.optimizers.closures import loss_of
+
 
 class Wrapper(Optimizer):
     """What all of them share: `base`, a name, a callable or an optimiser as `get` takes it.
@@ -117,13 +119,11 @@ class SAM(Wrapper):
         """One step; returns the loss at the weights before it."""
         if closure is None:
             raise RuntimeError("SAM evaluates the loss twice a step: call step(closure)")
-        with torch.enable_grad():
-            loss = closure()
+        loss = loss_of(closure)
         if self.step_number() % self.every == 0:
             before = [(p, p.clone()) for p, _ in self.gradients()]
             self.climb()
-            with torch.enable_grad():
-                closure()
+            loss_of(closure)
             for p, value in before:
                 p.copy_(value)
         self.base.step()
