@@ -26,6 +26,10 @@ class Penalty:
     function. A subclass gives `value`, in which every strength is a number.
     """
 
+    def __post_init__(self) -> None:
+        for name, strength in vars(self).items():
+            checked(strength, name)
+
     def __call__(self, weight: Tensor, step: int = 0) -> Tensor:
         """The penalty of a weight at that step of the run, a scalar tensor."""
         return self.at(step).value(weight)

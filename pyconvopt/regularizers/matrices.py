@@ -31,9 +31,6 @@ class Orthogonal(Penalty):
 
     l: Strength = 0.01  # noqa: E741 - the article's symbol
 
-    def __post_init__(self) -> None:
-        checked(self.l, "l")
-
     @override
     def value(self, weight: Tensor) -> Tensor:
         matrix = rows(weight, "Orthogonal")

@@ -9,7 +9,7 @@ import torch.nn.functional as torch_functional
 from torch import Tensor
 from typing_extensions import override
 
-from pyconvopt.regularizers.base import Penalty, Strength, checked, rows
+from pyconvopt.regularizers.base import Penalty, Strength, rows
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,6 @@ class L1(Penalty):
     """
 
     l: Strength = 0.01  # noqa: E741 - the article's symbol
-
-    def __post_init__(self) -> None:
-        checked(self.l, "l")
 
     @override
     def value(self, weight: Tensor) -> Tensor:
@@ -45,9 +42,6 @@ class L2(Penalty):
 
     l: Strength = 0.01  # noqa: E741 - the article's symbol
 
-    def __post_init__(self) -> None:
-        checked(self.l, "l")
-
     @override
     def value(self, weight: Tensor) -> Tensor:
         return 0.5 * self.l * weight.square().sum()
@@ -63,10 +57,6 @@ class L1L2(Penalty):
 
     l1: Strength = 0.01
     l2: Strength = 0.01
-
-    def __post_init__(self) -> None:
-        checked(self.l1, "l1")
-        checked(self.l2, "l2")
 
     @override
     def value(self, weight: Tensor) -> Tensor:
@@ -89,9 +79,6 @@ class GroupLasso(Penalty):
     """
 
     l: Strength = 0.01  # noqa: E741 - the article's symbol
-
-    def __post_init__(self) -> None:
-        checked(self.l, "l")
 
     @override
     def value(self, weight: Tensor) -> Tensor:
@@ -122,9 +109,6 @@ class ProximalL1(Penalty):
     """
 
     l: Strength = 0.01  # noqa: E741 - the article's symbol
-
-    def __post_init__(self) -> None:
-        checked(self.l, "l")
 
     @override
     def value(self, weight: Tensor) -> Tensor:
