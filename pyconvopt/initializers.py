@@ -133,7 +133,9 @@ class Orthogonal(Random):
 
     @override
     def __call__(self, tensor: Tensor) -> Tensor:
-        return nn.init.orthogonal_(tensor, self.gain, generator=self.generator())
+        # Torch fills only memory in the order of the axes, a layer's kernel is channels_last.
+        dense = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        return tensor.copy_(nn.init.orthogonal_(dense, self.gain, generator=self.generator()))
 
 
 @dataclass(frozen=True)

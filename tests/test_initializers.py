@@ -45,6 +45,13 @@ def test_orthogonal_rows_or_columns(shape):
     torch.testing.assert_close(gram, 4 * torch.eye(len(gram)), atol=1e-5, rtol=0)
 
 
+def test_orthogonal_kernel_of_a_convolution():
+    layer = layers.Conv2D(4, 3, kernel_initializer="orthogonal")
+    layer.build((None, 8, 8, 5))
+    matrix = layer.weight.detach().flatten(1)
+    torch.testing.assert_close(matrix @ matrix.t(), torch.eye(4), rtol=0, atol=1e-5)
+
+
 def test_identity_is_keras():
     weight = initializers.get({"name": "identity", "config": {"gain": 2.0}})(torch.empty(4, 6))
     assert torch.equal(weight, 2 * torch.eye(4, 6))
