@@ -187,6 +187,27 @@ class Layer(nn.Module):
         regularizers.set_on(self, name, regularizer)
         constraints.set_on(self, name, constraint)
 
+    def add_kernel(self, kernel: Tensor, outputs: int) -> None:
+        """Register `weight`, and with `use_bias` a `bias` of so many outputs, as the layer was told."""
+        layer: Any = self
+        self.add_weight(
+            "weight",
+            kernel,
+            layer.kernel_initializer,
+            layer.kernel_regularizer,
+            layer.kernel_constraint,
+        )
+        if layer.use_bias:
+            self.add_weight(
+                "bias",
+                torch.empty(outputs),
+                layer.bias_initializer,
+                layer.bias_regularizer,
+                layer.bias_constraint,
+            )
+        else:
+            self.register_parameter("bias", None)
+
     @property
     def trainable(self) -> bool:
         """Whether training changes the weights; setting it freezes or frees them all."""

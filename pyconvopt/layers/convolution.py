@@ -112,20 +112,7 @@ class Conv2D(Layer):
         # Allocated as (out, kh, kw, in) and viewed as (out, in, kh, kw): channels_last memory,
         # also where there is one channel and `.to(memory_format=...)` would change nothing.
         kernel = torch.empty(self.filters, *self.kernel_size, channels).permute(0, 3, 1, 2)
-        self.add_weight(
-            "weight",
-            kernel,
-            self.kernel_initializer,
-            self.kernel_regularizer,
-            self.kernel_constraint,
-        )
-        if self.use_bias:
-            bias = torch.empty(self.filters)
-            self.add_weight(
-                "bias", bias, self.bias_initializer, self.bias_regularizer, self.bias_constraint
-            )
-        else:
-            self.register_parameter("bias", None)
+        self.add_kernel(kernel, self.filters)
 
     @override
     def call(self, x: Tensor, logits: bool = False, pool: bool = False) -> Tensor:

@@ -121,20 +121,7 @@ class Dense(Layer):
     @override
     def make_weights(self, input_shape: Shape) -> None:
         kernel = torch.empty(self.units, int(input_shape[-1] or 0))
-        self.add_weight(
-            "weight",
-            kernel,
-            self.kernel_initializer,
-            self.kernel_regularizer,
-            self.kernel_constraint,
-        )
-        if self.use_bias:
-            bias = torch.empty(self.units)
-            self.add_weight(
-                "bias", bias, self.bias_initializer, self.bias_regularizer, self.bias_constraint
-            )
-        else:
-            self.register_parameter("bias", None)
+        self.add_kernel(kernel, self.units)
 
     @override
     def call(self, x: Tensor, logits: bool = False) -> Tensor:

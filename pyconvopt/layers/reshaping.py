@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as torch_functional
@@ -38,6 +38,20 @@ def border(value: Any, name: str) -> Border:
     return pair(sides[0], name, 0), pair(sides[1], name, 0)
 
 
+def resized(shape: Shape, change: Callable[[int, Any], int], by: Sequence[Any]) -> Shape:
+    """An image's shape with height and width changed, each by its own; an unknown size stays so.
+
+    >>> resized((None, 4, None, 3), lambda size, factor: size * factor, (2, 5))
+    (None, 8, None, 3)
+    """
+    batch, height, width, channels = shape
+    sizes = [
+        None if size is None else change(size, each)
+        for size, each in zip((height, width), by, strict=True)
+    ]
+    return (batch, *sizes, channels)
+
+
 class ZeroPadding2D(Layer):
     """Rows and columns of zeros around each image.
 
@@ -65,12 +79,7 @@ class ZeroPadding2D(Layer):
 
     @override
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        batch, height, width, channels = input_shape
-        grown = [
-            None if size is None else size + sum(sides)
-            for size, sides in zip((height, width), self.padding, strict=True)
-        ]
-        return (batch, *grown, channels)
+        return resized(input_shape, lambda size, sides: size + sum(sides), self.padding)
 
     @override
     def call(self, x: Tensor) -> Tensor:
@@ -106,16 +115,13 @@ class Cropping2D(Layer):
 
     @override
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        batch, height, width, channels = input_shape
-        kept = [
-            None if size is None else size - sum(sides)
-            for size, sides in zip((height, width), self.cropping, strict=True)
-        ]
-        if any(size is not None and size < 1 for size in kept):
+        kept = resized(input_shape, lambda size, sides: size - sum(sides), self.cropping)
+        if any(size is not None and size < 1 for size in kept[1:3]):
+            height, width = input_shape[1:3]
             raise ValueError(
                 f"{self.name}: cropping {self.cropping} leaves nothing of {height}×{width}"
             )
-        return (batch, *kept, channels)
+        return kept
 
     @override
     def call(self, x: Tensor) -> Tensor:
@@ -153,12 +159,7 @@ class UpSampling2D(Layer):
 
     @override
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        batch, height, width, channels = input_shape
-        grown = [
-            None if size is None else size * factor
-            for size, factor in zip((height, width), self.size, strict=True)
-        ]
-        return (batch, *grown, channels)
+        return resized(input_shape, lambda size, factor: size * factor, self.size)
 
     @override
     def call(self, x: Tensor) -> Tensor:
