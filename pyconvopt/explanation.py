@@ -18,6 +18,8 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
+from pyconvopt.randomness import random_states_kept
+
 COLUMNS = ("layer", "op", "pass", "kernel", "reason", "flops", "bytes")
 
 _rows: list[dict[str, Any]] | None = None
@@ -160,13 +162,12 @@ def _layers_followed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def state_kept(model: nn.Module) -> Iterator[None]:
-    """While open the model may be run; buffers and torch's random state are put back afterwards."""
+    """While open the model may be run; buffers and random states are put back afterwards."""
     buffers = [(b, b.clone()) for b in model.buffers()]
-    random = torch.get_rng_state()
     try:
-        yield
+        with random_states_kept():
+            yield
     finally:
-        torch.set_rng_state(random)
         with torch.no_grad():
             for buffer, saved in buffers:
                 buffer.copy_(saved)
