@@ -6,7 +6,6 @@ python -m benchmarks.layer_report FILE.json [--png FILE.png]
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 import statistics
@@ -269,25 +268,16 @@ def draw_curves(figure: Any, result: dict[str, Any]) -> None:
     grid[0, 0].legend(fontsize=7)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--png", type=Path)
-    options = parser.parse_args(arguments)
-    try:
-        report.require_writable(None, options.png)
-        result = report.read_json(options.file)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def show(result: dict[str, Any]) -> None:
     print(report.heading(result))
     print(ceilings.describe(result["ceilings"]) + "\n\n" + header(result))
     for entry in result["layers"]:
         print(row(result, entry))
     print("\n" + summary(result))
-    if options.png:
-        draw(result, options.png)
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return report.show_again(__doc__, arguments, show, draw)
 
 
 if __name__ == "__main__":

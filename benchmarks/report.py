@@ -11,7 +11,7 @@ import importlib.util
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +211,14 @@ def draw_panel(axis: Any, result: dict[str, Any], measured: dict[str, Any]) -> N
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def show_again(
+    description: str | None,
+    arguments: Sequence[str] | None,
+    show: Callable[[dict[str, Any]], None],
+    draw: Callable[[dict[str, Any], Path], None],
+) -> int:
+    """The command that reads a result's file, prints it as the run did, and draws it if asked to."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("file", type=Path)
     parser.add_argument("--png", type=Path)
     options = parser.parse_args(arguments)
@@ -222,12 +228,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(heading(result))
-    for measured in result["models"]:
-        print("\n" + section(result, measured))
+    show(result)
     if options.png:
         draw(result, options.png)
     return 0
+
+
+def show(result: dict[str, Any]) -> None:
+    print(heading(result))
+    for measured in result["models"]:
+        print("\n" + section(result, measured))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return show_again(__doc__, arguments, show, draw)
 
 
 if __name__ == "__main__":

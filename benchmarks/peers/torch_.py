@@ -60,14 +60,22 @@ def version() -> str:
     return f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()})"
 
 
+def set_up(
+    model: models.Model, batch: int, threads: int, channels_last: bool
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """The threads set, the module and images in their layout, labels."""
+    torch.set_num_threads(threads)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = start(model.torch(nn)).to(memory_format=layout)
+    x, y = example(model, batch)
+    return module, x.contiguous(memory_format=layout), y
+
+
 def make_train_step(
     model: models.Model, batch: int, threads: int, *, channels_last: bool, compiled: bool = False
 ) -> Workload:
-    torch.set_num_threads(threads)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    module = start(model.torch(nn)).to(memory_format=layout).train()
-    x, y = example(model, batch)
-    x = x.contiguous(memory_format=layout)
+    module, x, y = set_up(model, batch, threads, channels_last)
+    module.train()
     optimizer = torch.optim.SGD(module.parameters(), models.LEARNING_RATE, models.MOMENTUM)
     step = training_step(torch.compile(module) if compiled else module, optimizer, x, y)
     return Workload(step, partial(mean_loss, step), parameter_count(module), version())
@@ -115,11 +123,8 @@ def make_inference(
     frozen: bool = False,
     data: str | None = None,
 ) -> Workload:
-    torch.set_num_threads(threads)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    module = start(model.torch(nn)).to(memory_format=layout).eval()
-    x, y = example(model, batch)
-    x = x.contiguous(memory_format=layout)
+    module, x, y = set_up(model, batch, threads, channels_last)
+    module.eval()
     parameters = parameter_count(module)
     program: Callable[[Tensor], Any] = module
     if compiled:
