@@ -36,7 +36,7 @@ def accelerate(model: nn.Module, *, example_input: Any = None, frozen: bool = Fa
     max-pooling and dropout; in evaluation without gradients batch norm goes into the convolution's
     weights, anew whenever a weight or statistic has another value. Modules with hooks run alone, and
     a forward that torch.fx cannot trace (control flow that depends on data) runs as written, its
-    parts joined each for itself.
+    parts joined each for itself. So does a ``GraphModule``, which is generated code.
 
     Args:
         model: any torch model; accelerate before wrapping in ``DistributedDataParallel`` or

@@ -2,8 +2,8 @@
 
 A layer of torch gets the class of its name in `pyconvopt.nn`. A container gets a subclass of its
 own class, made here, of the same name: all its methods, and a forward that runs a plan where there
-is one. Modules of classes that are neither (a user's subclass of Conv2d without children is a
-container like any other) keep their class.
+is one. (A user's own layer is a container like any other; a subclass of Conv2d stays one.) Other
+modules of torch and of this library keep their class.
 """
 
 from __future__ import annotations
@@ -94,7 +94,11 @@ class Frozen:
 
 def accelerated_class(plain: type, frozen: bool) -> type:
     """The class of a copy of a module of class `plain`."""
-    if plain.__module__.startswith("torch.") and plain is not nn.Sequential:
+    libraries = (
+        "torch.",
+        "pyconvopt.",
+    )  # whose containers join their layers themselves, or are one
+    if plain.__module__.startswith(libraries) and plain is not nn.Sequential:
         layer = LAYERS.get(plain, plain)
         return _generated(layer, False, True) if frozen else layer
     return _generated(plain, True, frozen)

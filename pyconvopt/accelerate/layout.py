@@ -21,6 +21,8 @@ from ..functional.gate import is_channels_last, takes
 from ..hooks import has_hooks
 from .operations import memory_of, mutated
 
+Modules = Mapping[str, nn.Module]
+
 # Results keep the order of their inputs, values do not depend on it.
 _MODULES = (
     nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d,
@@ -40,19 +42,58 @@ _SIZES = {"size", "dim", "numel", "ndimension"}
 _ATTRIBUTES = {"shape", "dtype", "device", "ndim"}
 
 
-def keep_channels_last(graph: Graph, modules: Mapping[str, nn.Module]) -> None:
+def keep_channels_last(graph: Graph, modules: Modules) -> None:
     """Insert the door, the exits, and a conversion before a map layer that is fed from outside."""
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     weights = [w for node in graph.nodes for w in conv_weights(node, modules)]
     if not inputs or not weights:
         return
-    written = {
-        memory
-        for node in graph.nodes
-        for target in mutated(node, modules)
-        for memory in memory_of(target, modules)
-    }
+    writes = writes_in(graph, modules)
+    written = {memory for _, memories in writes for memory in memories}
     taken = [node for node in inputs if node not in written and node not in weights]
+    converting = insert_question(graph, inputs, taken, weights)
+    with graph.inserting_after(converting):
+        door = {node: graph.call_function(enter, (node, converting)) for node in taken}
+    inside = set(door.values())  # may be in channels_last where torch's value would not be
+    consistent = True
+    for node in list(graph.nodes):
+        if node.op == "placeholder" or node is converting or node in inside:
+            continue
+        if keeps_order(node, modules):
+            for each in node.all_input_nodes:
+                if each in door:
+                    node.replace_input_with(each, door[each])
+            first = node.args[0]
+            if is_map_layer(node, modules) and first not in inside:
+                with graph.inserting_before(node):
+                    node.replace_input_with(first, graph.call_function(enter, (first, converting)))
+            inside.add(node)
+        elif not only_reads_sizes(node):
+            for each in [n for n in node.all_input_nodes if n in inside]:
+                leave_for_good(graph, each, node, converting)
+                consistent &= not written_under_other_name(each, node, writes, modules)
+    for each in door.values():
+        if not each.users:
+            graph.erase_node(each)
+    if not consistent:
+        for user in list(converting.users):
+            user.args = (user.args[0], False)
+
+
+def writes_in(graph: Graph, modules: Modules) -> list[tuple[Node, set[Node]]]:
+    """The nodes that write over tensors, with all names of the memory they write to."""
+    found = ((node, mutated(node, modules)) for node in graph.nodes)
+    return [
+        (node, set().union(*(memory_of(target, modules) for target in targets)))
+        for node, targets in found
+        if targets
+    ]
+
+
+def insert_question(
+    graph: Graph, inputs: list[Node], taken: list[Node], weights: list[Any]
+) -> Node:
+    """The node, behind the inputs, that answers whether this call converts."""
     nodes = [w for w in weights if isinstance(w, Node) and w.op in ("placeholder", "get_attr")]
     layers = [w for w in weights if isinstance(w, nn.Module)]
     start = inputs[-1]
@@ -61,32 +102,27 @@ def keep_channels_last(graph: Graph, modules: Mapping[str, nn.Module]) -> None:
             start.append(weight)
             start = weight
     with graph.inserting_before(start.next):
-        converting = graph.call_function(convertor(layers), (tuple(taken), tuple(nodes)))
-        door = {node: graph.call_function(enter, (node, converting)) for node in taken}
-    # Values that may be in channels_last where torch's would not be, and what they are outside.
-    ours: dict[Node, Node | None] = {inside: node for node, inside in door.items()}
-    for node in list(graph.nodes):
-        if node.op == "placeholder" or node is converting or node in ours:
-            continue
-        if keeps_order(node, modules):
-            for each in node.all_input_nodes:
-                if each in door:
-                    node.replace_input_with(each, door[each])
-            first = node.args[0]
-            if is_map_layer(node, modules) and first not in ours and first not in door.values():
-                with graph.inserting_before(node):
-                    node.replace_input_with(first, graph.call_function(enter, (first, converting)))
-            ours[node] = None
-        elif not only_reads_sizes(node):
-            for each in [n for n in node.all_input_nodes if n in ours]:
-                with graph.inserting_before(node):
-                    node.replace_input_with(each, graph.call_function(leave, (each, converting)))
-    for inside in door.values():
-        if not inside.users:
-            graph.erase_node(inside)
+        return graph.call_function(convertor(layers), (tuple(taken), tuple(nodes)))
 
 
-def conv_weights(node: Node, modules: Mapping[str, nn.Module]) -> list[Any]:
+def leave_for_good(graph: Graph, value: Node, at: Node, converting: Node) -> None:
+    """From `at` on the value is in torch's order: one tensor still, should it be written over."""
+    with graph.inserting_before(at):
+        outside = graph.call_function(leave, (value, converting))
+    for user in list(value.users):
+        if user is at or user > at:
+            user.replace_input_with(value, outside)
+
+
+def written_under_other_name(
+    value: Node, at: Node, writes: list[tuple[Node, set[Node]]], modules: Modules
+) -> bool:
+    """Whether, from `at` on, the value's memory is written to as that of another node."""
+    names = memory_of(value, modules) - {value}
+    return any(names & memories for node, memories in writes if not node < at)
+
+
+def conv_weights(node: Node, modules: Modules) -> list[Any]:
     """The convolution's weight: the layer that holds it, or an input of the graph."""
     if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d):
         return [modules[str(node.target)]]
@@ -96,14 +132,14 @@ def conv_weights(node: Node, modules: Mapping[str, nn.Module]) -> list[Any]:
     return [conv.module] if conv.module is not None else [conv.extra[0]]
 
 
-def is_map_layer(node: Node, modules: Mapping[str, nn.Module]) -> bool:
+def is_map_layer(node: Node, modules: Modules) -> bool:
     """Whether the node is a step or layer that is faster in channels_last."""
     layers = nn.Conv2d | nn.BatchNorm2d
     module = modules[str(node.target)] if node.op == "call_module" else None
     return "joined" in node.meta or isinstance(module, layers)
 
 
-def keeps_order(node: Node, modules: Mapping[str, nn.Module]) -> bool:
+def keeps_order(node: Node, modules: Modules) -> bool:
     """Whether the node takes maps in any order and gives its result in the same."""
     if node.op == "call_module":
         module = modules[str(node.target)]

@@ -27,7 +27,7 @@ CONVOLUTION, NORMALIZATION, RELU, POOL, DROPOUT, ADD = (
 
 @dataclass
 class Operation:
-    """One operation. `frees_input`: it may write over its input."""
+    """One operation. `in_place`: it writes over its input."""
 
     kind: str
     node: Node
@@ -241,7 +241,9 @@ def memory_of(node: Node, modules: Mapping[str, nn.Module]) -> set[Node]:
         if each in found:
             continue
         found.add(each)
-        fresh = each.op in ("placeholder", "get_attr") or each.target in _FRESH
+        fresh = (
+            each.op in ("placeholder", "get_attr") or each.target in _FRESH or "joined" in each.meta
+        )
         if each.op == "call_module":
             module = modules[str(each.target)]
             fresh = isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.MaxPool2d)

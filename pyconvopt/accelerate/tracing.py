@@ -163,7 +163,7 @@ class _Tracer(Tracer):
         return self.create_proxy("call_module", path, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        of_library = type(m).__module__.startswith(("torch.", "pyconvopt.nn."))
+        of_library = type(m).__module__.startswith(("torch.", "pyconvopt."))
         return (
             m in self.as_written
             or has_hooks(m)

@@ -229,6 +229,15 @@ def pair_of(name: str) -> tuple[nn.Module, torch.Tensor]:
     return model, torch.randn(shape)
 
 
+def image(*shape: int) -> torch.Tensor:
+    return torch.randn(*(shape or (4, 3, 16, 16)))
+
+
+def as_written(model: nn.Module) -> set[nn.Module]:
+    """The parts of the model's graph that run as written."""
+    return model._pyconvopt_plans.as_written
+
+
 def step(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The output of a forward and backward pass, and all gradients, the input's first."""
     model.zero_grad()
