@@ -45,13 +45,11 @@ def find_lr(
     torch.manual_seed(settings["seed"])
     train, _ = load_images(chosen)
     test = range_test(
-        chosen.model(train[0].shape[1:]),
-        train,
+        chosen.model_for(*train),
+        chosen.batches(*train),
         low=low,
         high=high,
         steps=steps,
-        batch_size=settings["batch_size"],
-        seed=settings["seed"],
         rule=rule,
     )
     if plot is not None:

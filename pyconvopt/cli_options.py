@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pyconvopt.data.sources import located
 from pyconvopt.training.recipes import Recipe, parse_value
 
-DataOption = Annotated[str | None, typer.Option("--data", help="Data set, such as fashion-mnist.")]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="A data set, a folder of pictures, or an .npz file.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, or a model file.")]
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A recipe's name, or a .toml file.")]
 SetOption = Annotated[
@@ -34,4 +38,4 @@ def chosen_recipe(recipe: str, changes: list[str]) -> Recipe:
 
 def data_change(name: str | None) -> list[str]:
     """--data as a change of the recipe."""
-    return [] if name is None else [f"data.name={name}"]
+    return [] if name is None else [f"data.name={dumps(located(name))}"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from pyconvopt.cli_options import (
     RunArgument,
     SetOption,
     chosen_recipe,
+    data_change,
 )
-from pyconvopt.extras import require
+from pyconvopt.data.image_folder import Form, decoded, opened
+from pyconvopt.data.sources import located
 from pyconvopt.models.export import FORMATS
 from pyconvopt.models.export import export as export_model
 from pyconvopt.training.recipes import Recipe
@@ -31,6 +34,7 @@ from pyconvopt.training.run import (
     RECIPE,
     WEIGHTS,
     images,
+    load_images,
     resume_run,
     run_recipe,
 )
@@ -64,10 +68,9 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train a recipe and write a run folder; the last line printed is the test accuracy."""
-    changes = [
+    changes = data_change(data) + [
         f"{key}={value}"
         for key, value in (
-            ("data.name", data),
             ("fit.epochs", epochs),
             ("fit.batch_size", batch_size),
             ("fit.seed", seed),
@@ -105,12 +108,13 @@ def run_and_recipe(run: Path) -> tuple[models.Sequential, Recipe | None]:
 def evaluate(run: RunArgument, data_name: DataOption = None, json: JsonOption = False) -> None:
     """Loss and metrics of a trained model on a data set's test images."""
     model, recipe = run_and_recipe(run)
-    name = data_name or (recipe.table["data"]["name"] if recipe else None)
-    if name is None:
+    if recipe is None and data_name is None:
         raise typer.BadParameter("a model file has no recipe beside it: name the data, --data NAME")
-    scale = recipe.table["data"]["scale"] if recipe else 255.0
-    _, (test_images, test_labels) = data.load(name)
-    logs = model.evaluate(images(test_images, scale), test_labels, verbose=0, return_dict=True)
+    chosen = recipe or chosen_recipe("seed", [])
+    if data_name is not None:
+        chosen.set("data.name", located(data_name))
+    _, (test_images, test_labels) = load_images(chosen)
+    logs = model.evaluate(test_images, test_labels, verbose=0, return_dict=True)
     if json:
         print(dumps(logs))
         return
@@ -118,8 +122,8 @@ def evaluate(run: RunArgument, data_name: DataOption = None, json: JsonOption = 
         print(f"test {metric}: {value:.4f}")
 
 
-def read_images(path: Path, channels: int) -> np.ndarray:
-    """Pixels from a .npy file, or from one picture (Pillow)."""
+def read_images(path: Path, shape: Sequence[int | None], resize: bool) -> np.ndarray:
+    """Pixels from a .npy file, or from one picture (Pillow), for a model of that input shape."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".npy":
@@ -127,12 +131,15 @@ def read_images(path: Path, channels: int) -> np.ndarray:
             return np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f"{path} is no array file: {error}") from None
-    pillow = require("PIL.Image", "reading a picture", "images")
     try:
-        picture = pillow.open(path).convert("L" if channels == 1 else "RGB")
-    except pillow.UnidentifiedImageError:
-        raise ValueError(f"{path} is neither a .npy array nor a picture Pillow knows") from None
-    return np.asarray(picture)[None]
+        with opened(path) as picture:
+            height, width = shape[:2] if resize and None not in shape[:2] else picture.size[::-1]
+        form = Form(height or 1, width or 1, "grayscale" if shape[-1] == 1 else "rgb")
+        return decoded(path, form)[None]
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is neither a .npy array nor a picture Pillow knows: {error}"
+        ) from None
 
 
 @app.command()
@@ -143,11 +150,15 @@ def predict(
 ) -> None:
     """The most probable class of each image, one line an image: index, class, probability."""
     model, recipe = run_and_recipe(run)
-    pixels = read_images(source, (model.input_shape or (1,))[-1] or 1)
-    scale = recipe.table["data"]["scale"] if recipe else 255.0
+    section: dict[str, Any] = recipe.table["data"] if recipe else {"scale": 255.0}
+    # Pictures that were resized for the training are resized here too.
+    pixels = read_images(
+        source, (model.input_shape or (None, None, None, 1))[1:], "image_size" in section
+    )
+    scale = section["scale"]
     # Floating-point images are taken as scaled already.
     outputs = model.predict(images(pixels, scale if pixels.dtype.kind in "ui" else 1.0))
-    names = data.CLASS_NAMES.get(recipe.table["data"]["name"]) if recipe else None
+    names = section.get("classes") or data.CLASS_NAMES.get(str(section.get("name")))
     for index, row in enumerate(outputs):
         best = int(row.argmax())
         label = names[best] if names and len(names) == len(row) else str(best)
@@ -177,7 +188,11 @@ def explain(
     """The kernel chosen for each layer and pass, and why."""
     import pyconvopt
 
-    model = run_and_recipe(run)[0] if run else chosen_recipe(recipe, []).model((28, 28, 1))
+    model = (
+        run_and_recipe(run)[0]
+        if run
+        else chosen_recipe(recipe, []).model((28, 28, 1), num_classes=10)
+    )
     shape = [size or 32 for size in (model.input_shape or ())[1:]]
     print(pyconvopt.explain(model, torch.zeros(batch_size, *shape)))
 

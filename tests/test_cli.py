@@ -142,6 +142,7 @@ class TestTrain:
             (("--set", "fit.epoch=3"), ("did you mean 'epochs'",)),
             (("--set", "fit.epochs"), ("--set takes key=value",)),
             (("--set", "fit.epochs=many"), ("fit.epochs must be int, got 'many'",)),
+            (("--set", "compile.loss=mze"), ("unknown loss 'mze': did you mean 'mse'",)),
         ],
     )
     def test_wrong_usage(self, refused, arguments, parts):
@@ -158,7 +159,6 @@ class TestTrain:
             (("--out", "first"), ("holds a run already",)),
             (("--out", "output"), ("cannot write to the run folder output",)),
             (("--set", "layers.0.filter=3"), ("layers.0 of the recipe", "'filter'")),
-            (("--set", "compile.loss=mze"), ("unknown loss 'mze': did you mean 'mse'",)),
             (("--set", "layers.7.units=5"), ("is out of range", "5 outputs")),
             (("--set", "layers.0.kernel_size=[40, 40]"), ("too small for a kernel of 40×40",)),
         ],

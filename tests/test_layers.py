@@ -413,6 +413,8 @@ def test_every_layer_comes_back_from_its_configuration():
         "Activation": ("tanh",),
         "Reshape": ((2, -1),),
         "Rescaling": (0.5,),
+        "PatchWhitening": (8,),
+        "Architecture": ("resnet_cifar", {"depth": 8}),
     }
     for name, kind in layers.TABLE.items():
         layer = kind(*arguments.get(name, ()))

@@ -187,6 +187,9 @@ class TestFiles:
         model = models.Sequential(
             [
                 layers.Rescaling(0.5, offset=0.1, input_shape=(16, 16, 2)),
+                layers.Normalization(mean=[0.1, 0.2], variance=0.5),
+                layers.PatchWhitening(8, 2, padding="same"),
+                layers.Architecture("unet", {"width": 4, "depth": 1, "num_classes": 2}),
                 layers.Conv2D(4, (3, 2), strides=2, padding="same"),
                 layers.SpatialDropout2D(0.1),
                 layers.ZeroPadding2D(((0, 1), (1, 0))),

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from pyconvopt import models
-from pyconvopt.training.recipes import Recipe
+from pyconvopt import averaging, losses, models, regularizers, schedules
+from pyconvopt.data import augment
+from pyconvopt.training.recipes import Recipe, known_names
+from pyconvopt.training.run import fit_recipe
+from pyconvopt.training.run import images as run_images
 
 
 class TestRecipes:
@@ -83,3 +87,207 @@ class TestRecipes:
         recipe.set("layers.0.filter", 3)
         with pytest.raises(ValueError, match=r"layers.0 of the recipe: .*'filter'"):
             recipe.model((28, 28, 1))
+
+
+FULL = """
+[data]
+name = "fashion-mnist"
+scale = 1.0
+standardize = true
+
+[fit]
+epochs = 2
+batch_size = 32
+seed = 3
+validation = "none"
+
+[compile]
+optimizer = "sgd"
+loss = {name = "sparse_categorical_crossentropy", config = {label_smoothing = 0.1}}
+metrics = ["accuracy"]
+
+[optimizer]
+momentum = 0.9
+weight_decay = 0.01
+no_decay = ["bias", "norm"]
+
+[schedule]
+name = "cosine"
+unit = "epochs"
+lr = 0.2
+n = 2
+warmup = 0.5
+
+[averaging]
+name = "ema"
+decay = 0.5
+
+[regularizers]
+"*conv1.weight" = {name = "l2", config = {l = 0.001}}
+
+[[augment]]
+type = "RandomCrop"
+padding = 2
+
+[[augment]]
+type = "MixUp"
+alpha = 0.3
+
+[model]
+architecture = "resnet_cifar"
+depth = 8
+"""
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A recipe that has every section, and some images for it."""
+    (tmp_path / "full.toml").write_text(FULL)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (64, 12, 12, 1), dtype=np.uint8)
+    return Recipe.load(str(tmp_path / "full.toml")), (images, np.arange(64) % 4)
+
+
+class TestFullRecipes:
+    def test_what_it_makes(self, full):
+        recipe, (x, y) = full
+        model = recipe.model_for(x, y)
+        names = [type(layer).__name__ for layer in model.layers]
+        assert names == ["Normalization", "Architecture", "Activation"]
+        assert model.output_shape == (None, 4) and model.output_activation == "softmax"
+        assert abs(model.layers[0].get_weights()[0][0] - x.mean()) < 1e-3
+        trainer = model.trainer()
+        assert trainer.schedule == schedules.Cosine(0.2, 2).warmup(0.5).per_epoch()
+        assert trainer.loss == losses.SparseCategoricalCrossentropy(label_smoothing=0.1)
+        assert [type(each) for each in trainer.callbacks] == [averaging.EMA]
+        assert trainer.callbacks[0].decay == 0.5
+        batches = recipe.batches(x, y)
+        assert batches.augment.transforms == [augment.RandomCrop(2), augment.MixUp(0.3)]
+        assert batches.batch_size == 32 and batches.seed == 3
+
+    def test_trained(self, full):
+        recipe, data = full
+        model, history = fit_recipe(recipe, data, None, verbose=0)
+        groups = model.optimizer.param_groups
+        assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+        assert all(group["momentum"] == 0.9 for group in groups)
+        convolutions = [each for each in model.parameters() if each.dim() == 4]
+        # The shortcuts' and blocks' filters and the last matrix decay, norms and biases do not.
+        assert len(groups[0]["params"]) == len(convolutions) + 1
+        penalised = regularizers.terms(model)
+        assert len(penalised) == sum("conv1.weight" in n for n, _ in model.named_parameters())
+        assert len(history.history["loss"]) == 2 and model.trainer().step_number == 4
+
+    def test_the_same_run_twice(self, full):
+        recipe, data = full
+        first, again = (fit_recipe(recipe, data, None, verbose=0)[0] for _ in range(2))
+        for name, tensor in first.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+
+    def test_written_and_read_back(self, full, tmp_path):
+        recipe, _ = full
+        recipe.set("regularizers.*fc.weight", {"name": "l1", "config": {"l": 1e-3}})
+        recipe.set("augment.1.alpha", 0.4)
+        recipe.set("schedule.lr", 0.3)
+        recipe.set("model.depth", 14)
+        (tmp_path / "again.toml").write_text(recipe.to_toml())
+        assert Recipe.load(str(tmp_path / "again.toml")).table == recipe.table
+        assert recipe.table["regularizers"]["*fc.weight"]["name"] == "l1"
+
+    def test_the_optimizers_settings_are_saved_with_the_model(self, full, tmp_path):
+        pytest.importorskip("safetensors")
+        recipe, (x, y) = full
+        recipe.model_for(x, y).save(tmp_path / "model")
+        again = models.load(tmp_path / "model")
+        again.fit(x, y, verbose=0)
+        assert again.optimizer.param_groups[0]["momentum"] == 0.9
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("schedule.name", "cosin", "did you mean 'cosine'"),
+            ("schedule.unit", "epoch", "did you mean 'epochs'"),
+            ("schedule.gamma", 0.1, "schedule 'cosine': .*'gamma'"),
+            ("compile.learning_rate", 0.1, "give schedule.lr"),
+            ("averaging.name", "emma", "did you mean 'ema'"),
+            ("averaging.decay", 2.0, "decay must lie between 0 and 1"),
+            ("augment.0.type", "RandomCorp", "did you mean 'RandomCrop'"),
+            ("augment.0.pading", 3, "augmentation 'RandomCrop': .*'pading'"),
+            ("augment.5.padding", 3, r"has augment 0 ... 1"),
+            ("layers.0.units", 3, r"has no \[\[layers\]\]"),
+            ("regularizers.*.weight", "l3", "unknown regularizer 'l3'"),
+            ("data.standardize", 1, "data.standardize must be bool, got 1"),
+            ("fit.epochs", True, "fit.epochs must be int, got True"),
+            ("model", "resnet18", "names nothing in a recipe"),
+            ("models.depth", 8, "did you mean 'model'"),
+        ],
+    )
+    def test_refused_changes_change_nothing(self, full, key, value, message):
+        recipe, _ = full
+        before = recipe.to_toml()
+        with pytest.raises(ValueError, match=message):
+            recipe.set(key, value)
+        assert recipe.to_toml() == before
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("[model]", "[[layers]]", "layers.0 lacks its type"),
+            ("[model]", "[[layers]]\ntype = 'Flatten'\n[model]", "leave one of them out"),
+            ('architecture = "resnet_cifar"', "", r"\[model\] lacks its architecture"),
+            ("[schedule]", "[[schedule]]", r"schedule must be written as \[schedule\]"),
+            ("[[augment]]", "[augment]", "TOML|written as"),
+        ],
+    )
+    def test_refused_files(self, tmp_path, old, new, message):
+        (tmp_path / "bad.toml").write_text(FULL.replace(old, new))
+        with pytest.raises(ValueError, match=message):
+            Recipe.load(str(tmp_path / "bad.toml"))
+
+    def test_an_unknown_argument_of_an_architecture(self, full):
+        recipe, (x, y) = full
+        recipe.set("model.width_factor", 3)
+        with pytest.raises(ValueError, match="unknown argument of resnet_cifar 'width_factor'"):
+            recipe.model_for(x, y)
+
+
+class TestShippedRecipes:
+    @pytest.mark.parametrize("name", known_names())
+    def test_it_builds_and_says_what_it_is(self, name):
+        recipe = Recipe.load(name)
+        with torch.device("meta"):
+            model = recipe.model((28, 28, 1), num_classes=10)
+        assert model.output_shape == (None, 10) and model.output_activation == "softmax"
+        assert Recipe.load(name).to_toml() == recipe.to_toml()
+
+    def test_every_architecture_that_classifies_has_one(self):
+        named = {
+            Recipe.load(name).table.get("model", {}).get("architecture") for name in known_names()
+        }
+        assert named - {None} == set(models.ARCHITECTURES) - {"unet"}
+
+    def test_the_best_has_at_most_a_million_parameters(self):
+        model = Recipe.load("best").model((28, 28, 1))
+        assert sum(each.numel() for each in model.parameters()) <= 1_000_000
+
+    def test_the_fast_one_learns_within_a_second(self):
+        # Bars whose height tells the class: a few steps are enough.
+        generator = np.random.default_rng(0)
+        y = generator.integers(0, 10, 2000)
+        x = generator.integers(0, 60, (2000, 28, 28, 1)).astype(np.uint8)
+        for image, label in zip(x, y, strict=True):
+            image[2 * label : 2 * label + 4] += 180
+        model, history = fit_recipe(Recipe.load("fast"), (x, y), None, verbose=0)
+        assert history.history["accuracy"][-1] > 0.9
+        assert model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"] > 0.95
+
+
+def test_bytes_stay_bytes_at_a_scale_of_one():
+    pixels = np.full((2, 3, 3), 7, np.uint8)
+    assert run_images(pixels, 1.0).dtype == np.uint8 and run_images(pixels, 1.0).shape == (
+        2,
+        3,
+        3,
+        1,
+    )
+    assert run_images(pixels, 7.0).tolist() == np.ones((2, 3, 3, 1)).tolist()

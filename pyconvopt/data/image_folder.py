@@ -47,8 +47,8 @@ class Form(NamedTuple):
     height: int
     width: int
     color_mode: str
-    crop_to_aspect_ratio: bool
-    interpolation: str
+    crop_to_aspect_ratio: bool = False
+    interpolation: str = "bilinear"
 
 
 class Damage(NamedTuple):

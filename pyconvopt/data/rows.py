@@ -101,6 +101,8 @@ class MappedArray(Rows):
 
 def mapped(path: str | Path) -> np.ndarray:
     """The array of a .npy file, mapped for reading."""
+    if str(path).endswith(".npz"):
+        raise ValueError(f"{path} holds several packed arrays: read it with data.load")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:

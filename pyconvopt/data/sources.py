@@ -49,9 +49,14 @@ def is_path(name: str) -> bool:
     return name.endswith(".npz") or Path(name).is_dir()
 
 
-def known(name: str) -> str:
-    """The name of a set as the table has it; ValueError offering the nearest for another."""
-    return registry.find("data set", {each: each for each in SETS}, name)
+def is_known(name: str) -> bool:
+    """Whether a name is a set's; a folder of that name has to be written as ./name."""
+    return registry.spelling(name) in map(registry.spelling, SETS)
+
+
+def located(name: str) -> str:
+    """A data set's name, or the whole path of a folder or file, wherever one goes from here."""
+    return str(Path(name).resolve()) if not is_known(name) and is_path(name) else name
 
 
 def load(
@@ -76,15 +81,16 @@ def load_named(
 ) -> tuple[Arrays, tuple[str, ...] | None]:
     """What `load` gives, and the names of the classes if they are known."""
     text = str(name)
-    spellings = {registry.spelling(each) for each in SETS}
-    if registry.spelling(text) not in spellings and is_path(text):
-        if text.endswith(".npz"):
-            return read_npz(Path(text), test_share), None
+    if is_known(text):
+        chosen = registry.find("data set", {each: each for each in SETS}, text)
+        return SETS[chosen](), CLASS_NAMES[chosen]
+    if text.endswith(".npz"):
+        return read_npz(Path(text), test_share), None
+    if Path(text).is_dir():
         return read_folder(Path(text), image_size, test_share)
-    if registry.spelling(text) not in spellings and Path(text).exists():
+    if Path(text).exists():
         raise ValueError(f"{text} is neither a folder of pictures nor an .npz file")
-    chosen = known(text)
-    return SETS[chosen](), CLASS_NAMES[chosen]
+    raise registry.unknown("data set", text, SETS)
 
 
 def read_folder(

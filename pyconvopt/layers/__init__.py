@@ -12,6 +12,7 @@ from pyconvopt.layers.activation import (
     ReLU,
     Softmax,
 )
+from pyconvopt.layers.architecture import Architecture
 from pyconvopt.layers.base import Layer
 from pyconvopt.layers.convolution import Conv2D
 from pyconvopt.layers.core import Dense, Flatten, Input, InputLayer
@@ -25,6 +26,7 @@ from pyconvopt.layers.pooling import (
     GlobalMaxPooling2D,
     MaxPooling2D,
 )
+from pyconvopt.layers.preprocessing import Normalization, PatchWhitening
 from pyconvopt.layers.reshaping import (
     Cropping2D,
     Rescaling,
@@ -64,6 +66,9 @@ TABLE: dict[str, type[Layer]] = {
         UpSampling2D,
         Reshape,
         Rescaling,
+        Normalization,
+        PatchWhitening,
+        Architecture,
     )
 }
 

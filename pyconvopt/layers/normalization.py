@@ -19,7 +19,7 @@ from pyconvopt import constraints, functional, initializers, regularizers
 from pyconvopt.layers.base import Layer, Shape
 
 
-class Normalization(Layer):
+class AffineNormalization(Layer):
     """What the normalisations share: epsilon, and a scale (gamma) and an offset (beta) a channel.
 
     They are the parameters `weight` and `bias`, torch's names, so that attached tools find them.
@@ -90,7 +90,7 @@ class Normalization(Layer):
         return named + ([] if self.bias is None else [("beta", self.bias)])
 
 
-class BatchNormalization(Normalization):
+class BatchNormalization(AffineNormalization):
     """y = gamma · (x - mean) / √(variance + epsilon) + beta, channel by channel.
 
     In training mean and variance are the batch's own, over N, H and W, and the moving ones follow:

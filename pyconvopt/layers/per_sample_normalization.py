@@ -10,10 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt.layers.base import Shape, to_array_axes, to_torch_axes
-from pyconvopt.layers.normalization import Normalization
+from pyconvopt.layers.normalization import AffineNormalization
 
 
-class LayerNormalization(Normalization):
+class LayerNormalization(AffineNormalization):
     """y = gamma · (x - mean) / √(variance + epsilon) + beta over the last axis, place by place.
 
     Shapes: (N, H, W, C) or (N, features), unchanged: mean and variance of the C channels of a
@@ -60,7 +60,7 @@ class LayerNormalization(Normalization):
         return to_torch_axes(y)
 
 
-class GroupNormalization(Normalization):
+class GroupNormalization(AffineNormalization):
     """y = gamma · (x - mean) / √(variance + epsilon) + beta, statistics over a group of channels.
 
     Mean and variance are those of one sample's H · W · C / groups values in each group. With

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def compile_settings(model: Sequential) -> dict[str, Any] | None:
     if trainer is None:
         return None
     try:
-        if not isinstance(trainer.optimizer_spec, str):
+        if not isinstance(trainer.optimizer_spec, (str, Mapping)):
             raise ValueError(f"optimizer {trainer.optimizer_spec!r} is not known by a name")
         return {
             "optimizer": trainer.optimizer_spec,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pyconvopt.data.loader import as_batches
 from pyconvopt.layers.base import Layer, Shape, show, to_array_axes, to_torch_axes
 from pyconvopt.layers.core import InputLayer
+from pyconvopt.layers.preprocessing import Adapting
 from pyconvopt.models import fusion, saving, summary
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ class Sequential(nn.Module):
             )
         if any(layer is each for each in self.layers):
             raise ValueError(f"{layer.name} is in this model already; a layer is added once")
-        if not self._modules and self.input_shape is None and layer.given_shape is not None:
-            self.start_from(layer.given_shape)
+        # A first layer brings the shape it was given, or was built for, as by `adapt`.
+        shape = layer.given_shape or (layer.input_shape or ())[1:]
+        if not self._modules and self.input_shape is None and shape:
+            self.start_from(shape)
         name = self.free_name(layer)
         before = self.output_shape
         if before is not None and not layer.built:
@@ -225,6 +228,36 @@ class Sequential(nn.Module):
                 "evaluate"
             )
         return self._trainer
+
+    def adapt(self, x: Any) -> None:
+        """Let the layers that learn from images do so, each from what reaches it: before `fit`.
+
+        `x`: training images. They are `Normalization` and `PatchWhitening`; others stay as they
+        are, and none is trained.
+
+        >>> from pyconvopt import layers
+        >>> model = Sequential([layers.Normalization(input_shape=(1,))])
+        >>> model.adapt(np.array([[1.0], [3.0]]))
+        >>> model.predict(np.array([[3.0]]))
+        array([[1.]], dtype=float32)
+        """
+        if not self.built:
+            self.build(tuple(np.shape(x)))
+        for place, layer in enumerate(self.layers):
+            if not isinstance(layer, Adapting):
+                continue
+            # Some thousand images, from all parts of the data, are enough for patches.
+            most = layer.samples_to_adapt or len(x)
+            part = x[:: max(1, len(x) // most)][:most]
+            layer.adapt(part if place == 0 else self.output_of(place, part))
+
+    def output_of(self, place: int, x: Any) -> np.ndarray:
+        """What the first `place` layers make of images, in evaluation mode."""
+        front = Sequential(name="front")
+        front.input_shape = self.input_shape
+        for layer in self.layers[:place]:
+            front.add_module(layer.name, layer)
+        return front.predict(x)
 
     def fit(
         self,

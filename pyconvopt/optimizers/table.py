@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +86,8 @@ def get(
 
     Args:
         spec: a name of `OPTIMIZERS` (with Keras' default settings), something that makes an
-            optimiser of the parameters (a class, a `functools.partial`, a function), or a ready
-            optimiser, which is returned as it is.
+            optimiser of the parameters (a class, a `functools.partial`, a function), a ready
+            optimiser, which is returned as it is, or {"name": ..., "config": {settings}}.
         parameters: tensors, torch's groups of them, or a model.
         no_decay: with a model, what is spared the weight decay: `parameter_groups`' no_decay_on,
             such as ("bias", "norm").
@@ -108,6 +108,9 @@ def get(
     ...     print(str(error).split("?")[0])
     unknown optimizer 'adan': did you mean 'adam'
     """
+    if isinstance(spec, Mapping):
+        settings = {"no_decay": no_decay, **spec.get("config", {}), **options}
+        return get(spec["name"], parameters, **settings)
     if isinstance(spec, Optimizer):
         if options or no_decay:
             given = [*options, "no_decay"] if no_decay else [*options]

@@ -1,12 +1,21 @@
 """Recipes: a whole training run as a TOML file.
 
-    name       of the recipe; else it is called like its file
-    [data]     name, scale (pixels are divided by it)
-    [fit]      epochs, batch_size, seed, validation ("test" or "none")
-    [compile]  optimizer, loss, metrics; may: learning_rate, accumulate, clip_norm, clip_value
-    [[layers]] type, and the arguments of that layer, in order
+    name           of the recipe; else it is called like its file
+    [data]         name (a set, a folder, an .npz file), scale (pixels are divided by it); may:
+                   standardize (by the training images' mean and deviation, kept with the model),
+                   image_size and test_share (of folders and files), classes (their names)
+    [fit]          epochs, batch_size, seed, validation ("test" or "none")
+    [compile]      optimizer, loss, metrics; may: learning_rate, accumulate, clip_norm, clip_value
+    [[layers]]     type, and the arguments of that layer, in order; or instead
+    [model]        architecture, and its arguments; num_classes follows from the data
+    [optimizer]    settings: momentum, weight_decay, no_decay ...
+    [schedule]     name, its settings, unit ("run", "epochs" or "steps"), warmup
+    [averaging]    name ("ema" or "swa"), its settings
+    [regularizers] "pattern of weights' names" = {name = "l2", config = {l = 1e-4}}
+    [[augment]]    type, and its settings, in order
 
-The recipes that come with the package lie in `pyconvopt/recipes`; a path names one of your own.
+Only the first three and a model are needed. The recipes that come with the package lie in
+`pyconvopt/recipes`; a path names one of your own. `recipe_parts` holds the tables.
 """
 
 from __future__ import annotations
@@ -19,25 +28,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pyconvopt import registry
+import numpy as np
+
+from pyconvopt import layers, registry
+from pyconvopt.data import ArrayLoader
 from pyconvopt.extras import require
 from pyconvopt.models import Sequential
-
-# What a recipe may say besides its layers, and the type of each value.
-SECTIONS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "data": {"name": str, "scale": (int, float)},
-    "fit": {"epochs": int, "batch_size": int, "seed": int, "validation": str},
-    "compile": {"optimizer": str, "loss": str, "metrics": list},
-}
-# What it may leave out.
-OPTIONAL: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "compile": {
-        "learning_rate": (int, float),
-        "accumulate": int,
-        "clip_norm": (int, float),
-        "clip_value": (int, float),
-    },
-}
+from pyconvopt.training import recipe_parts as parts
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -108,50 +105,37 @@ class Recipe:
         return recipe
 
     def check(self) -> None:
-        """Refuse unknown sections and keys, missing ones, and values of a wrong type."""
-        sections = [*SECTIONS, "layers"]
-        for section in self.table:
+        """Refuse unknown sections, keys and methods, missing ones, and values of a wrong type."""
+        sections = [*parts.SECTIONS, *parts.SETTINGS, *parts.LISTS]
+        for section, content in self.table.items():
             if section not in sections:
                 raise registry.unknown("recipe section", section, sections)
-        for section, keys in SECTIONS.items():
-            known = keys | OPTIONAL.get(section, {})
-            for key, value in self.table.get(section, {}).items():
-                kind = registry.find(f"key in [{section}]", known, key)
-                if not isinstance(value, kind) or isinstance(value, bool):
-                    kinds = kind if isinstance(kind, tuple) else (kind,)
-                    wanted = " or ".join(each.__name__ for each in kinds)
-                    raise ValueError(f"{section}.{key} must be {wanted}, got {value!r}")
-            missing = [key for key in keys if key not in self.table.get(section, {})]
-            if missing:
-                raise ValueError(f"the recipe lacks {section}.{missing[0]}")
-        layers = self.table.get("layers")
-        if not isinstance(layers, list) or not layers:
-            raise ValueError("the recipe has no [[layers]]")
-        for index, layer in enumerate(layers):
-            if "type" not in layer:
-                raise ValueError(f"layers.{index} lacks its type")
-        for key, least in (("epochs", 1), ("batch_size", 1)):
-            if self.table["fit"][key] < least:
-                raise ValueError(f"fit.{key} must be {least} or more, got {self.table['fit'][key]}")
-        registry.find(
-            "fit.validation", {"test": None, "none": None}, self.table["fit"]["validation"]
-        )
+            if not isinstance(content, list if section in parts.LISTS else dict):
+                wanted = f"[[{section}]]" if section in parts.LISTS else f"[{section}]"
+                raise ValueError(f"{section} must be written as {wanted}, got {content!r}")
+        parts.check_values(self.table)
+        parts.check_model(self.table)
+        parts.check_methods(self.table)
 
     def set(self, key: str, value: Any) -> None:
-        """Change one value by its dotted name: 'fit.epochs', 'layers.0.filters'.
+        """Change one value by its dotted name: 'fit.epochs', 'schedule.lr', 'layers.0.filters'.
 
         Errors: ValueError for a name the recipe cannot have, or a value of a wrong type.
         """
         changed = Recipe(self.name, deepcopy(self.table))
-        section, *path = key.split(".")
-        if section == "layers" and len(path) == 2 and path[0].isdigit():
-            layers = changed.table["layers"]
-            if int(path[0]) >= len(layers):
-                raise ValueError(f"{key}: the recipe has layers 0 ... {len(layers) - 1}")
-            layers[int(path[0])][path[1]] = value
-        elif len(path) == 1 and section != "layers":
-            registry.find("recipe section", SECTIONS, section)
-            changed.table[section][path[0]] = value
+        section, _, rest = key.partition(".")
+        number, _, entry = rest.partition(".")
+        if section in parts.LISTS and number.isdigit() and entry:
+            items = changed.table.get(section, [])
+            if int(number) >= len(items):
+                has = f"{section} 0 ... {len(items) - 1}" if items else f"no [[{section}]]"
+                raise ValueError(f"{key}: the recipe has {has}")
+            items[int(number)][entry] = value
+        # The names of weights that [regularizers] speaks of have dots of their own.
+        elif rest and section not in parts.LISTS and ("." not in rest or section == "regularizers"):
+            sections = dict.fromkeys([*parts.SECTIONS, *parts.SETTINGS])
+            registry.find("recipe section", sections, section)
+            changed.table.setdefault(section, {})[rest] = value
         else:
             raise ValueError(
                 f"{key!r} names nothing in a recipe; write section.key, such as fit.epochs, or "
@@ -163,31 +147,78 @@ class Recipe:
     def to_toml(self) -> str:
         """The recipe as TOML text that `load` reads back."""
         lines = ["# a recipe as it was run", f"name = {toml(self.name)}"]
-        for section in SECTIONS:
-            lines += ["", f"[{section}]"]
-            lines += [f"{key} = {toml(value)}" for key, value in self.table[section].items()]
-        for layer in self.table["layers"]:
-            lines += ["", "[[layers]]"]
-            lines += [f"{key} = {toml(value)}" for key, value in layer.items()]
+        for section in (*parts.SECTIONS, *parts.SETTINGS):
+            if section in self.table:
+                lines += ["", f"[{section}]", *assignments(self.table[section])]
+        for section in parts.LISTS:
+            for entry in self.table.get(section, ()):
+                lines += ["", f"[[{section}]]", *assignments(entry)]
         return "\n".join(lines) + "\n"
 
-    def model(self, input_shape: tuple[int, ...]) -> Sequential:
+    def model(self, input_shape: tuple[int, ...], num_classes: int | None = None) -> Sequential:
         """The model for images of that shape (height, width, channels), compiled.
+
+        `num_classes`: the outputs of an architecture, where the recipe does not say it.
 
         Errors: ValueError for a layer or an argument there is not.
         """
-        from pyconvopt.layers import TABLE
-
         model = Sequential(name=self.name)
         model.start_from(input_shape)
-        for index, entry in enumerate(self.table["layers"]):
+        if self.table["data"].get("standardize"):
+            model.add(layers.Normalization())
+        if "model" in self.table:
+            name, arguments = parts.named("model", self.table["model"], "architecture")
+            if num_classes is not None:
+                arguments.setdefault("num_classes", num_classes)
+            model.add(layers.Architecture(name, arguments))
+            model.add(layers.Activation("softmax"))
+        for index, entry in enumerate(self.table.get("layers", ())):
             arguments = {key: value for key, value in entry.items() if key != "type"}
             try:
-                model.add(registry.find("layer", TABLE, entry["type"])(**arguments))
+                model.add(registry.find("layer", layers.TABLE, entry["type"])(**arguments))
             except TypeError as error:
                 raise ValueError(f"layers.{index} of the recipe: {error}") from None
-        model.compile(**self.table["compile"])
+        model.compile(
+            **self.table["compile"]
+            | {
+                "optimizer": parts.optimizer(self.table),
+                "schedule": parts.schedule(self.table),
+                "regularizers": parts.penalties(self.table),
+                "callbacks": parts.average(self.table),
+            }
+        )
         return model
+
+    def model_for(self, images: np.ndarray, labels: np.ndarray) -> Sequential:
+        """The model for these training images, which its first layers have adapted to."""
+        model = self.model(images.shape[1:], num_classes=int(labels.max()) + 1)
+        model.adapt(images)
+        return model
+
+    def batches(self, images: np.ndarray, labels: np.ndarray, **changes: Any) -> ArrayLoader:
+        """The training images in the batches and with the augmentation of the recipe.
+
+        `changes`: other values for `ArrayLoader`'s arguments.
+        """
+        fit = self.table["fit"]
+        options = {"batch_size": fit["batch_size"], "seed": fit["seed"], **changes}
+        augment = parts.transforms(self.table)
+        return ArrayLoader(images, labels, shuffle=True, augment=augment, **options)
+
+
+def assignments(table: dict[str, Any]) -> list[str]:
+    """A line of TOML for each value."""
+    return [f"{toml_key(key)} = {toml(value)}" for key, value in table.items()]
+
+
+def toml_key(key: str) -> str:
+    """A key as TOML writes it, quoted where it must be.
+
+    >>> toml_key('epochs'), toml_key('conv*.weight')
+    ('epochs', '"conv*.weight"')
+    """
+    is_bare = key and all((each.isalnum() and each.isascii()) or each in "-_" for each in key)
+    return key if is_bare else json.dumps(key, ensure_ascii=False)
 
 
 def toml(value: Any) -> str:
@@ -197,7 +228,7 @@ def toml(value: Any) -> str:
     '[3, "a", {l = 0.1}]'
     """
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(assignments(value)) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml(each) for each in value) + "]"
     return json.dumps(value, ensure_ascii=False)

@@ -46,6 +46,8 @@ class Result(NamedTuple):
 def images(pixels: np.ndarray, scale: float) -> np.ndarray:
     """Pixels (N, H, W) or (N, H, W, C) as float32 (N, H, W, C), divided by `scale`.
 
+    At a scale of 1 they keep their type: bytes stay bytes, and become floats batch by batch.
+
     >>> images(np.full((1, 2, 2), 255, np.uint8), 255.0)[0, 0, 0]
     array([1.], dtype=float32)
     """
@@ -53,7 +55,7 @@ def images(pixels: np.ndarray, scale: float) -> np.ndarray:
         pixels = pixels[..., None]
     if pixels.ndim != 4:
         raise ValueError(f"images must be (N, H, W) or (N, H, W, C), got shape {pixels.shape}")
-    return pixels.astype(np.float32) / np.float32(scale)
+    return pixels if scale == 1 else pixels.astype(np.float32) / np.float32(scale)
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -80,9 +82,13 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def load_images(recipe: Recipe) -> tuple[Pair, Pair]:
-    """(images, labels) for training and for testing, as the recipe says."""
-    train, test = data.load(recipe.table["data"]["name"])
-    scale = recipe.table["data"]["scale"]
+    """(images, labels) for training and for testing, as the recipe says; it learns the classes."""
+    section = recipe.table["data"]
+    options = {key: section[key] for key in ("image_size", "test_share") if key in section}
+    (train, test), classes = data.load_named(section["name"], **options)
+    if classes is not None and section["name"] not in data.CLASS_NAMES:
+        section["classes"] = list(classes)
+    scale = section["scale"]
     return (images(train[0], scale), train[1]), (images(test[0], scale), test[1])
 
 
@@ -92,9 +98,11 @@ def fit_recipe(
     """The recipe's model, trained on these images; `options` go to `fit`."""
     settings = recipe.table["fit"]
     torch.manual_seed(settings["seed"])
-    model = recipe.model(train[0].shape[1:])
-    common = {name: settings[name] for name in ("epochs", "batch_size", "seed")}
-    return model, model.fit(*train, validation_data=validation, **(common | options))
+    model = recipe.model_for(*train)
+    changes = {name: options.pop(name) for name in ("batch_size", "seed") if name in options}
+    loader = recipe.batches(*train, **changes)
+    fit = {"epochs": settings["epochs"], **options}
+    return model, model.fit(loader, validation_data=validation, **fit)
 
 
 def run_recipe(

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.files import write_whole
 from pyconvopt.randomness import random_states, random_states_kept, set_random_states
 from pyconvopt.training.monitors import Monitor
@@ -29,6 +30,8 @@ from pyconvopt.training.results import as_csv
 from pyconvopt.training.run import load_images
 from pyconvopt.training.trainer import Trainer
 
+# The sections of a recipe that its candidates may differ in.
+SWEPT = ("compile", "layers", "model", "optimizer", "schedule", "averaging", "regularizers")
 HELD_OUT = 0.1  # of a recipe's training images: the test images are not for choosing
 
 
@@ -178,7 +181,7 @@ def sweep(
         raise ValueError(f"factor must be a whole number >= 2, got {factor!r}")
     if isinstance(make, Recipe):
         epochs = epochs or make.table["fit"]["epochs"]
-        make, data, validation = of_recipe(make, space, data, validation, fit)
+        make, data, validation = of_recipe(make, space, data, validation, fit, seed)
     candidates = [Candidate(settings) for settings in grid(space)]
     alive = candidates
     with random_states_kept():
@@ -220,6 +223,8 @@ def train(
     else:
         set_random_states(candidate.random)
     options = {"validation": validation, "seed": seed, "verbose": 0, **fit}
+    if isinstance(data, ArrayLoader):  # shared by all: each goes on in the order of its own epoch
+        data.epoch = candidate.epochs
     history = candidate.trainer.fit(
         data, epochs=until, initial_epoch=candidate.epochs, **options
     ).history
@@ -243,8 +248,8 @@ def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """
     copied = Recipe(recipe.name, deepcopy(recipe.table))
     for key, value in settings.items():
-        if not key.startswith(("compile.", "layers.")):
-            raise ValueError(f"a sweep changes compile. and layers. of a recipe, not {key!r}")
+        if key.partition(".")[0] not in SWEPT:
+            raise ValueError(f"a sweep changes {', '.join(SWEPT)} of a recipe, not {key!r}")
         copied.set(key, value)
     return copied
 
@@ -255,6 +260,7 @@ def of_recipe(
     data: Any,
     validation: Any,
     fit: dict[str, Any],
+    seed: int,
 ) -> tuple[Callable[..., Any], Any, Any]:
     """What makes a recipe's models, its data, and what is held out of them."""
     for settings in grid(space):  # refused now, not after hours
@@ -263,10 +269,10 @@ def of_recipe(
         (x, y), _ = load_images(recipe)
         kept = len(x) - max(1, round(len(x) * HELD_OUT))
         data, validation = (x[:kept], y[:kept]), (x[kept:], y[kept:])
-    fit.setdefault("batch_size", recipe.table["fit"]["batch_size"])
-    shape = data[0].shape[1:]
+    x, y = data
+    batch_size = fit.pop("batch_size", recipe.table["fit"]["batch_size"])
 
     def make(**settings: Any) -> Any:
-        return changed(recipe, settings).model(shape)
+        return changed(recipe, settings).model_for(x, y)
 
-    return make, data, validation
+    return make, recipe.batches(x, y, batch_size=batch_size, seed=seed), validation

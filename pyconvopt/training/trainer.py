@@ -39,8 +39,9 @@ class Trainer:
     Args:
         model: any nn.Module. Inputs are given as it takes them: N, H, W, C for
             `models.Sequential`, N, C, H, W for a torch model.
-        optimizer: a name, a callable of the parameters, or a torch optimiser. It is made at the
-            first `fit` and kept, so a second `fit` goes on where the first ended.
+        optimizer: a name, {"name": ..., "config": {settings}}, a callable of the parameters, or a
+            torch optimiser. It is made at the first `fit` and kept, so a second `fit` goes on
+            where the first ended.
         loss: a name, or a function (outputs, targets) -> scalar.
         metrics: names, `Metric` objects, or torchmetrics'.
         schedule: None, or what `schedules.get` takes, such as a function of the step that gives
@@ -200,8 +201,12 @@ class Trainer:
             trainable = [each for each in self.model.parameters() if each.requires_grad]
             if not trainable:
                 raise ValueError("the model has no weights to train")
+            # Settings may sort parameters by their modules, for which those are needed.
+            has_settings = isinstance(self.optimizer_spec, Mapping)
             self.optimizer = optimizers.get(
-                self.optimizer_spec, trainable, **self.optimizer_options
+                self.optimizer_spec,
+                self.model if has_settings else trainable,
+                **self.optimizer_options,
             )
         updated = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None

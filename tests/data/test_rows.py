@@ -86,3 +86,5 @@ class TestMappedArrays:
             data.ArrayLoader(tmp_path / "objects.npy")
         with pytest.raises(FileNotFoundError):
             data.ArrayLoader(tmp_path / "none.npy")
+        with pytest.raises(ValueError, match=r"x.npz holds several packed arrays: .* data.load"):
+            data.ArrayLoader("x.npz")

@@ -1,0 +1,127 @@
+"""Training from the command line on data of one's own, and asking the trained model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pyconvopt import cli
+from pyconvopt.training.recipes import Recipe
+
+for package in ("typer", "rich", "matplotlib", "safetensors"):
+    pytest.importorskip(package, reason="the command line needs the extra 'cli'")
+
+CLASSES = ("dark", "light", "striped")
+
+RECIPE = """
+[data]
+name = "fashion-mnist"
+scale = 1.0
+standardize = true
+image_size = [14, 12]
+
+[fit]
+epochs = 8
+batch_size = 8
+seed = 0
+validation = "test"
+
+[compile]
+optimizer = "adam"
+learning_rate = 0.01
+loss = "sparse_categorical_crossentropy"
+metrics = ["accuracy"]
+
+[averaging]
+name = "ema"
+decay = 0.5
+
+[[augment]]
+type = "RandomHorizontalFlip"
+
+[model]
+architecture = "resnet_cifar"
+depth = 8
+width = 4
+"""
+
+
+def pictures(count: int, size: tuple[int, int] = (14, 12)) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures that are dark, light, or striped, in turn."""
+    generator = np.random.default_rng(count)
+    labels = np.arange(count) % 3
+    images = generator.integers(0, 40, (count, *size), dtype=np.uint8)
+    images[labels == 1] += 200
+    images[labels == 2, ::2] += 200
+    return images, labels
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a recipe and pictures of two sizes in photos/."""
+    pillow = pytest.importorskip("PIL.Image", reason="pictures need the extra 'images'")
+    (tmp_path / "small.toml").write_text(RECIPE)
+    for half, count, size in (("train", 60, (14, 12)), ("test", 12, (28, 24))):
+        for number, (image, label) in enumerate(zip(*pictures(count, size), strict=True)):
+            path = tmp_path / "photos" / half / CLASSES[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pillow.fromarray(image).save(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class TestPictures:
+    def test_trained_evaluated_and_asked(self, folder, capsys, monkeypatch):
+        options = ("--recipe", "small.toml", "--data", "photos", "--out", "run", "--json")
+        assert cli.run(("train", *options)) == 0
+        trained = json.loads(capsys.readouterr().out)["test"]
+        assert trained["accuracy"] > 0.6
+        section = Recipe.load("run/recipe.toml").table["data"]
+        assert section["classes"] == list(CLASSES)
+        assert section["name"] == str(folder / "photos")
+
+        # From another folder, with the whole path in the recipe.
+        (folder / "elsewhere").mkdir()
+        monkeypatch.chdir(folder / "elsewhere")
+        assert cli.run(("evaluate", "../run", "--json")) == 0
+        assert json.loads(capsys.readouterr().out) == pytest.approx(trained)
+
+        # A raw picture of another size; then an array of raw pixels.
+        picture = next((folder / "photos" / "test" / "light").iterdir())
+        assert cli.run(("predict", "../run", str(picture))) == 0
+        index, name, share = capsys.readouterr().out.split()
+        assert index == "0" and name in CLASSES and 0 < float(share) <= 1
+        np.save("x.npy", pictures(6)[0])
+        assert cli.run(("predict", "../run", "x.npy", "--out", "p.npy")) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 6
+        assert np.load("p.npy").shape == (6, 3)
+
+    def test_damaged_pictures_are_one_line(self, folder, capsys):
+        (folder / "photos" / "train" / "dark" / "bad.png").write_bytes(b"no picture")
+        assert cli.run(("train", "--recipe", "small.toml", "--data", "photos")) == 1
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ") and "bad.png cannot be read" in error
+        assert "\n" not in error
+
+
+def test_npz(folder, capsys):
+    x, y = pictures(60)
+    np.savez("pictures.npz", x=x, y=y)
+    options = ("--recipe", "small.toml", "--data", "pictures.npz", "--set", "data.test_share=0.5")
+    assert cli.run(("train", *options, "--epochs", "1", "--out", "run")) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("test accuracy: ")
+    assert cli.run(("train", "--recipe", "small.toml", "--data", "none.npz")) == 1
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_find_lr_and_sweep_take_such_recipes(folder, capsys):
+    x, y = pictures(60)
+    np.savez("pictures.npz", x=x, y=y)
+    options = ("--recipe", "small.toml", "--data", "pictures.npz")
+    assert cli.run(("find-lr", *options, "--steps", "10")) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("learning rate: ")
+    over = "model.width=[2, 4]"
+    assert cli.run(("sweep", *options, "--over", over, "--epochs", "1")) == 0
+    assert "--set model.width=" in capsys.readouterr().out.splitlines()[-1]
