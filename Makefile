@@ -1,6 +1,7 @@
 # make demo   on a fresh machine: environment, torch, build, data, then the article's program
 # make test   all tests           make lint   style and types       make bench   speed beside the peers
 # make wheel  a wheel, checked in a clean environment               make sanitize  kernel tests under ASan and UBSan
+# make docs   the documentation, into site/                         make cards  the methods, measured (hours; goes on where it was)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ EPOCHS ?= 5
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint format bench wheel sanitize data clean
+.PHONY: demo test lint format bench docs cards wheel sanitize data clean
 
 demo: $(VENV)/.installed data
 	$(BIN)/pyconvopt train --data fashion-mnist --recipe seed --epochs $(EPOCHS)
@@ -33,6 +34,13 @@ format: $(VENV)/.tested
 bench: $(VENV)/.tested
 	$(BIN)/python -m benchmarks.train_step
 
+docs: $(VENV)/.documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "written: site/index.html"
+
+cards: $(VENV)/.tested data
+	$(BIN)/python -m docs.make_cards run $(CARDS)
+
 # --- environment -----------------------------------------------------------------------------------
 
 $(VENV)/.torch:
@@ -49,6 +57,10 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable ".[cli,test,dev]"
 	$(BIN)/pip install --quiet --no-deps keras absl-py h5py ml-dtypes namex optree pytorch-optimizer
+	touch $@
+
+$(VENV)/.documented: $(VENV)/.installed pyproject.toml
+	$(BIN)/pip install --quiet --editable ".[cli,docs]"
 	touch $@
 
 # Debian's package where it may be installed; else the program downloads the files, checked by SHA-256.
@@ -68,4 +80,4 @@ sanitize: $(VENV)/.tested
 	.ci/sanitize $(BIN)/python
 
 clean:
-	rm -rf build dist wheelhouse $(VENV)
+	rm -rf build dist wheelhouse site $(VENV)

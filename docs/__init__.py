@@ -1,0 +1,1 @@
+"""The documentation's own programs: the site's hooks, docstrings as Markdown, the method cards."""

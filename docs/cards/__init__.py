@@ -1,0 +1,1 @@
+"""The method cards: their table, their runs, their pages."""

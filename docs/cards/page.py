@@ -1,0 +1,155 @@
+"""The pages of the method cards, and their list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from docs.cards.table import BASELINE, Card, shown
+from docs.cards.training import described, finished
+from pyconvopt.training import Comparison
+from pyconvopt.training.statistics import Estimate, estimate
+
+BEGIN, END = "<!-- the cards, written by make_cards -->", "<!-- the end of the cards -->"
+
+
+# How mkdocstrings shows the docstring that a card takes its formula from.
+SHOWN = ("members: false", "show_root_heading: true", "heading_level: 2")
+
+
+def percent(value: Estimate | None, digits: int) -> str:
+    """A change in per cent with its interval.
+
+    >>> percent(Estimate(0.0123, 0.004, 5), 2), percent(Estimate(-0.1, float('nan'), 1), 0)
+    ('+1.23 ± 0.40', '-10')
+    """
+    if value is None or not value.runs:
+        return ""
+    text = f"{100 * value.mean:+.{digits}f}"
+    return text if math.isnan(value.half_width) else f"{text} ± {100 * value.half_width:.{digits}f}"
+
+
+def time_change(comparison: Comparison, label: str) -> Estimate:
+    """How much longer a way's runs take than the baseline's of the same seeds, as a share."""
+    runs, baseline = comparison.runs[label], comparison.runs[BASELINE]
+    seconds = {
+        name: {seed: math.fsum(run.seconds) for seed, run in each.items()}
+        for name, each in ((label, runs), (BASELINE, baseline))
+    }
+    shared = [seed for seed in runs if seed in baseline]
+    return estimate([seconds[label][seed] / seconds[BASELINE][seed] - 1 for seed in shared])
+
+
+def results_table(comparison: Comparison, card: Card, budget: Mapping[str, Any]) -> list[str]:
+    """The table of a card: accuracy, its change, the change in time."""
+    common = card.entries(budget)[0].changes
+    lines = [
+        "| | change to the recipe | runs | accuracy, % | change, points | p | change in time, % |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in comparison.rows:
+        changes = common if row.name == BASELINE else card.ways[row.name]
+        named = "the recipe `seed`" if row.name == BASELINE else row.name
+        accuracy = percent(row.score, 2).lstrip("+")
+        difference = p = time = ""
+        if row.difference is not None:
+            difference = percent(row.difference, 2)
+            p = "" if row.p is None or math.isnan(row.p) else f"{row.p:.2g}"
+            time = percent(time_change(comparison, row.name), 0)
+        cells = [named, shown(changes), str(row.score.runs), accuracy, difference, p, time]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def measured(card: Card, results: Path, budget: Mapping[str, Any]) -> list[str]:
+    """What was measured, and on what; or what would measure it."""
+    comparison = finished(card, results, budget)
+    if comparison is None:
+        recipes = [f"| {label} | {shown(changes)} |" for label, changes in card.ways.items()]
+        base = f", all runs with {shown(card.base)}" if card.base else ""
+        return [
+            f"Not measured yet; `python -m docs.make_cards run {card.key}` does it{base}:",
+            "",
+            "| | change to the recipe |",
+            "|---|---|",
+            *recipes,
+        ]
+    facts = described(results, card.key)
+    machine = facts["machine"]
+    return [
+        *results_table(comparison, card, budget),
+        "",
+        "Test accuracy after the last epoch and the time of the whole run, held seed by seed against",
+        "the first line; means with 95 % intervals (Student's t), p of the paired t-test. What the",
+        "first line changes holds for all lines.",
+        "",
+        f"Measured on {machine['processor']} ({machine['instruction_set']}, {machine['threads']} threads), "
+        f"torch {machine['torch']}, pyconvopt {facts['pyconvopt']}.",
+    ]
+
+
+def page(card: Card, results: Path, budget: Mapping[str, Any]) -> str:
+    """The page of a card."""
+    options = "\n".join(f"      {option}" for option in SHOWN)
+    method = [f"::: {name}\n    options:\n{options}\n" for name in card.of]
+    if card.formula:
+        method.insert(0, f"{card.formula}\n")
+    needs = []
+    if card.needs:
+        needs = ["It needs the extra [`optimizers`](../install.md#extras).", ""]
+    return "\n".join(
+        [
+            f"# {card.title}",
+            "",
+            *method,
+            "## When it helps",
+            "",
+            card.when.strip(),
+            "",
+            "## How to use it",
+            "",
+            *needs,
+            f"```python\n{card.use.strip()}\n```",
+            "",
+            "## Measured",
+            "",
+            *measured(card, results, budget),
+            "",
+        ]
+    )
+
+
+def listing(cards: Mapping[str, Card], results: Path, budget: Mapping[str, Any]) -> str:
+    """The list of the cards: a table for each group, with every way's change and effect."""
+    lines: list[str] = []
+    group = ""
+    for card in cards.values():
+        if card.group != group:
+            group = card.group
+            lines += ["", f"### {group}", ""]
+            lines += ["| method | | change to `seed` | accuracy, points | time, % |"]
+            lines += ["|---|---|---|---:|---:|"]
+        comparison = finished(card, results, budget)
+        rows = {row.name: row for row in comparison.rows} if comparison else {}
+        for number, (label, changes) in enumerate(card.ways.items()):
+            accuracy = time = "not measured"
+            if comparison and label in rows:
+                accuracy = percent(rows[label].difference, 2)
+                time = percent(time_change(comparison, label), 0)
+            link = "" if number else f"[{card.title}]({card.key}.md)"
+            lines.append(f"| {link} | {label} | {shown(changes)} | {accuracy} | {time} |")
+    return "\n".join(lines).strip()
+
+
+def with_listing(index: str, text: str) -> str:
+    """The index page with the list between its marks.
+
+    Errors: ValueError for a page without them.
+    """
+    before, begin, rest = index.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the index of the cards lacks {BEGIN!r} or {END!r}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"

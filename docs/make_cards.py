@@ -1,0 +1,80 @@
+"""Method cards: run the comparisons, and write their pages from the results.
+
+python -m docs.make_cards run                    every card, 5 seeds; goes on where it was broken off
+python -m docs.make_cards run dropout --seeds 10
+python -m docs.make_cards write                  the pages alone, from docs/methods/results/*.csv
+
+A card's baseline and its ways take turns, seed by seed, and every finished run is on disk at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# `python docs/make_cards.py` works as `python -m docs.make_cards` does.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from docs.cards import page, table, training
+from pyconvopt import registry
+from pyconvopt.training.files import write_whole
+
+
+def write_pages(results: Path, pages: Path, budget: Mapping[str, Any]) -> None:
+    """Write every card's page, and the list in the index."""
+    cards = table.read()
+    for key, card in cards.items():
+        write_whole(pages / f"{key}.md", page.page(card, results, budget))
+    index = (table.METHODS / "index.md").read_text("utf-8")
+    listing = page.listing(cards, results, budget)
+    write_whole(pages / "index.md", page.with_listing(index, listing))
+
+
+def run_cards(
+    keys: Sequence[str], results: Path, pages: Path, seeds: int, budget: Mapping[str, Any]
+) -> None:
+    """Run the cards of those keys (none: all), writing the pages after each."""
+    cards = table.read()
+    chosen = [registry.find("card", cards, key) for key in keys] or list(cards.values())
+    for card in chosen:
+        if card.needs and find_spec(card.needs) is None:
+            print(f"{card.key} is left out: {card.needs} is not installed", flush=True)
+            continue
+        for way in card.entries(budget):
+            training.way_is_known(way)
+        print(f"# {card.title}", flush=True)
+        training.run_card(card, results, seeds, budget)
+        write_pages(results, pages, budget)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """What the command line asks for; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="make_cards", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", choices=("run", "write"))
+    parser.add_argument("cards", nargs="*", help="keys of methods.toml; default: all")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each way (5)")
+    parser.add_argument("--epochs", type=int, help="another length, for a trial")
+    parser.add_argument("--images", type=int, help="the first training images only, for a trial")
+    parser.add_argument("--results", type=Path, default=table.METHODS / "results")
+    parser.add_argument("--pages", type=Path, default=table.METHODS)
+    given = parser.parse_args(arguments)
+    budget = {"fit.epochs": given.epochs, "images": given.images}
+    budget = {key: value for key, value in budget.items() if value is not None}
+    try:
+        if given.what == "run":
+            run_cards(given.cards, given.results, given.pages, given.seeds, budget)
+        write_pages(given.results, given.pages, budget)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

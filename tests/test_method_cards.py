@@ -1,0 +1,182 @@
+"""The method cards: a sound table, a tiny comparison that is taken up, pages with what was measured."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Beside the tests, not installed; last on the path, so that an installed pyconvopt comes first.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from docs import make_cards
+from docs.cards import page, table, training
+from docs.cards.table import Card, Way
+from pyconvopt.training.results import ResultsFile, RunRecord
+
+CARDS = table.read()
+NOTHING: dict = {}
+
+
+@pytest.fixture
+def tiny_data(monkeypatch):
+    """Images a network can tell apart, in place of the data set."""
+    generator = np.random.default_rng(0)
+
+    def made(name, scale):
+        def images(count):
+            labels = np.arange(count) % 10
+            x = generator.random((count, 28, 28, 1), np.float32) / 4
+            for image, label in zip(x, labels, strict=True):
+                image[2 * label : 2 * label + 4] += 0.7
+            return x, labels
+
+        return images(128), images(40)
+
+    monkeypatch.setattr(training, "arrays", made)
+
+
+def card(**more) -> Card:
+    given = {"title": "T", "group": "G", "when": "W", "use": "pass", "formula": "F"}
+    return Card("t", **{**given, "ways": {"more": {"compile.clip_norm": 1.0}}, **more})
+
+
+def record(way: Way, seed: int, accuracy: float, seconds: float) -> RunRecord:
+    return RunRecord(way.name, "function", seed, [seconds], {"val_accuracy": [accuracy]})
+
+
+@pytest.mark.parametrize("module", [table, training, page])
+def test_examples_hold(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
+
+
+@pytest.mark.parametrize("key", CARDS)
+def test_every_way_trains(key, tiny_data):
+    """One epoch of two steps: all changes are understood, and the run gives the number compared."""
+    if CARDS[key].needs and find_spec(CARDS[key].needs) is None:
+        pytest.skip(f"{CARDS[key].needs} is not installed")
+    for way in CARDS[key].entries({"fit.epochs": 1}):
+        history = training.train(way.changes, 0)
+        assert len(history.history["val_accuracy"]) == 1, way.name
+        assert np.isfinite(history.history["loss"][-1]), way.name
+
+
+def test_a_change_changes_the_run(tiny_data):
+    """No way of any card is the baseline under another name."""
+    for each in CARDS.values():
+        names = [way.name for way in each.entries()]
+        assert len(set(names)) == len(names)
+    model = training.prepared(
+        {
+            "schedule": {"name": "cosine", "config": {"lr": 0.5, "n": 9}},
+            "optimizer": {"name": "sgd", "config": {"momentum": 0.9}},
+            "averaging": {"name": "EMA", "config": {"decay": 0.5}},
+            "loss": {"name": "cross_entropy", "config": {"label_smoothing": 0.2}},
+            "insert": [{"before": 6, "type": "Dropout", "rate": 0.5}],
+        },
+        (28, 28, 1),
+    )[1]
+    trainer = model.trainer()
+    assert trainer.schedule.lr == 0.5 and trainer.callbacks[0].decay == 0.5
+    assert trainer.optimizer_spec.keywords == {"momentum": 0.9}
+    assert trainer.loss.label_smoothing == 0.2
+    assert [type(layer).__name__ for layer in model.layers][5:7] == ["Flatten", "Dropout"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fit.epoch": 1}, "did you mean 'epochs'"),
+        ({"layers.77.rate": 1}, "the recipe has layers 0"),
+        ({"insert": [{"before": 9, "type": "Dropout", "rate": 0.1}]}, "does not have"),
+        ({"averaging": {"name": "EMAA"}}, "did you mean 'EMA'"),
+        ({"augment": [{"name": "Crop"}]}, "unknown method 'Crop'"),
+    ],
+)
+def test_what_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        training.way_is_known(Way("wrong", changes))
+
+
+def test_tables_that_lack_something(tmp_path):
+    (tmp_path / "a.toml").write_text('[a]\ntitle = "A"\nwhat = 1\n')
+    with pytest.raises(ValueError, match="card a: 'what'"):
+        table.read(tmp_path / "a.toml")
+    (tmp_path / "a.toml").write_text('[a]\ntitle = "A"\n')
+    with pytest.raises(ValueError, match="card a lacks group"):
+        table.read(tmp_path / "a.toml")
+
+
+def test_a_tiny_budget_is_run_once(tmp_path, tiny_data, capsys):
+    arguments = ["run", "dropout", "--seeds", "2", "--epochs", "1", "--images", "64"]
+    arguments += ["--results", str(tmp_path / "results"), "--pages", str(tmp_path / "pages")]
+    assert make_cards.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "# Dropout" and len(lines) == 1 + 2 * 3
+    # In turns, and who begins rotates.
+    assert ["Dropout" in line for line in lines[1:]] == [False, True, True, True, True, False]
+    before = (tmp_path / "results/dropout.csv").read_text()
+    text = (tmp_path / "pages/dropout.md").read_text()
+    assert (
+        "| the recipe `seed` | `fit.epochs = 1`<br>`images = 64` | 2 |" in text
+        and "Measured on" in text
+    )
+    assert "Not measured yet" in (tmp_path / "pages/l2.md").read_text()
+    assert "| [Dropout](dropout.md) | rate 0.25 |" in (tmp_path / "pages/index.md").read_text()
+
+    assert make_cards.main(arguments) == 0
+    assert capsys.readouterr().out == "# Dropout\n"
+    assert (tmp_path / "results/dropout.csv").read_text() == before
+    # Runs of a trial are not those of the card itself.
+    assert training.finished(CARDS["dropout"], tmp_path / "results", NOTHING) is None
+
+
+def test_times_of_two_machines_are_not_mixed(tmp_path, tiny_data, capsys):
+    results = tmp_path / "results"
+    arguments = ["run", "l2", "--seeds", "1", "--epochs", "1", "--pages", str(tmp_path / "pages")]
+    arguments += ["--results", str(results)]
+    assert make_cards.main(arguments) == 0
+    facts = json.loads((results / "l2.json").read_text())
+    facts["machine"]["processor"] = "another"
+    (results / "l2.json").write_text(json.dumps(facts))
+    assert make_cards.main(arguments) == 1
+    assert "the runs of l2 were begun on" in capsys.readouterr().err
+
+
+def test_the_numbers_on_a_page(tmp_path):
+    """Differences 2, 4 and 6 points: mean 4, s = 2, t = 4.3027, half width 4.97; times +50 %."""
+    one = card(base={"fit.epochs": 3})
+    baseline, way = one.entries()
+    kept = ResultsFile(tmp_path / "t.csv")
+    for seed, points in enumerate((0.02, 0.04, 0.06)):
+        kept.add(record(baseline, seed, 0.8, 2.0))
+        kept.add(record(way, seed, 0.8 + points, 3.0))
+    training.claim(tmp_path / "other", "t")
+    (tmp_path / "other/t.json").rename(tmp_path / "t.json")
+    lines = page.results_table(training.finished(one, tmp_path, NOTHING), one, NOTHING)
+    assert lines[2] == "| the recipe `seed` | `fit.epochs = 3` | 3 | 80.00 ± 0.00 |  |  |  |"
+    assert lines[3] == (
+        "| more | `compile.clip_norm = 1.0` | 3 | 84.00 ± 4.97 | +4.00 ± 4.97 | 0.074 | +50 ± 0 |"
+    )
+    text = page.page(one, tmp_path, NOTHING)
+    assert lines[3] in text and f"{training.this_machine()['threads']} threads" in text
+
+
+def test_pages_are_those_of_the_results(tmp_path):
+    """`python -m docs.make_cards write` would change nothing."""
+    make_cards.write_pages(table.METHODS / "results", tmp_path, NOTHING)
+    for path in tmp_path.glob("*.md"):
+        assert path.read_text("utf-8") == (table.METHODS / path.name).read_text("utf-8"), path.name
+    written = {path.name for path in tmp_path.glob("*.md")}
+    assert written == {path.name for path in table.METHODS.glob("*.md")}
+
+
+def test_an_index_without_marks():
+    with pytest.raises(ValueError, match="lacks"):
+        page.with_listing("# Cards\n", "list")
