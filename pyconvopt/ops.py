@@ -100,6 +100,7 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, gen
     out_channels, group_channels, *kernel = weight_shape
     if (
         min(*stride, *dilation, groups) <= 0
+        or max(*stride, *dilation, *padding) >= 1 << 31
         or min(padding) < 0
         or group_channels * groups != channels
         or out_channels % groups

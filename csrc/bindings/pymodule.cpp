@@ -4,9 +4,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "arena.hpp"
 #include "conv.hpp"
 #include "dispatch.hpp"
+#include "fork.hpp"
 
 namespace py = pybind11;
 
@@ -31,6 +34,11 @@ ConvShape make_shape(int64_t batch, int64_t in_channels, int64_t in_height, int6
   positive("dilation", std::min(dilation.first, dilation.second));
   positive("kernel size", std::min(kernel.first, kernel.second));
   positive("groups", groups);
+  for (const Pair& pair : {stride, padding, dilation})
+    for (const int64_t value : {pair.first, pair.second})
+      if (value > largest_hyper || value < -largest_hyper)
+        throw std::invalid_argument("stride, padding and dilation must be at most " + std::to_string(largest_hyper) +
+                                    ", got " + std::to_string(value));
   if (in_channels % groups || out_channels % groups)
     throw std::invalid_argument("groups must divide both channel counts");
   if (s.out_height() <= 0 || s.out_width() <= 0)
@@ -155,10 +163,13 @@ py::object conv_weight_gradient(const Array& x, const Array& g, Pair kernel_size
                              .weight_strides = krsc(s),
                              .argmax = argmax ? argmax->data() : nullptr,
                              .bias_gradient = argmax ? db.mutable_data() : nullptr};
-  {
+  if (g.size()) {
     const Kernel<ConvWeightGradient>& chosen = pick(p, kernel);
     py::gil_scoped_release release;
     chosen.run(p);
+  } else {
+    std::fill_n(dw.mutable_data(), dw.size(), 0.0f);
+    std::fill_n(db.mutable_data(), db.size(), 0.0f);
   }
   if (argmax) return py::make_tuple(dw, db);
   return std::move(dw);
@@ -168,6 +179,7 @@ py::object conv_weight_gradient(const Array& x, const Array& g, Pair kernel_size
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Kernels of pyconvopt: instruction sets, the kernel table, memory, numpy entries.";
+  survive_forks();
 
   m.def("isa", [] { return isa_name(active_isa()); }, "The instruction set in use.");
   m.def("set_isa", &set_isa, py::arg("name"), "Forces an instruction set; 'auto' takes the best available.");

@@ -22,6 +22,10 @@ ConvShape shape_of(const char* op, int64_t batch, int64_t channels, int64_t heig
   STD_TORCH_CHECK(h.stride_height > 0 && h.stride_width > 0, op, ": non-positive stride is not supported");
   STD_TORCH_CHECK(h.padding_height >= 0 && h.padding_width >= 0, op, ": negative padding is not supported");
   STD_TORCH_CHECK(h.dilation_height > 0 && h.dilation_width > 0, op, ": dilation should be greater than zero");
+  for (const int64_t value :
+       {h.stride_height, h.stride_width, h.padding_height, h.padding_width, h.dilation_height, h.dilation_width})
+    STD_TORCH_CHECK(value <= largest_hyper, op, ": expected stride, padding and dilation of at most ", largest_hyper,
+                    ", but got ", value);
   STD_TORCH_CHECK(h.groups > 0 && weight.size(0) % h.groups == 0, op, ": expected groups to divide the ",
                   weight.size(0), " output channels, but got groups=", h.groups);
   STD_TORCH_CHECK(weight.size(1) * h.groups == channels, op, ": given groups=", h.groups, ", weight of size ",
@@ -154,7 +158,7 @@ Tensor conv2d_weight_gradient(const Tensor& input, const Tensor& output_gradient
                   ", ", s.out_width(), "], but got ", shape_text(output_gradient));
   Tensor gradient = empty_like_weight(weight);
   if (!gradient.numel()) return gradient;
-  if (s.batch == 0) return torch::stable::zero_(gradient);
+  if (!output_gradient.numel()) return torch::stable::zero_(gradient);
   run(ConvWeightGradient{s, input.const_data_ptr<float>(), output_gradient.const_data_ptr<float>(),
                          gradient.mutable_data_ptr<float>(), strides_of(gradient)});
   return gradient;
@@ -174,7 +178,8 @@ std::tuple<Tensor, Tensor> conv2d_max_pool_weight_gradient(const Tensor& input, 
                {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
   check_pooled_gradient(op, output_gradient, argmax, s);
   Tensor gradient = empty_like_weight(weight), bias = empty_vector(s.out_channels);
-  if (!gradient.numel() || s.batch == 0) return {torch::stable::zero_(gradient), torch::stable::zero_(bias)};
+  if (!gradient.numel() || !output_gradient.numel())
+    return {torch::stable::zero_(gradient), torch::stable::zero_(bias)};
   run(ConvWeightGradient{.shape = s,
                          .input = input.const_data_ptr<float>(),
                          .output_gradient = output_gradient.const_data_ptr<float>(),

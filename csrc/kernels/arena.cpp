@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -21,11 +22,13 @@ struct Block {
 struct Pool {
   std::mutex mutex;
   std::vector<Block> idle;
-  std::size_t held = 0;
+  std::size_t held = 0, blocks = 0;  // idle or not
   std::size_t cap = std::size_t(1) << 30;
 
   // The smallest idle block that is large enough, or a new one.
   Block take(std::size_t bytes) {
+    // More than an address can reach is what a product of sizes looks like that has overflowed.
+    if (bytes > std::size_t(PTRDIFF_MAX) - huge_page) throw std::bad_alloc();
     const std::size_t size = (bytes + huge_page - 1) / huge_page * huge_page;
     const std::lock_guard lock(mutex);
     auto best = idle.end();
@@ -36,10 +39,16 @@ struct Pool {
       idle.erase(best);
       return block;
     }
+    idle.reserve(blocks + 1);  // so that giving back, in destructors, never has to allocate
     void* address = std::aligned_alloc(huge_page, size);
+    if (!address) {
+      shrink(0);
+      address = std::aligned_alloc(huge_page, size);
+    }
     if (!address) throw std::bad_alloc();
     madvise(address, size, MADV_HUGEPAGE);  // advice only: without it the block works just as well
     held += size;
+    ++blocks;
     return {static_cast<char*>(address), size};
   }
 
@@ -53,6 +62,7 @@ struct Pool {
     while (held > limit && !idle.empty()) {
       std::free(idle.front().address);
       held -= idle.front().size;
+      --blocks;
       idle.erase(idle.begin());
     }
   }
@@ -79,6 +89,9 @@ void* Workspace::take(std::size_t bytes) {
   if (used_ > capacity_) throw std::bad_alloc();  // a kernel asked for less than it cut off
   return address;
 }
+
+void arena_lock() { pool().mutex.lock(); }
+void arena_unlock() { pool().mutex.unlock(); }
 
 void keep_freed_memory() {
 #if defined(__GLIBC__)

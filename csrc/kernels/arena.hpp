@@ -8,6 +8,7 @@
 
 namespace pyconvopt {
 
+// std::bad_alloc where there is no memory. It must not leave an OpenMP region: make workspaces before.
 class Workspace {
  public:
   explicit Workspace(std::size_t bytes);
@@ -28,6 +29,8 @@ class Workspace {
 std::size_t arena_bytes();              // held now, in use or not
 void arena_set_cap(std::size_t bytes);  // default 1 GiB; what is idle above it is given back
 void arena_release();                   // gives back everything idle
+void arena_lock();                      // no block changes hands until arena_unlock(); see fork.cpp
+void arena_unlock();
 
 // malloc maps every block above 128 KiB afresh and unmaps it when freed: a page fault per 4 KiB of each
 // activation, every step. This has it keep up to 32 MiB blocks for the next step instead. Whole process.

@@ -8,6 +8,9 @@
 
 namespace pyconvopt {
 
+// No stride, padding or dilation may be larger: then nothing below overflows for maps that fit a memory.
+inline constexpr int64_t largest_hyper = INT32_MAX;
+
 struct ConvShape {
   int64_t batch, in_channels, in_height, in_width;
   int64_t out_channels, kernel_height, kernel_width;

@@ -67,7 +67,9 @@ PYCONVOPT_INLINE void windows_times_taps(const ConvForward& p, const float* x, c
                                          const Vec* bias, int64_t k0, float* output, uint8_t* argmax) {
   Vec sum[2][columns][2];
 #pragma GCC unroll 16
-  for (int i = 0; i < 2 * columns; ++i) sum[0][i][0] = bias[0], sum[0][i][1] = bias[1];
+  for (int i = 0; i < columns; ++i)
+#pragma GCC unroll 2
+    for (int row = 0; row < 2; ++row) sum[row][i][0] = bias[0], sum[row][i][1] = bias[1];
   for (int64_t t = 0; t < g.taps; ++t) {
     const Vec w0 = load(w + t * panel), w1 = load(w + t * panel + lanes);
     const float *upper = x + g.offset[t], *lower = upper + g.row_step;

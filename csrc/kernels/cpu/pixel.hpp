@@ -52,9 +52,17 @@ inline const float* padded_image(const ConvShape& s, const Geometry& g, const fl
   return space;
 }
 
+// Whether a padded copy of an image is worth its memory (huge padding with a huge stride asks for
+// terabytes), and its offsets fit 32 bits. In floating point: the product may pass 64 bits.
+inline bool affordable(const ConvShape& s) {
+  const double padded = double(s.in_height + 2 * s.padding_height) * double(s.in_width + 2 * s.padding_width);
+  const double image = double(s.in_height) * double(s.in_width);
+  return padded <= 8 * image + (1 << 18) && padded * double(s.in_channels) <= double(INT32_MAX);
+}
+
 inline bool applies(const ConvShape& s) {
   return s.groups == 1 && s.in_channels <= most_channels && s.out_channels >= lanes &&
-         s.kernel_height * s.kernel_width * s.in_channels <= most_taps;
+         s.kernel_height * s.kernel_width * s.in_channels <= most_taps && affordable(s);
 }
 
 inline constexpr const char* why = "few input channels: output channels are the vectors, nothing is packed";
