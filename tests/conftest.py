@@ -19,9 +19,7 @@ def pytest_addoption(parser):
         default=3.0,
         help="how long tests/reliability/test_random_problems.py draws problems (default 3)",
     )
-    group.addoption(
-        "--large", action="store_true", help="also run what needs some 20 GB of memory"
-    )
+    group.addoption("--large", action="store_true", help="also run what needs some 20 GB of memory")
 
 
 @pytest.fixture(params=_C.available_isas())

@@ -70,7 +70,9 @@ def test_convolution(batch, channels, pooled):
 
 
 @pytest.mark.parametrize(
-    "shape", [(0, 4, 6, 6), (2, 0, 6, 6), (2, 4, 0, 6), (2, 4, 6, 0), (2, 4, 1, 6), (0, 0, 0, 0)], ids=str
+    "shape",
+    [(0, 4, 6, 6), (2, 0, 6, 6), (2, 4, 0, 6), (2, 4, 6, 0), (2, 4, 1, 6), (0, 0, 0, 0)],
+    ids=str,
 )
 def test_functions_of_maps(shape):
     x = torch.randn(shape).contiguous(memory_format=torch.channels_last)

@@ -98,9 +98,7 @@ def test_choice_of_kernels_for_sizes_of_the_future(pass_):
     """The questions kernels ask of shapes do not overflow where the shape itself is far beyond memory."""
     for shape in [(1, 3, 1 << 20, 1 << 20), (1 << 31, 64, 1 << 10, 1 << 10), (1, 1 << 31, 4, 4)]:
         for outputs in (16, 1 << 20):
-            name, _ = _C.choose_conv(
-                pass_, *shape, outputs, (3, 3), (1, 1), (1, 1), (1, 1), 1
-            )
+            name, _ = _C.choose_conv(pass_, *shape, outputs, (3, 3), (1, 1), (1, 1), (1, 1), 1)
             assert name in ("winograd_f4x3", "winograd_f4x3_scatter", "direct", "reference")
 
 
@@ -110,7 +108,9 @@ def test_choice_of_kernels_for_sizes_of_the_future(pass_):
     ids=str,
 )
 @pytest.mark.parametrize("channels", [3, 16])
-def test_small_results_of_large_steps_need_no_large_memory(channels, stride, padding, dilation, isa):
+def test_small_results_of_large_steps_need_no_large_memory(
+    channels, stride, padding, dilation, isa
+):
     """A padded copy of the image would be terabytes; no kernel that makes one takes the problem.
 
     (torch 2.13's own backward ends the process for some of these; the plain loops are the measure.)
@@ -129,7 +129,9 @@ def test_small_results_of_large_steps_need_no_large_memory(channels, stride, pad
     for ours, wanted in zip(passes(lambda _: ""), passes(lambda _: "reference"), strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
     assert "pixel" not in kernels_for(case, "forward") or padding == 0
-    y = pco.functional.conv2d(to_torch(x).float(), to_torch(w).float(), None, stride, padding, dilation)
+    y = pco.functional.conv2d(
+        to_torch(x).float(), to_torch(w).float(), None, stride, padding, dilation
+    )
     wanted = F.conv2d(to_torch(x), to_torch(w), None, stride, padding, dilation)
     torch.testing.assert_close(y.double(), wanted, rtol=1e-4, atol=1e-4)
 

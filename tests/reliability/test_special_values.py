@@ -125,8 +125,12 @@ def test_convolution_of_denormals(case, isa):
         assert np.abs(ours - y).max() <= bound
     for kernel in kernels_for(case, "data_gradient"):
         size = (case.height, case.width)
-        assert np.abs(_C.conv_data_gradient(g, w, size, *geometry(case), kernel) - dx).max() <= bound
-    assert (torch.full((9,), SMALLEST / 2) * 1.0 > 0).all(), "the caller's own arithmetic keeps them"
+        assert (
+            np.abs(_C.conv_data_gradient(g, w, size, *geometry(case), kernel) - dx).max() <= bound
+        )
+    assert (torch.full((9,), SMALLEST / 2) * 1.0 > 0).all(), (
+        "the caller's own arithmetic keeps them"
+    )
 
 
 def test_elementwise_operators_on_denormals(isa):

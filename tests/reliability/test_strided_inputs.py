@@ -100,7 +100,10 @@ def test_convolution_with_pooling(view):
 @VIEW
 def test_few_channels_and_depthwise(view):
     compare(
-        lambda x, w: fn.conv2d(x[:, :3], w), lambda x, w: F.conv2d(x[:, :3], w), view(), base(16, 3, 3, 3)
+        lambda x, w: fn.conv2d(x[:, :3], w),
+        lambda x, w: F.conv2d(x[:, :3], w),
+        view(),
+        base(16, 3, 3, 3),
     )
     for padding in (0, 1):
         compare(
@@ -112,7 +115,9 @@ def test_few_channels_and_depthwise(view):
 
 @VIEW
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("vector", [lambda: base(C), lambda: base(2 * C)[::2]], ids=["dense", "strided"])
+@pytest.mark.parametrize(
+    "vector", [lambda: base(C), lambda: base(2 * C)[::2]], ids=["dense", "strided"]
+)
 def test_batch_norm(view, training, vector):
     mean, var = vector(), vector().abs() + 0.5
 
