@@ -1,7 +1,8 @@
 # make demo   on a fresh machine: environment, torch, build, data, then the article's program
 # make test   all tests           make lint   style and types       make bench   speed beside the peers
-# make wheel  a wheel, checked in a clean environment               make sanitize  kernel tests under ASan and UBSan
+# make wheel  a wheel, checked in a clean environment               make sanitize  kernels under TSan, ASan and UBSan
 # make docs   the documentation, into site/                         make cards  the methods, measured (hours; goes on where it was)
+# make qemu   the kernels on NEON and on x86-64 without AVX, emulated
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ EPOCHS ?= 5
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint format bench docs cards wheel sanitize data clean
+.PHONY: demo test lint format bench docs cards wheel sanitize qemu data clean
 
 demo: $(VENV)/.installed data
 	$(BIN)/pyconvopt train --data fashion-mnist --recipe seed --epochs $(EPOCHS)
@@ -78,6 +79,9 @@ wheel: $(VENV)/.tested
 
 sanitize: $(VENV)/.tested
 	.ci/sanitize $(BIN)/python
+
+qemu: $(VENV)/.tested
+	.ci/emulate $(BIN)/python
 
 clean:
 	rm -rf build dist wheelhouse site $(VENV)

@@ -104,7 +104,7 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, gen
         or min(padding) < 0
         or group_channels * groups != channels
         or out_channels % groups
-        or min(batch, channels, out_channels, *kernel) == 0
+        or min(batch, channels, height, width, out_channels, *kernel) == 0
     ):
         return None
     out_size = tuple(

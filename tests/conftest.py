@@ -11,6 +11,17 @@ from pyconvopt import _C
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup("pyconvopt")
+    group.addoption(
+        "--hypothesis-seconds",
+        type=float,
+        default=3.0,
+        help="how long tests/reliability/test_random_problems.py draws problems (default 3)",
+    )
+    group.addoption("--large", action="store_true", help="also run what needs some 20 GB of memory")
+
+
 @pytest.fixture(params=_C.available_isas())
 def isa(request):
     """Runs the test once on every instruction set of this machine."""

@@ -128,6 +128,7 @@ Tensor conv2d_max_pool_data_gradient(const Tensor& output_gradient, const Tensor
                {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
   check_pooled_gradient(op, output_gradient, argmax, s);
   Tensor gradient = empty_map(s.batch, s.in_channels, height, width);
+  if (!output_gradient.numel()) return torch::stable::zero_(gradient);  // its argmax has no address to tell by
   if (gradient.numel())
     run(ConvDataGradient{s, output_gradient.const_data_ptr<float>(), weight.const_data_ptr<float>(), strides_of(weight),
                          gradient.mutable_data_ptr<float>(), argmax.const_data_ptr<uint8_t>()});

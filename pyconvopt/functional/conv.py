@@ -115,7 +115,9 @@ def _native_call(
     """The input in dense channels_last, its plan, and whether the result is to be channels_last."""
     if input.dim() != 4 or weight.dim() != 4 or not takes(input) or not takes(weight):
         return None
-    if bias is not None and not (takes(bias) and bias.shape == weight.shape[:1]):
+    if bias is not None and not (
+        takes(bias) and bias.shape == weight.shape[:1] and bias.is_contiguous()
+    ):
         return None
     pair_stride, pair_dilation = pair(stride), pair(dilation)
     x = input

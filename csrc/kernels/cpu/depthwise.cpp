@@ -42,12 +42,7 @@ void forward(const ConvForward& p) {
   for (int64_t line = 0; line < s.batch * height; ++line) {
     const FlushDenormals flush;
     const int64_t n = line / height, y = line % height;
-    Row row{.pixels = width,
-            .result = p.output + line * width * channels,
-            .result_step = channels,
-            .source_step = s.stride_width * channels,
-            .inside_first = 0,
-            .inside_end = width};
+    Row row(width, p.output + line * width * channels, channels, s.stride_width * channels);
     for (int64_t r = 0; r < s.kernel_height; ++r) {
       const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
       if (from < 0 || from >= s.in_height) continue;
@@ -71,12 +66,7 @@ void data_gradient(const ConvDataGradient& p) {
     const int64_t n = line / s.in_height, y = line % s.in_height;
     for (int64_t phase = 0; phase < least(s.stride_width, s.in_width); ++phase) {
       const int64_t pixels = (s.in_width - phase + s.stride_width - 1) / s.stride_width;
-      Row row{.pixels = pixels,
-              .result = p.input_gradient + (line * s.in_width + phase) * channels,
-              .result_step = s.stride_width * channels,
-              .source_step = channels,
-              .inside_first = 0,
-              .inside_end = pixels};
+      Row row(pixels, p.input_gradient + (line * s.in_width + phase) * channels, s.stride_width * channels, channels);
       for (int64_t r = 0; r < s.kernel_height; ++r) {
         const int64_t down = y + s.padding_height - r * s.dilation_height;
         if (down < 0 || down % s.stride_height || down / s.stride_height >= height) continue;

@@ -39,6 +39,14 @@ struct Row {
   int64_t source_step;
   int64_t inside_first, inside_end;  // pixels that every tap counts for
 
+  Row(int64_t pixels, float* result, int64_t result_step, int64_t source_step)
+      : pixels(pixels),
+        result(result),
+        result_step(result_step),
+        source_step(source_step),
+        inside_first(0),
+        inside_end(pixels) {}
+
   void add(const float* source, const float* weights, int64_t first, int64_t end) {
     if (first >= end) return;
     taps[count++] = {source, weights, first, end};

@@ -164,8 +164,8 @@ void data_gradient(const ConvDataGradient& p) {
       if (oy < 0 || ox < 0 || oy >= height * s.stride_height || ox >= width * s.stride_width) return zeros;
       return gradient + ((image * height + oy / s.stride_height) * width + ox / s.stride_width) * s.out_channels;
     };
-    for (int64_t a = 0; a < s.stride_height; ++a)
-      for (int64_t b = 0; b < s.stride_width; ++b) {
+    for (int64_t a = 0; a < least(s.stride_height, s.in_height); ++a)
+      for (int64_t b = 0; b < least(s.stride_width, s.in_width); ++b) {
         int64_t count = 0;
         for (int64_t t = 0; t < taps; ++t)
           if ((a + s.padding_height - t / s.kernel_width * s.dilation_height) % s.stride_height == 0 &&
@@ -176,7 +176,6 @@ void data_gradient(const ConvDataGradient& p) {
                       count,
                       chosen,
                       packed};
-        if (job.rows.count <= 0 || job.columns.count <= 0) continue;
         pack(group, chosen, count, packed);
         run_job(job, source, s.batch, inner, outer, nullptr, false, p.input_gradient + g * outer, s.in_height,
                 s.in_width, s.in_channels);

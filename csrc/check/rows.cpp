@@ -1,0 +1,134 @@
+// Batch normalisation, dropout, pooling, ReLU and sums over the maps of tests/cases.py, and over one
+// of more than 4 MB, where the rows are walked in another order.
+#include "activation.hpp"
+#include "check.hpp"
+#include "norm.hpp"
+#include "pool.hpp"
+
+namespace pyconvopt::check {
+namespace {
+
+#define CONV_CASE(...)
+#define MAP_CASE(...) {__VA_ARGS__},
+const MapShape shapes[] = {
+#include "cases.inc"
+    {5, 79, 80, 37}};
+#undef CONV_CASE
+#undef MAP_CASE
+
+int64_t size_of(const MapShape& s) { return s.rows() * s.channels; }
+int64_t pooled_size(const MapShape& s) { return s.batch * (s.height / 2) * (s.width / 2) * s.channels; }
+
+std::string text_of(const MapShape& s) {
+  return std::to_string(s.batch) + " x " + std::to_string(s.height) + " x " + std::to_string(s.width) + " x " +
+         std::to_string(s.channels);
+}
+
+struct NormOptions {
+  bool relu, pool;
+  double dropout;
+  bool residual, training;
+};
+constexpr NormOptions norm_options[] = {
+    {false, false, 0, false, true}, {true, false, 0, false, true},   {true, false, 0.3, false, true},
+    {false, true, 0, false, true},  {true, true, 0, false, true},    {false, true, 0.3, false, true},
+    {true, true, 0.3, false, true}, {true, false, 0.3, true, true},  {false, false, 0, true, true},
+    {true, false, 0, true, true},   {false, false, 0, false, false}, {true, false, 0, false, false},
+    {true, true, 0, false, false},
+};
+
+void check_batch_norm(const MapShape& s, const NormOptions& o) {
+  const std::string text = text_of(s) + (o.relu ? " relu" : "") + (o.pool ? " pool" : "") +
+                           (o.dropout > 0 ? " dropout" : "") + (o.residual ? " residual" : "") +
+                           (o.training ? "" : " evaluation");
+  const int64_t c = s.channels, size = o.pool ? pooled_size(s) : size_of(s);
+  const Activation activation = o.relu ? Activation::relu : Activation::none;
+  const Floats x = draw(size_of(s), 2, 3), w = draw(c, 1), b = draw(c), residual = draw(size_of(s)), g = draw(size);
+  const Floats mean = draw(c), variance = draw(c, 0.1f, 1);
+  BatchNormForward forward{.shape = s, .input = x.data(), .weight = w.data(), .bias = b.data()};
+  forward.residual = o.residual ? residual.data() : nullptr;
+  forward.training = o.training;
+  forward.activation = activation;
+  forward.pool = o.pool;
+  forward.dropout = {o.dropout, 5, 7};
+  const auto bind = [&](BatchNormForward& p, Results& r) {
+    p.output = r.floats(size);
+    p.argmax = o.pool ? r.bytes(size) : nullptr;
+    p.saved_mean = r.floats(c), p.saved_invstd = r.floats(c);
+    p.running_mean = r.floats(mean), p.running_variance = r.floats(variance);
+  };
+  check("BatchNormForward", text, forward, 2e-5, bind);
+
+  Results left;  // by the reference, for the backward of all
+  set_isa("reference");
+  bind(forward, left);
+  run(forward);
+  BatchNormBackward backward{.shape = s, .output_gradient = g.data(), .input = x.data()};
+  backward.output = o.relu && !o.pool ? forward.output : nullptr;
+  backward.argmax = forward.argmax;
+  backward.weight = w.data(), backward.bias = b.data();
+  backward.saved_mean = forward.saved_mean, backward.saved_invstd = forward.saved_invstd;
+  backward.training = o.training;
+  backward.activation = activation;
+  backward.pool = o.pool;
+  backward.dropout_probability = o.dropout;
+  const auto bind_gradients = [&](BatchNormBackward& p, Results& r) {
+    p.input_gradient = r.floats(size_of(s));
+    p.residual_gradient = o.residual ? r.floats(size_of(s)) : nullptr;
+    p.weight_gradient = r.floats(c), p.bias_gradient = r.floats(c);
+  };
+  check("BatchNormBackward", text, backward, 5e-5, bind_gradients);
+  if (!backward.output || o.dropout > 0 || o.residual) return;
+  backward.output = nullptr;
+  check("BatchNormBackward", text + " from the input", backward, 5e-5, bind_gradients);
+}
+
+void check_dropout(const MapShape& s, const Floats& x) {
+  for (const double p : {0.0, 0.3, 1.0})
+    for (const bool whole_channels : {false, true}) {
+      Dropout problem{.size = size_of(s), .input = x.data(), .key = {p, 0x123456789abcdefull, (1ull << 40) + 3}};
+      if (whole_channels) problem.pixels = s.height * s.width, problem.channels = s.channels;
+      check("Dropout", text_of(s) + " p=" + std::to_string(p), problem, 0,
+            [&](Dropout& d, Results& r) { d.output = r.floats(d.size); });
+    }
+}
+
+void check_max_pool(const MapShape& s, const Floats& x) {
+  check("MaxPoolForward", text_of(s), MaxPoolForward{s, x.data()}, 0, [&](MaxPoolForward& p, Results& r) {
+    p.output = r.floats(pooled_size(s)), p.argmax = r.bytes(pooled_size(s));
+  });
+  const Floats g = draw(pooled_size(s));
+  const Bytes argmax = draw_argmax(pooled_size(s));
+  for (const bool summed : {false, true})
+    check("MaxPoolBackward", text_of(s), MaxPoolBackward{s, g.data(), argmax.data()}, 1e-5,
+          [&](MaxPoolBackward& p, Results& r) {
+            p.input_gradient = r.floats(size_of(s)), p.channel_sum = summed ? r.floats(s.channels) : nullptr;
+          });
+}
+
+void check_relu(const MapShape& s, const Floats& x) {
+  check("ReluForward", text_of(s), ReluForward{size_of(s), x.data()}, 0,
+        [&](ReluForward& p, Results& r) { p.output = r.floats(p.size); });
+  const Floats g = draw(size_of(s));
+  for (const bool summed : {false, true})
+    check("ReluBackward", text_of(s), ReluBackward{s.rows(), s.channels, g.data(), x.data()}, 1e-5,
+          [&](ReluBackward& p, Results& r) {
+            p.input_gradient = r.floats(size_of(s)), p.channel_sum = summed ? r.floats(s.channels) : nullptr;
+          });
+  check("ChannelSum", text_of(s), ChannelSum{s.rows(), s.channels, x.data()}, 1e-5,
+        [&](ChannelSum& p, Results& r) { p.sum = r.floats(s.channels); });
+}
+
+}  // namespace
+
+void check_rows() {
+  for (const MapShape& s : shapes) {
+    for (const NormOptions& options : norm_options) check_batch_norm(s, options);
+    const Floats x = draw(size_of(s));
+    check_dropout(s, x);
+    check_max_pool(s, x);
+    check_relu(s, x);
+  }
+}
+
+}  // namespace pyconvopt::check
