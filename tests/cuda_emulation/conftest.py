@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.cuda_emulation.library import COMPILER, Library
+
+
+def _library(variant):
+    if COMPILER is None:
+        pytest.skip("needs a C++ compiler")
+    return Library(variant)
+
+
+@pytest.fixture(scope="session")
+def cuda():
+    """The CUDA kernels, every access to memory checked."""
+    return _library("recorded")
+
+
+@pytest.fixture(scope="session")
+def fast_cuda():
+    """The CUDA kernels without checks, for large maps."""
+    return _library("plain")
