@@ -7,6 +7,7 @@ The library is compiled once for a state of the sources into the system's folder
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 
 import torch
 
@@ -66,11 +68,14 @@ def built(variant: str, sources: tuple[pathlib.Path, ...]) -> pathlib.Path:
     final = folder / digest.hexdigest()[:20]
     if not final.exists():
         work = pathlib.Path(tempfile.mkdtemp(dir=folder))
-        compile_library(list(sources), work, flags)
         try:
+            compile_library(list(sources), work, flags)
             work.rename(final)
-        except OSError:  # another process was first
-            shutil.rmtree(work)
+        except OSError:
+            if not final.exists():  # else another process was first
+                raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return final / "library.so"
 
 
@@ -155,6 +160,16 @@ class Library:
             self.c.pyconvopt_cuda_error.restype = ctypes.c_char_p
             told = self.c.emulation_message() if code == 719 else self.c.pyconvopt_cuda_error(code)
             raise CudaError(code, told.decode())
+
+    @contextlib.contextmanager
+    def tracing(self, least_bytes: int = 0) -> Iterator[dict[str, int]]:
+        """Counts what the kernels inside do; sectors in buffers of at least so many bytes."""
+        counted: dict[str, int] = {}
+        self.counters()
+        self.c.emulation_trace(1, ctypes.c_size_t(least_bytes))
+        yield counted
+        self.c.emulation_trace(0, ctypes.c_size_t(0))
+        counted.update(self.counters())
 
     def counters(self) -> dict[str, int]:
         """What the recorder counted since the last call."""

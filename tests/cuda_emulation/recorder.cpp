@@ -59,6 +59,7 @@ struct Recorder {
   std::size_t argument_bytes = 0;
   unsigned block_runs = 0;
   bool tracing = false;
+  std::size_t traced_bytes = 0;  // buffers below this size are left out
   std::vector<WarpAccess> slice;
   std::array<uint64_t, 5> counters{};  // see emulation_counters
 };
@@ -114,8 +115,8 @@ void access(const void* address, std::size_t bytes, bool write, bool atomic, con
   const char* at = static_cast<const char*>(address);
   Moment m = now();
   const bool single = bytes <= 16 && (bytes & (bytes - 1)) == 0;
-  const auto log = [&](bool shared) {
-    if (recorder.tracing)
+  const auto log = [&](bool shared, std::size_t size) {
+    if (recorder.tracing && size >= recorder.traced_bytes)
       recorder.slice.push_back({instruction, (m.thread - 1) % lanes, 0, uintptr_t(at), unsigned(bytes), shared});
   };
   if (single && uintptr_t(at) % bytes) fail(describe(m) + ": misaligned access of " + std::to_string(bytes) + " bytes, " + place(at, bytes));
@@ -124,12 +125,12 @@ void access(const void* address, std::size_t bytes, bool write, bool atomic, con
     if (write && !b.writable) fail(describe(m) + " writes to " + b.name + ", which is constant");
     mark(b, at, bytes, write, atomic, m);
     recorder.counters[write ? bytes_written : bytes_read] += bytes;
-    return log(false);
+    return log(false, b.bytes);
   }
   if (inside(at, bytes, recorder.shared.begin, recorder.shared.bytes)) {
     m.launch = recorder.block_runs;  // shared memory begins anew with every block
     mark(recorder.shared, at, bytes, write, atomic, m);
-    return log(true);
+    return log(true, recorder.traced_bytes);
   }
   const bool constants = inside(at, bytes, __ehdr_start, std::size_t(__bss_start - __ehdr_start));
   if (!write && (constants || inside(at, bytes, recorder.arguments, recorder.argument_bytes))) return;
@@ -205,9 +206,12 @@ EXPORT void emulation_register(const char* name, const void* begin, std::size_t 
   emulation::recorder.buffers.push_back({name, static_cast<const char*>(begin), bytes, writable != 0, {}});
 }
 EXPORT void emulation_forget() { emulation::recorder.buffers.clear(); }
-EXPORT void emulation_trace(int on) { emulation::recorder.tracing = on != 0; }
+EXPORT void emulation_trace(int on, std::size_t least_bytes) {
+  emulation::recorder.tracing = on != 0;
+  emulation::recorder.traced_bytes = least_bytes;
+}
 // Since the last call: bytes read and written in global memory; and while tracing: sectors touched by warps, bytes
-// asked for in them, bank conflicts.
+// asked for in them (both in buffers of at least `least_bytes`), bank conflicts.
 EXPORT void emulation_counters(uint64_t* to) {
   std::copy(emulation::recorder.counters.begin(), emulation::recorder.counters.end(), to);
   emulation::recorder.counters = {};

@@ -104,12 +104,21 @@ class Problem:
         return y.detach(), running, x.grad, residual.grad if residual is not None else None, weight.grad, bias.grad
 
 
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def assert_sums_close(ours, wanted, problem):
+    """Sums over rows of either sign: against what so many terms come to, which may cancel."""
+    terms = problem.x[:, 0].numel() ** 0.5
+    assert_close(ours, wanted, 1e-5 * max(1.0, terms / wanted.abs().max().item()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [*((s, torch.float32) for s in SHAPES), *itertools.product(SHAPES[:2], list(TYPES)[1:])],
+    ids=str,
+)
 @pytest.mark.parametrize("options", OPTIONS, ids=name)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_batch_norm(cuda, training, layout, shape, options, dtype):
+def test_batch_norm(cuda, training, layout, options, shape, dtype):
     problem = Problem(shape, layout, dtype, options, training)
     wanted, running, *gradients = problem.wanted()
     output, *saved = problem.forward(cuda)
@@ -122,8 +131,8 @@ def test_batch_norm(cuda, training, layout, shape, options, dtype):
         assert_close(dx, gradients[0], max(2e-5, BOUNDS[dtype]))
         if dr is not None:
             assert_close(dr, gradients[1])
-        assert_close(dw, gradients[2], 1e-5)
-        assert_close(db, gradients[3], 1e-5)
+        assert_sums_close(dw, gradients[2], problem)
+        assert_sums_close(db, gradients[3], problem)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -165,26 +174,23 @@ def test_same_bits_in_any_order_of_blocks(cuda, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(8, 64, 16, 16), (4, 128, 8, 8)], ids=str)
-def test_moves_few_more_bytes_than_it_must(cuda, layout, shape):
-    """3 accesses an element forward and 5 backward; the rest, values of channels, stays small.
+def test_moves_the_bytes_it_must_and_no_more(cuda, layout, shape):
+    """3 accesses an element forward and 5 backward, in whole sectors; channels' values are beside that.
 
-    Neighbouring threads find the values of a channel in the cache; here each such read is counted, so
-    the map's own bytes are told apart by the sectors that are read for the first time by a warp.
+    These are read again by every thread, from the cache; so the maps are told apart by their size.
     """
     problem = Problem(shape, layout, torch.float32, {"relu": 1, "p": 0.0, "residual": 0}, True)
     size = problem.x.numel() * 4
-    cuda.c.emulation_trace(1)
-    cuda.counters()
-    _, *saved = problem.forward(cuda)
-    forward = cuda.counters()
-    problem.backward(cuda, saved, None)
-    backward = cuda.counters()
-    cuda.c.emulation_trace(0)
-    assert size <= forward["written"] <= 1.1 * size
-    assert size <= backward["written"] <= 1.1 * size
+    with cuda.tracing(least_bytes=size) as forward:
+        _, *saved = problem.forward(cuda)
+    with cuda.tracing(least_bytes=size) as backward:
+        problem.backward(cuda, saved, None)
+    assert forward["asked"] == forward["sectors"] * 32 == 3 * size
+    assert backward["asked"] == backward["sectors"] * 32 == 5 * size
+    # Partial sums and values of channels, all that is written beside the map.
+    assert size <= forward["written"] <= 1.07 * size
+    assert size <= backward["written"] <= 1.07 * size
     assert forward["bank_conflicts"] == backward["bank_conflicts"] == 0
-    for counted in (forward, backward):
-        assert counted["asked"] >= 0.9 * 32 * counted["sectors"], "loads are not coalesced"
 
 
 def test_refuses(cuda):

@@ -73,11 +73,8 @@ def test_ten_million_elements(fast_cuda):
 
 def test_every_byte_once_in_whole_sectors(cuda):
     x = image((2, 64, 8, 8), "nhwc")
-    cuda.counters()
-    cuda.c.emulation_trace(1)
-    drop(cuda, x, "nhwc", {"probability": 0.5, "seed": 1, "offset": 1})
-    cuda.c.emulation_trace(0)
-    counted = cuda.counters()
+    with cuda.tracing() as counted:
+        drop(cuda, x, "nhwc", {"probability": 0.5, "seed": 1, "offset": 1})
     assert counted["read"] == counted["written"] == 4 * x.numel()
     assert counted["sectors"] * 32 == counted["asked"] == 8 * x.numel()
 

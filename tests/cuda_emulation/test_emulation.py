@@ -22,7 +22,6 @@ def run(library, which):
     """The output of kernel number `which`, or the message that ended it."""
     values, output = torch.arange(64.0), torch.zeros(64)
     library.c.run_kernel.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
-    library.counters()
     try:
         given = library.register("input", values, writable=False), library.register("output", output)
         code = library.c.run_kernel(which, *given)
@@ -76,10 +75,8 @@ def test_order_of_warps_and_blocks_is_drawn(library):
 
 
 def test_counts_bytes_sectors_and_bank_conflicts(library):
-    library.c.emulation_trace(1)
-    run(library, 15)
-    library.c.emulation_trace(0)
-    counted = library.counters()
+    with library.tracing() as counted:
+        run(library, 15)
     assert counted["read"] == counted["written"] == 64 * 4
     # Every lane reads a sector of its own; 8 different ones a warp, of which 4 bytes are asked for.
     assert counted["sectors"] == 2 * 8 + 2 * 4

@@ -19,13 +19,26 @@ struct Affine {
 #pragma unroll
     for (int k = 0; k < 4; ++k) x[k] = one(x[k], m[k], s[k], w[k], b[k]);
   }
-  __device__ __forceinline__ float at(int64_t channel, float x) const {
-    return one(x, mean[channel], invstd[channel], weight ? weight[channel] : 1.0f, bias ? bias[channel] : 0.0f);
-  }
-
- private:
   static __device__ __forceinline__ float one(float x, float m, float s, float w, float b) {
     return fmaf(x - m, s * w, b);
+  }
+};
+
+// The same in registers, for threads that stay with their `lines` channels.
+template <int lines>
+struct AffineRegisters {
+  float mean[lines], invstd[lines], weight[lines], bias[lines];
+
+  __device__ AffineRegisters(const Affine& from, int64_t channel) {
+    load(from.mean + channel, mean);
+    load(from.invstd + channel, invstd);
+#pragma unroll
+    for (int k = 0; k < lines; ++k) weight[k] = 1, bias[k] = 0;
+    if (from.weight) load(from.weight + channel, weight);
+    if (from.bias) load(from.bias + channel, bias);
+  }
+  __device__ __forceinline__ float apply(int k, float x) const {
+    return Affine::one(x, mean[k], invstd[k], weight[k], bias[k]);
   }
 };
 

@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(block_threads) normalize(Normalization<T> p) {
   for (int64_t base = int64_t(blockIdx.x) * block_elements; base < p.tail.size; base += step, at += step) {
     float y[4];
     p.tail.load(p.input, at, y);
-    p.affine.apply<neighbours>(cursor, y);
+    p.affine.template apply<neighbours>(cursor, y);
     if (p.residual) {
       float r[4];
       p.tail.load(p.residual, at, r);

@@ -31,9 +31,9 @@ struct Gradient {
   // A positive output was neither stopped by ReLU nor dropped.
   __device__ __forceinline__ float behind_output(float g, float y) const { return y <= 0 ? 0.0f : g * mask.scale; }
 
-  // Of `vector` neighbours of one thread on its own, with their x; `channel_step` to the next one's channel.
-  template <int vector>
-  __device__ __forceinline__ void at(int64_t element, int64_t channel, int channel_step, float (&g)[vector],
+  // Of `vector` neighbours of one thread on its own, with their x; they lie in as many channels, or in one.
+  template <int vector, int lines>
+  __device__ __forceinline__ void at(int64_t element, const AffineRegisters<lines>& registers, float (&g)[vector],
                                      float (&x)[vector]) const {
     load(gradient + element, g);
     load(input + element, x);
@@ -50,7 +50,7 @@ struct Gradient {
     if (relu) {
 #pragma unroll
       for (int k = 0; k < vector; ++k)
-        if (affine.at(channel + k * channel_step, x[k]) <= 0) g[k] = 0;
+        g[k] = registers.apply(k % lines, x[k]) <= 0 ? 0.0f : g[k];
     }
   }
 };
@@ -74,17 +74,13 @@ template <class T, int vector>
 __global__ void __launch_bounds__(block_threads)
     sums_rows(Gradient<T> gradient, Chunks chunks, int64_t channels, float* sums, float* products) {
   const int64_t channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * vector;
-  float mean[vector] = {};
-  if (channel < channels) {
-#pragma unroll
-    for (int k = 0; k < vector; ++k) mean[k] = gradient.affine.mean[channel + k];
-  }
+  const AffineRegisters<vector> registers(gradient.affine, channel < channels ? channel : 0);
   Sums<vector> total;
   visit_rows<vector>(chunks, channels, channel, [&](int64_t at) {
     float g[vector], x[vector];
-    gradient.at(at, channel, 1, g, x);
+    gradient.at(at, registers, g, x);
 #pragma unroll
-    for (int k = 0; k < vector; ++k) total.add(k, g[k], x[k] - mean[k]);
+    for (int k = 0; k < vector; ++k) total.add(k, g[k], x[k] - registers.mean[k]);
   });
   merge_block(total.state, Sums<vector>::merge);
   if (threadIdx.y > 0 || channel >= channels) return;
@@ -98,13 +94,13 @@ __global__ void __launch_bounds__(block_threads)
 template <class T, int vector>
 __global__ void __launch_bounds__(block_threads)
     sums_planes(Gradient<T> gradient, Chunks chunks, MapIndex index, float* sums, float* products) {
-  const float mean = gradient.affine.mean[blockIdx.x];
+  const AffineRegisters<1> registers(gradient.affine, blockIdx.x);
   Sums<1> total;
   visit_planes<vector>(chunks, index, [&](int64_t at) {
     float g[vector], x[vector];
-    gradient.at(at, blockIdx.x, 0, g, x);
+    gradient.at(at, registers, g, x);
 #pragma unroll
-    for (int k = 0; k < vector; ++k) total.add(0, g[k], x[k] - mean);
+    for (int k = 0; k < vector; ++k) total.add(0, g[k], x[k] - registers.mean[0]);
   });
   merge_block(total.state, Sums<1>::merge);
   if (threadIdx.y > 0) return;
@@ -169,7 +165,7 @@ __global__ void __launch_bounds__(block_threads) input_gradient(Gradient<T> grad
     }
     if (gradient.relu) {
       float y[4] = {x[0], x[1], x[2], x[3]};
-      gradient.affine.apply<neighbours>(cursor, y);
+      gradient.affine.template apply<neighbours>(cursor, y);
 #pragma unroll
       for (int k = 0; k < 4; ++k) g[k] = y[k] <= 0 ? 0.0f : g[k];
     }
@@ -207,10 +203,13 @@ int backward(const PyconvoptBatchNormBackward& p, void* stream) {
   const Lines lines{space, space + padded(channels), space + 2 * padded(channels)};
   float *sums = space + 3 * padded(channels), *products = sums + chunks.count * channels;
 
+  const Affine& a = gradient.affine;
+  const bool aligned_lines =
+      aligned(a.mean) && aligned(a.invstd) && aligned(a.weight) && aligned(a.bias) && aligned(space);
   const bool maps = aligned(gradient.gradient) && aligned(gradient.input) && aligned(gradient.output);
   if (!p.training && !p.weight_gradient && !p.bias_gradient) chunks.count = 0;  // no sums are asked for
   if (chunks.count) {
-    const bool fours = maps && neighbours_of(s) != Neighbours::any;
+    const bool fours = maps && aligned_lines && neighbours_of(s) != Neighbours::any;
     const int vector = fours ? 4 : 1;
     const int error =
         s.layout == PYCONVOPT_NHWC
@@ -228,9 +227,6 @@ int backward(const PyconvoptBatchNormBackward& p, void* stream) {
   T *to = static_cast<T*>(p.input_gradient), *residual_to = static_cast<T*>(p.residual_gradient);
   if (size == 0 || (!to && !residual_to)) return 0;
   const Tail tail{size, maps && aligned(to) && aligned(residual_to)};
-  const Affine& a = gradient.affine;
-  const bool aligned_lines =
-      aligned(a.mean) && aligned(a.invstd) && aligned(a.weight) && aligned(a.bias) && aligned(space);
   return with_neighbours(s, aligned_lines, [&]<Neighbours neighbours>() {
     return launch(input_gradient<T, neighbours>, elementwise_grid(size), block_threads, stream, gradient, index, tail,
                   p.training != 0, lines, to, residual_to);
