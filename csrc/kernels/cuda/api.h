@@ -113,6 +113,46 @@ struct PyconvoptMaxPoolBackward {
 };
 PYCONVOPT_CUDA_API int pyconvopt_cuda_max_pool_backward(const struct PyconvoptMaxPoolBackward*, void* stream);
 
+/* --- convolution --- */
+
+/* The weights are float32, (out_channels, channels / groups, kernel_height, kernel_width), by their strides in
+ * elements; `input` tells the layout and the type of both maps. Depthwise where groups = channels = out_channels. */
+struct PyconvoptConv {
+  struct PyconvoptMap input;
+  int64_t out_channels, kernel_height, kernel_width;
+  int64_t stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups;
+  int64_t weight_out_channel, weight_in_channel, weight_row, weight_column;
+};
+
+/* output = relu(convolution(input, weight) + bias), bias and ReLU optional. */
+struct PyconvoptConvForward {
+  struct PyconvoptConv shape;
+  const void* input;
+  const float* weight;
+  const float* bias; /* out_channels, or null */
+  int32_t relu;
+  void* output;
+};
+PYCONVOPT_CUDA_API int pyconvopt_cuda_conv_forward(const struct PyconvoptConvForward*, void* stream);
+
+struct PyconvoptConvDataGradient {
+  struct PyconvoptConv shape;
+  const void* output_gradient;
+  const float* weight;
+  void* input_gradient;
+};
+PYCONVOPT_CUDA_API int pyconvopt_cuda_conv_data_gradient(const struct PyconvoptConvDataGradient*, void* stream);
+
+struct PyconvoptConvWeightGradient {
+  struct PyconvoptConv shape;
+  const void* input;
+  const void* output_gradient;
+  float* weight_gradient;
+  void* workspace;
+};
+PYCONVOPT_CUDA_API int64_t pyconvopt_cuda_conv_weight_gradient_workspace(const struct PyconvoptConvWeightGradient*);
+PYCONVOPT_CUDA_API int pyconvopt_cuda_conv_weight_gradient(const struct PyconvoptConvWeightGradient*, void* stream);
+
 /* --- optimiser steps, float32 --- */
 
 struct PyconvoptSgdTensor {

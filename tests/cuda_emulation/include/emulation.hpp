@@ -12,6 +12,10 @@ struct dim3 {
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
+struct alignas(8) float2 {
+  float x, y;
+};
+
 namespace emulation {
 
 struct Kernel {
