@@ -1,6 +1,7 @@
 # make demo   on a fresh machine: environment, torch, build, data, then the article's program
 # make test   all tests           make lint   style and types       make bench   speed beside the peers
 # make wheel  a wheel, checked in a clean environment               make sanitize  kernel tests under ASan and UBSan
+# make cuda   the CUDA plug-in, with nvcc (docs/cuda.md)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,9 +10,10 @@ TORCH ?= torch==2.13.0
 EPOCHS ?= 5
 
 BIN := $(VENV)/bin
+CXX_SOURCES := $(shell find csrc tests -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' -o -path '*cuda*' -name '*.h')
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint format bench wheel sanitize data clean
+.PHONY: demo test lint format bench wheel sanitize cuda data clean
 
 demo: $(VENV)/.installed data
 	$(BIN)/pyconvopt train --data fashion-mnist --recipe seed --epochs $(EPOCHS)
@@ -23,12 +25,12 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 format: $(VENV)/.tested
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(VENV)/.tested
 	$(BIN)/python -m benchmarks.train_step
@@ -66,6 +68,14 @@ wheel: $(VENV)/.tested
 
 sanitize: $(VENV)/.tested
 	.ci/sanitize $(BIN)/python
+
+# All over each time, so that the compiler tells of every kernel. The table is compared with the last one;
+# `make cuda ACCEPT=--write` replaces it.
+cuda:
+	cmake -S csrc/kernels/cuda -B build/cuda -DCMAKE_BUILD_TYPE=Release >/dev/null
+	cmake --build build/cuda --clean-first --parallel 2 >build/cuda/log 2>&1 || { cat build/cuda/log; exit 1; }
+	.ci/cuda_resources build/cuda csrc/kernels/cuda/resources.txt $(ACCEPT)
+	cp build/cuda/libpyconvopt_cuda.so pyconvopt/
 
 clean:
 	rm -rf build dist wheelhouse $(VENV)

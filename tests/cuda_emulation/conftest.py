@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.cuda_emulation.library import COMPILER, Library
@@ -8,7 +10,7 @@ from tests.cuda_emulation.library import COMPILER, Library
 def _library(variant):
     if COMPILER is None:
         pytest.skip("needs a C++ compiler")
-    return Library(variant)
+    return Library(os.environ.get("PYCONVOPT_EMULATION", variant))
 
 
 @pytest.fixture(scope="session")

@@ -134,8 +134,9 @@ bool release_barrier() {
   if (done == device.threads) return false;
   if (waiting < device.threads) {
     device.failed = true;
-    device.message = std::to_string(waiting) + " of " + std::to_string(device.threads) + " threads wait at a barrier, " +
-                     std::to_string(done) + " have left, the rest waits for lanes of its warp that do not come";
+    device.message = std::to_string(waiting) + " of " + std::to_string(device.threads) +
+                     " threads wait at a barrier, " + std::to_string(done) +
+                     " have left, the rest waits for lanes of its warp that do not come";
     return false;
   }
   for (unsigned t = 0; t < device.threads; ++t) fiber(t).state = State::ready;
@@ -237,9 +238,7 @@ void warp_barrier(unsigned mask) { collective(Collective::barrier, mask, 0, lane
 uint64_t exchange(unsigned mask, uint64_t bits, unsigned source) {
   return collective(Collective::exchange, mask, bits, source);
 }
-unsigned vote(unsigned mask, bool predicate) {
-  return unsigned(collective(Collective::vote, mask, predicate, lane()));
-}
+unsigned vote(unsigned mask, bool predicate) { return unsigned(collective(Collective::vote, mask, predicate, lane())); }
 
 }  // namespace emulation
 

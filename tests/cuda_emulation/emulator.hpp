@@ -8,7 +8,7 @@ namespace emulation {
 
 // The thread that runs, and when: accesses of one block on both sides of a barrier cannot meet.
 struct Moment {
-  unsigned launch, block, thread;         // numbers, each counted from 1 on, of the launch and within it
+  unsigned launch, block, thread;          // numbers, each counted from 1 on, of the launch and within it
   unsigned block_interval, warp_interval;  // barriers passed by the block, by the warp
 };
 bool running();  // a kernel's thread, not the host's code

@@ -2,7 +2,7 @@
 
 The library is compiled once for a state of the sources into the system's folder for temporary files.
 `recorded`: every access to memory is checked (recorder.cpp); `plain`: ten times as fast, for large runs;
-`address`: under AddressSanitizer.
+`covered`: counts the lines that ran, for gcov (docs/cuda.md says how).
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ HERE = pathlib.Path(__file__).parent
 KERNELS = HERE.parents[1] / "csrc" / "kernels" / "cuda"
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
-COMMON = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off"]
+COMMON = [
+    "-std=c++20",
+    "-O1",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-gnu-unique",
+    "-ffp-contract=off",
+]
 COMMON += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
 # Without scalar replacement a load of four elements stays one access, as on the GPU.
 RECORDED = ["-fsanitize=thread", "-fno-tree-sra", "-fno-ipa-sra", "-Wno-tsan"]
@@ -49,7 +56,10 @@ def compile_library(sources: list[pathlib.Path], folder: pathlib.Path, flags: li
     errors = [job.communicate()[1] for job in jobs]
     if any(job.returncode for job in jobs):
         raise RuntimeError("\n".join(errors))
-    objects = [str(folder / f"{s.stem}.o") for s in [*sources, HERE / "emulator.cpp", HERE / "recorder.cpp"]]
+    objects = [
+        str(folder / f"{s.stem}.o")
+        for s in [*sources, HERE / "emulator.cpp", HERE / "recorder.cpp"]
+    ]
     link = [COMPILER, "-shared", *[f for f in flags if f == "--coverage"], *objects]
     subprocess.run([*link, "-o", str(folder / "library.so")], check=True)
 
@@ -58,7 +68,9 @@ def compile_library(sources: list[pathlib.Path], folder: pathlib.Path, flags: li
 def built(variant: str, sources: tuple[pathlib.Path, ...]) -> pathlib.Path:
     """The library of these sources, compiled if the sources changed."""
     flags = VARIANTS[variant]
-    inputs = sorted({*KERNELS.iterdir(), *HERE.glob("*.?pp"), *(HERE / "include").iterdir(), *sources})
+    inputs = sorted(
+        {*KERNELS.iterdir(), *HERE.glob("*.?pp"), *(HERE / "include").iterdir(), *sources}
+    )
     digest = hashlib.sha256(" ".join([str(COMPILER), *COMMON, *flags]).encode())
     for path in [p for p in inputs if p.is_file()]:
         digest.update(path.name.encode() + path.read_bytes())
@@ -118,7 +130,12 @@ class Library:
         kernels = tuple(sorted(KERNELS.glob("*.cu"))) if sources is None else sources
         self.c = ctypes.CDLL(str(built(variant, kernels)))
         self.c.emulation_message.restype = ctypes.c_char_p
-        self.c.emulation_register.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        self.c.emulation_register.argtypes = [
+            ctypes.c_char_p,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+        ]
 
     def register(self, name: str, tensor: torch.Tensor, writable: bool = True) -> int:
         """Lets kernels access the tensor's memory; returns its address."""

@@ -91,7 +91,8 @@ void mark(Buffer& buffer, const char* at, std::size_t bytes, bool write, bool at
   const auto meets = [&](const Trace& past, const char* what) {
     if (concurrent(past, m) && !(past.atomic && atomic))
       fail("race on byte " + std::to_string(at - buffer.begin) + " of " + buffer.name + ": " + describe(m) +
-           (write ? " writes" : " reads") + " what " + describe(past.moment) + " has " + what + ", with no barrier between");
+           (write ? " writes" : " reads") + " what " + describe(past.moment) + " has " + what +
+           ", with no barrier between");
   };
   for (std::size_t i = 0; i < bytes; ++i) {
     Cell& cell = buffer.cells[std::size_t(at - buffer.begin) + i];
@@ -119,7 +120,8 @@ void access(const void* address, std::size_t bytes, bool write, bool atomic, con
     if (recorder.tracing && size >= recorder.traced_bytes)
       recorder.slice.push_back({instruction, (m.thread - 1) % lanes, 0, uintptr_t(at), unsigned(bytes), shared});
   };
-  if (single && uintptr_t(at) % bytes) fail(describe(m) + ": misaligned access of " + std::to_string(bytes) + " bytes, " + place(at, bytes));
+  if (single && uintptr_t(at) % bytes)
+    fail(describe(m) + ": misaligned access of " + std::to_string(bytes) + " bytes, " + place(at, bytes));
   for (Buffer& b : recorder.buffers) {
     if (!inside(at, bytes, b.begin, b.bytes)) continue;
     if (write && !b.writable) fail(describe(m) + " writes to " + b.name + ", which is constant");
@@ -219,19 +221,19 @@ EXPORT void emulation_counters(uint64_t* to) {
 
 // --- what the compiler calls -----------------------------------------------------------------------
 
-#define ACCESS(bytes)                                                                                        \
-  EXPORT void __tsan_read##bytes(const void* p) {                                                            \
-    emulation::access(p, bytes, false, false, __builtin_return_address(0));                                  \
-  }                                                                                                          \
-  EXPORT void __tsan_write##bytes(const void* p) {                                                           \
-    emulation::access(p, bytes, true, false, __builtin_return_address(0));                                   \
+#define ACCESS(bytes)                                                       \
+  EXPORT void __tsan_read##bytes(const void* p) {                           \
+    emulation::access(p, bytes, false, false, __builtin_return_address(0)); \
+  }                                                                         \
+  EXPORT void __tsan_write##bytes(const void* p) {                          \
+    emulation::access(p, bytes, true, false, __builtin_return_address(0));  \
   }
-#define UNALIGNED(bytes)                                                                                     \
-  EXPORT void __tsan_unaligned_read##bytes(const void* p) {                                                  \
-    emulation::access(p, bytes, false, false, __builtin_return_address(0));                                  \
-  }                                                                                                          \
-  EXPORT void __tsan_unaligned_write##bytes(const void* p) {                                                 \
-    emulation::access(p, bytes, true, false, __builtin_return_address(0));                                   \
+#define UNALIGNED(bytes)                                                    \
+  EXPORT void __tsan_unaligned_read##bytes(const void* p) {                 \
+    emulation::access(p, bytes, false, false, __builtin_return_address(0)); \
+  }                                                                         \
+  EXPORT void __tsan_unaligned_write##bytes(const void* p) {                \
+    emulation::access(p, bytes, true, false, __builtin_return_address(0));  \
   }
 ACCESS(1)
 ACCESS(2)

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import pyconvopt.ops  # loads the CPU operators, whose dropout gives the mask
 from tests.cuda_emulation.maps import (
     BOUNDS,
     LAYOUTS,
@@ -21,7 +20,14 @@ from tests.cuda_emulation.maps import (
 )
 
 # Channels below, at and beyond vectors and blocks; odd maps; one row more than a chunk; many images.
-SHAPES = [(3, 37, 5, 7), (2, 64, 8, 8), (5, 1, 9, 3), (2, 130, 2, 3), (7, 16, 11, 12), (9, 3, 16, 16)]
+SHAPES = [
+    (3, 37, 5, 7),
+    (2, 64, 8, 8),
+    (5, 1, 9, 3),
+    (2, 130, 2, 3),
+    (7, 16, 11, 12),
+    (9, 3, 16, 16),
+]
 OPTIONS = [
     {"relu": relu, "p": p, "residual": residual}
     for relu, p, residual in itertools.product((0, 1), (0.0, 0.3), (0, 1))
@@ -75,7 +81,12 @@ class Problem:
         dx = unset(self.shape, self.layout, self.x.dtype)
         dr = unset(self.shape, self.layout, self.x.dtype) if self.residual is not None else None
         dw, db = torch.full((c,), float("nan")), torch.full((c,), float("nan"))
-        fields = {"output": output, "weight": self.weight, "bias": self.bias, "residual_gradient": dr}
+        fields = {
+            "output": output,
+            "weight": self.weight,
+            "bias": self.bias,
+            "residual_gradient": dr,
+        }
         library.run(
             "batch_norm_backward",
             shape=shape_of(self.x, self.layout), output_gradient=self.gradient, input=self.x,
@@ -101,7 +112,14 @@ class Problem:
             y = F.relu(y)
         y = y * self.mask.double()
         y.backward(self.gradient.double())
-        return y.detach(), running, x.grad, residual.grad if residual is not None else None, weight.grad, bias.grad
+        return (
+            y.detach(),
+            running,
+            x.grad,
+            residual.grad if residual is not None else None,
+            weight.grad,
+            bias.grad,
+        )
 
 
 def assert_sums_close(ours, wanted, problem):
@@ -154,7 +172,9 @@ def test_mean_large_against_the_deviation(cuda, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_without_weight_and_bias(cuda, layout):
-    problem = Problem((2, 6, 5, 4), layout, torch.float32, {"relu": 1, "p": 0.0, "residual": 0}, True, plain=True)
+    problem = Problem(
+        (2, 6, 5, 4), layout, torch.float32, {"relu": 1, "p": 0.0, "residual": 0}, True, plain=True
+    )
     wanted, _, dx, *_ = problem.wanted()
     output, *saved = problem.forward(cuda)
     assert_close(output, wanted)

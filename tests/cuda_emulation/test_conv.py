@@ -18,8 +18,15 @@ HALF = [c for c in SMALL if c.name in ("channel_tails", "grouped", "depthwise_5x
 
 def fields_of(case, x, weight, layout):
     """A PyconvoptConv."""
-    pairs = {"kernel": case.kernel, "stride": case.stride, "padding": case.padding, "dilation": case.dilation}
-    axes = {f"{k}_{axis}": v[i] for k, v in pairs.items() for i, axis in enumerate(("height", "width"))}
+    pairs = {
+        "kernel": case.kernel,
+        "stride": case.stride,
+        "padding": case.padding,
+        "dilation": case.dilation,
+    }
+    axes = {
+        f"{k}_{axis}": v[i] for k, v in pairs.items() for i, axis in enumerate(("height", "width"))
+    }
     strides = zip(("out_channel", "in_channel", "row", "column"), weight.stride(), strict=True)
     return {
         "input": shape_of(x, layout),
@@ -48,9 +55,17 @@ def check_three_passes(library, case, layout, dtype=torch.float32, bias=True, re
     y, dx = unset(wanted.shape, layout, dtype), unset(x.shape, layout, dtype)
     dw = torch.full_like(weight, float("nan"))
     optional = {"bias": b} if bias else {}
-    library.run("conv_forward", shape=shape, input=x, weight=weight, relu=relu, output=y, **optional)
+    library.run(
+        "conv_forward", shape=shape, input=x, weight=weight, relu=relu, output=y, **optional
+    )
     assert_close(y, wanted)
-    library.run("conv_data_gradient", shape=shape, output_gradient=gradient, weight=weight, input_gradient=dx)
+    library.run(
+        "conv_data_gradient",
+        shape=shape,
+        output_gradient=gradient,
+        weight=weight,
+        input_gradient=dx,
+    )
     assert_close(dx, x64.grad)
     fields = {"input": x, "output_gradient": gradient, "weight_gradient": dw}
     library.run("conv_weight_gradient", shape=shape, **fields)
@@ -76,7 +91,9 @@ def test_half_precision_maps(fast_cuda, layout, dtype, case):
     check_three_passes(fast_cuda, case, layout, dtype)
 
 
-@pytest.mark.parametrize("case", [c for c in SMALL if c.name in ("pointwise", "depthwise")], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in SMALL if c.name in ("pointwise", "depthwise")], ids=str
+)
 def test_without_bias_and_relu(cuda, case):
     check_three_passes(cuda, case, "nhwc", bias=False, relu=False)
 

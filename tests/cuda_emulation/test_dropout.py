@@ -5,13 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-import pyconvopt.ops  # loads the CPU operators
 from pyconvopt import _C
 from tests.cuda_emulation.maps import TYPES, image, memory_format, shape_of, unset
 
 OPS = torch.ops.pyconvopt
 # Sizes below, at and beyond groups of 64 elements and blocks of 1024; channels in and out of fours.
-SHAPES = [(1, 1, 1, 3), (2, 3, 5, 7), (2, 64, 4, 4), (3, 20, 9, 11), (1, 1, 1, 1024), (5, 17, 16, 16)]
+SHAPES = [
+    (1, 1, 1, 3),
+    (2, 3, 5, 7),
+    (2, 64, 4, 4),
+    (3, 20, 9, 11),
+    (1, 1, 1, 1024),
+    (5, 17, 16, 16),
+]
 
 
 def drop(library, x, layout, key, whole_channels=False):
@@ -37,15 +43,19 @@ def test_elements_are_the_cpu_kernels(cuda, shape, layout, dtype):
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_whole_channels_are_the_cpu_kernels(cuda, shape, layout):
-    x = image(shape, layout)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [*((s, torch.float32) for s in SHAPES), *((SHAPES[1], t) for t in TYPES)],
+    ids=str,
+)
+def test_whole_channels_are_the_cpu_kernels(cuda, shape, dtype, layout):
+    x = image(shape, layout, dtype)
     ours = drop(cuda, x, layout, {"probability": 0.4, "seed": 9, "offset": 4}, True)
     mask = [
         [_C.dropout_multiplier(0.4, 9, 4, n * shape[1] + c) for c in range(shape[1])]
         for n in range(shape[0])
     ]
-    assert torch.equal(ours, x * torch.tensor(mask)[:, :, None, None])
+    assert torch.equal(ours, (x.float() * torch.tensor(mask)[:, :, None, None]).to(dtype))
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

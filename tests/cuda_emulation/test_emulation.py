@@ -23,7 +23,10 @@ def run(library, which):
     values, output = torch.arange(64.0), torch.zeros(64)
     library.c.run_kernel.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
     try:
-        given = library.register("input", values, writable=False), library.register("output", output)
+        given = (
+            library.register("input", values, writable=False),
+            library.register("output", output),
+        )
         code = library.c.run_kernel(which, *given)
     finally:
         library.c.emulation_forget()
@@ -36,7 +39,10 @@ def run(library, which):
     [
         # Whichever warp comes first: the neighbour's value is not there yet, or was not to be read yet.
         (0, r"race on byte \d+ of shared memory: .* no barrier between|has not written"),
-        (2, r"race on byte \d+ of shared memory|has not written"),  # a barrier of the warp is not enough
+        (
+            2,
+            r"race on byte \d+ of shared memory|has not written",
+        ),  # a barrier of the warp is not enough
         (3, r"race on byte \d+ of shared memory: .* (writes what .* read|reads what .* written)"),
         (4, "24 of 64 threads wait at a barrier, 40 have left"),
         (5, "33 have left, the rest waits"),  # 32 of the other warp

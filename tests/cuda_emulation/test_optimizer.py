@@ -21,7 +21,9 @@ class Steps:
     def __init__(self, library, entry, parameters, states=True):
         self.library, self.entry, self.taken = library, entry, 0
         self.parameters = [p.detach().clone() for p in parameters]
-        self.states = {s: [torch.zeros_like(p) for p in parameters] for s in STATES[entry] if states}
+        self.states = {
+            s: [torch.zeros_like(p) for p in parameters] for s in STATES[entry] if states
+        }
 
     def step(self, gradients, **options):
         self.taken += 1
@@ -86,7 +88,13 @@ def test_sgd(cuda, options):
 )
 def test_adam(cuda, kind, betas, options):
     decoupled = kind is torch.optim.AdamW
-    ours = {"lr": 0.01, "beta1": betas[0], "beta2": betas[1], "epsilon": 1e-8, "decoupled": decoupled}
+    ours = {
+        "lr": 0.01,
+        "beta1": betas[0],
+        "beta2": betas[1],
+        "epsilon": 1e-8,
+        "decoupled": decoupled,
+    }
     compare(cuda, "adam", lambda p: kind(p, lr=0.01, betas=betas, **options), {**ours, **options})
 
 

@@ -8,7 +8,15 @@ import torch.nn.functional as F
 
 from tests.cuda_emulation.maps import LAYOUTS, TYPES, image, memory_format, shape_of, unset
 
-SHAPES = [(2, 3, 7, 9), (1, 8, 6, 6), (3, 37, 5, 4), (2, 64, 2, 3), (1, 1, 2, 2), (1, 140, 3, 40), (11, 4, 17, 2)]
+SHAPES = [
+    (2, 3, 7, 9),
+    (1, 8, 6, 6),
+    (3, 37, 5, 4),
+    (2, 64, 2, 3),
+    (1, 1, 2, 2),
+    (1, 140, 3, 40),
+    (11, 4, 17, 2),
+]
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -20,7 +28,9 @@ def test_max_pool(cuda, layout, shape, dtype):
     reference = x.float().requires_grad_()
     wanted = F.max_pool2d(reference, 2)
     y = unset(wanted.shape, layout, dtype)
-    argmax = torch.full(wanted.shape, 255, dtype=torch.uint8).contiguous(memory_format=memory_format(layout))
+    argmax = torch.full(wanted.shape, 255, dtype=torch.uint8).contiguous(
+        memory_format=memory_format(layout)
+    )
     cuda.run("max_pool_forward", shape=shape_of(x, layout), input=x, output=y, argmax=argmax)
     assert torch.equal(y.float().nan_to_num(99), wanted.detach().nan_to_num(99))
 
@@ -49,4 +59,6 @@ def test_stopped_gradient_and_no_window(cuda, layout):
 def test_a_line_too_long_is_refused(cuda):
     x = unset((1, 4, 2, 2), "nhwc")
     with pytest.raises(RuntimeError, match=r"below 2\^31"):
-        cuda.run("max_pool_forward", shape={**shape_of(x, "nhwc"), "width": 2**29, "height": 2}, input=x)
+        cuda.run(
+            "max_pool_forward", shape={**shape_of(x, "nhwc"), "width": 2**29, "height": 2}, input=x
+        )

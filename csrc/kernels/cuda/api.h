@@ -4,7 +4,7 @@
  * neither waits, allocates nor frees: it may be captured in a CUDA graph. Pointers are device memory
  * except where "host" is said. Scratch memory is the caller's, `workspace`, of as many bytes as the
  * entry's `_workspace` twin says. A grid depends on the shape alone, and no sum on the order in which
- * blocks run: the same problem gives the same bits on every GPU.
+ * blocks run: the same problem, equally aligned, gives the same bits every time.
  *
  * The meaning of each problem is that of the CPU structure of the same name (norm.hpp, dropout.hpp ...).
  */
@@ -74,7 +74,7 @@ struct PyconvoptBatchNormBackward {
   const float* saved_invstd;
   int32_t training, relu;
   struct PyconvoptDropoutKey dropout;
-  void* input_gradient;    /* each gradient may be null */
+  void* input_gradient; /* each gradient may be null */
   void* residual_gradient;
   float* weight_gradient;
   float* bias_gradient;

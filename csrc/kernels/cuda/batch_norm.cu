@@ -180,9 +180,9 @@ int batch_statistics(const PyconvoptBatchNormForward& p, const Statistics& stati
     error = launch(fours ? moments_rows<T, 4> : moments_rows<T, 1>, rows_grid(chunks, s.channels, vector),
                    rows_block(s.channels, vector), stream, input, chunks, s.channels, means, squares);
   } else {
-    error = launch(fours ? moments_planes<T, 4> : moments_planes<T, 1>,
-                   dim3(unsigned(s.channels), unsigned(chunks.count)), dim3(1, block_threads), stream, input, chunks,
-                   MapIndex(s), means, squares);
+    error =
+        launch(fours ? moments_planes<T, 4> : moments_planes<T, 1>, dim3(unsigned(s.channels), unsigned(chunks.count)),
+               dim3(1, block_threads), stream, input, chunks, MapIndex(s), means, squares);
   }
   if (error) return error;
   return launch(finish_moments, finish_grid(s.channels), finish_block(), stream, means, squares, chunks, s.channels,

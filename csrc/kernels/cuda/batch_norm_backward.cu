@@ -49,8 +49,7 @@ struct Gradient {
     }
     if (relu) {
 #pragma unroll
-      for (int k = 0; k < vector; ++k)
-        g[k] = registers.apply(k % lines, x[k]) <= 0 ? 0.0f : g[k];
+      for (int k = 0; k < vector; ++k) g[k] = registers.apply(k % lines, x[k]) <= 0 ? 0.0f : g[k];
     }
   }
 };
@@ -71,7 +70,7 @@ struct Sums {
 };
 
 template <class T, int vector>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, 4)
     sums_rows(Gradient<T> gradient, Chunks chunks, int64_t channels, float* sums, float* products) {
   const int64_t channel = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * vector;
   const AffineRegisters<vector> registers(gradient.affine, channel < channels ? channel : 0);
@@ -142,8 +141,8 @@ __global__ void __launch_bounds__(warp_size* finish_lanes)
 }
 
 template <class T, Neighbours neighbours>
-__global__ void __launch_bounds__(block_threads) input_gradient(Gradient<T> gradient, MapIndex index, Tail tail,
-                                                                bool training, Lines lines, T* to, T* residual_to) {
+__global__ void __launch_bounds__(block_threads)
+    input_gradient(Gradient<T> gradient, MapIndex index, Tail tail, bool training, Lines lines, T* to, T* residual_to) {
   const int64_t step = int64_t(gridDim.x) * block_elements;
   int64_t at = int64_t(blockIdx.x) * block_elements + 4 * threadIdx.x;
   ChannelCursor cursor(index, at, step);
@@ -219,9 +218,8 @@ int backward(const PyconvoptBatchNormBackward& p, void* stream) {
                      dim3(1, block_threads), stream, gradient, chunks, index, sums, products);
     if (error) return error;
   }
-  if (const int error =
-          launch(finish_sums, finish_grid(channels), finish_block(), stream, sums, products, chunks, channels,
-                 gradient.affine, p.training != 0, lines, p.weight_gradient, p.bias_gradient))
+  if (const int error = launch(finish_sums, finish_grid(channels), finish_block(), stream, sums, products, chunks,
+                               channels, gradient.affine, p.training != 0, lines, p.weight_gradient, p.bias_gradient))
     return error;
 
   T *to = static_cast<T*>(p.input_gradient), *residual_to = static_cast<T*>(p.residual_gradient);

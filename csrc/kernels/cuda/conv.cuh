@@ -78,9 +78,7 @@ struct Geometry {
   __host__ __device__ int taps() const { return kernel_height * kernel_width; }
 };
 
-inline bool is_depthwise(const PyconvoptConv& c) {
-  return c.groups == c.input.channels && c.groups == c.out_channels;
-}
+inline bool is_depthwise(const PyconvoptConv& c) { return c.groups == c.input.channels && c.groups == c.out_channels; }
 
 int depthwise_forward(const PyconvoptConvForward& p, void* stream);
 int depthwise_data_gradient(const PyconvoptConvDataGradient& p, void* stream);

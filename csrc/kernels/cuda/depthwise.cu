@@ -16,7 +16,8 @@ constexpr int tap_group = 9;
 // From `from` to `to`: input to output, or back. A line is a row of pixels, of all channels (NHWC) or of one.
 template <class T, bool back>
 __global__ void __launch_bounds__(line_threads* block_lines)
-    depthwise(const T* source, Geometry g, const float* weight, const float* bias, bool relu, T* result, int64_t lines) {
+    depthwise(const T* source, Geometry g, const float* weight, const float* bias, bool relu, T* result,
+              int64_t lines) {
   const StridedMap &from = back ? g.output : g.input, &to = back ? g.input : g.output;
   const bool all_channels = to.channel == 1;
   const int pixel = all_channels ? to.channels : 1;
@@ -57,8 +58,8 @@ __global__ void __launch_bounds__(block_threads)
   const int64_t end = channel < channels ? chunks.end(blockIdx.y) : 0;
   for (int64_t row = chunks.begin(blockIdx.y) + threadIdx.y; row < end; row += blockDim.y) {
     const Pixel p = pixel_of(unsigned(row), g.output);
-    const float of = to_float(
-        gradient[p.image * g.output.image + p.position * g.output.pixel + channel * g.output.channel]);
+    const float of =
+        to_float(gradient[p.image * g.output.image + p.position * g.output.pixel + channel * g.output.channel]);
     const T* map = input + p.image * g.input.image + channel * g.input.channel;
     int r = first / g.kernel_width, q = first % g.kernel_width;
 #pragma unroll
@@ -77,8 +78,7 @@ __global__ void __launch_bounds__(block_threads)
   if (threadIdx.y > 0 || channel >= channels) return;
 #pragma unroll
   for (int k = 0; k < tap_group; ++k)
-    if (first + k < g.taps())
-      partial[(int64_t(blockIdx.y) * g.taps() + first + k) * channels + channel] = sums[k];
+    if (first + k < g.taps()) partial[(int64_t(blockIdx.y) * g.taps() + first + k) * channels + channel] = sums[k];
 }
 
 __global__ void __launch_bounds__(block_threads)

@@ -38,7 +38,7 @@ struct Product {
   const float* bias;
   bool relu;
   T* result;
-  float* partial;  // weight gradient: (group, split, tap, out channel)
+  float* partial;            // weight gradient: (group, split, tap, out channel)
   int height, width, terms;  // of the product
   int splits, terms_a_split;
   bool gathered_terms_first, other_terms_first;
@@ -53,12 +53,12 @@ __device__ __forceinline__ Tap tap_of(int index, int channels, int kernel_width)
 }
 
 template <class T, Pass pass>
-__global__ void __launch_bounds__(threads) implicit_gemm(const Product<T> p) {
+__global__ void __launch_bounds__(threads, 2) implicit_gemm(const Product<T> p) {
   constexpr bool back = pass == Pass::data_gradient, of_weights = pass == Pass::weight_gradient;
   __shared__ float a_tiles[2][depth][line], b_tiles[2][depth][line];
   const Geometry& g = p.g;
-  const StridedMap& from = back ? g.output : g.input;           // that is gathered
-  const StridedMap& pixels = back ? g.input : g.output;         // whose pixels are counted
+  const StridedMap& from = back ? g.output : g.input;    // that is gathered
+  const StridedMap& pixels = back ? g.input : g.output;  // whose pixels are counted
   const int group = int(blockIdx.z) / p.splits, split = int(blockIdx.z) % p.splits;
   const int group_from = from.channels / g.groups, group_to = pixels.channels / g.groups;
   const T* map = p.gathered + int64_t(group) * group_from * from.channel;
@@ -69,7 +69,8 @@ __global__ void __launch_bounds__(threads) implicit_gemm(const Product<T> p) {
     int y, x;
     if (!g.vertical.source<back>(at.y, tap.row, from.height, y)) return 0.0f;
     if (!g.horizontal.source<back>(at.x, tap.column, from.width, x)) return 0.0f;
-    return to_float(map[at.image * from.image + (int64_t(y) * from.width + x) * from.pixel + tap.channel * from.channel]);
+    return to_float(
+        map[at.image * from.image + (int64_t(y) * from.width + x) * from.pixel + tap.channel * from.channel]);
   };
   // The element of the weights at a tap and a channel of the product's other side.
   const auto weight_at = [&](const Tap& tap, int other) {
@@ -78,7 +79,8 @@ __global__ void __launch_bounds__(threads) implicit_gemm(const Product<T> p) {
            tap.column * g.weight_column;
   };
   const auto dense_at = [&](const Pixel& at, int channel) {
-    return at.image * pixels.image + at.position * pixels.pixel + (int64_t(group) * group_to + channel) * pixels.channel;
+    return at.image * pixels.image + at.position * pixels.pixel +
+           (int64_t(group) * group_to + channel) * pixels.channel;
   };
 
   const Place a_place(p.gathered_terms_first), b_place(p.other_terms_first);
@@ -131,7 +133,7 @@ __global__ void __launch_bounds__(threads) implicit_gemm(const Product<T> p) {
   for (int begin = first_term; begin < end; begin += depth, buffer ^= 1) {
     const bool more = begin + depth < end;
     if (more) fetch(begin + depth);
-#pragma unroll
+#pragma unroll 4  // unrolled wholly it needs more registers than two blocks leave
     for (int k = 0; k < depth; ++k) {
       float2 a[2], b[2];
 #pragma unroll
@@ -170,8 +172,7 @@ __global__ void __launch_bounds__(threads) implicit_gemm(const Product<T> p) {
   }
 }
 
-__global__ void __launch_bounds__(block_threads)
-    merge_splits(const float* partial, Geometry g, int splits, float* to) {
+__global__ void __launch_bounds__(block_threads) merge_splits(const float* partial, Geometry g, int splits, float* to) {
   const int out = g.output.channels / g.groups, in = g.input.channels / g.groups;
   const int64_t size = int64_t(g.taps()) * in * out;  // of a group
   const int64_t i = int64_t(blockIdx.x) * block_threads + threadIdx.x;

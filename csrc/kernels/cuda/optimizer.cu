@@ -128,8 +128,8 @@ __global__ void __launch_bounds__(block_threads) adam(Batch<AdamTensor> batch, A
 
 int pyconvopt_cuda_sgd(const PyconvoptSgdStep* p, void* stream) {
   using namespace pyconvopt::cuda;
-  const SgdOptions options{p->maximize ? -1.0f : 1.0f,  float(p->weight_decay), float(p->momentum),
-                           float(1 - p->dampening), float(-p->lr), p->nesterov != 0};
+  const SgdOptions options{p->maximize ? -1.0f : 1.0f, float(p->weight_decay), float(p->momentum),
+                           float(1 - p->dampening),    float(-p->lr),          p->nesterov != 0};
   return for_batches(p->tensors, p->count, sgd, options, stream, [](const PyconvoptSgdTensor& t) {
     return SgdTensor{{t.size, aligned(t.parameter) && aligned(t.gradient) && aligned(t.momentum)},
                      t.parameter,
@@ -151,13 +151,12 @@ int pyconvopt_cuda_adam(const PyconvoptAdamStep* p, void* stream) {
                             float(p->epsilon),
                             1 - p->beta1 < 0.5};
   return for_batches(p->tensors, p->count, adam, options, stream, [&](const PyconvoptAdamTensor& t) {
-    return AdamTensor{
-        {t.size, aligned(t.parameter) && aligned(t.gradient) && aligned(t.mean) && aligned(t.variance)},
-        t.parameter,
-        t.gradient,
-        t.mean,
-        t.variance,
-        float(-p->lr / (1 - std::pow(p->beta1, t.step))),
-        float(std::sqrt(1 - std::pow(p->beta2, t.step)))};
+    return AdamTensor{{t.size, aligned(t.parameter) && aligned(t.gradient) && aligned(t.mean) && aligned(t.variance)},
+                      t.parameter,
+                      t.gradient,
+                      t.mean,
+                      t.variance,
+                      float(-p->lr / (1 - std::pow(p->beta1, t.step))),
+                      float(std::sqrt(1 - std::pow(p->beta2, t.step)))};
   });
 }

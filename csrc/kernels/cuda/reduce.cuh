@@ -37,7 +37,8 @@ inline dim3 rows_grid(const Chunks& chunks, int64_t channels, int vector) {
               unsigned(chunks.count));
 }
 
-// Merges the states of the threads with the same x; the result is that of y = 0. All threads call it.
+// Merges the states of the threads with the same x; the result is that of y = 0. All threads call it, once a
+// kernel: every thread writes its place in shared memory once, so one barrier a step is enough.
 template <int parts, class Merge>
 __device__ __forceinline__ void merge_block(float (&state)[parts], Merge merge) {
   __shared__ float shared[parts][block_threads];
@@ -55,7 +56,6 @@ __device__ __forceinline__ void merge_block(float (&state)[parts], Merge merge) 
       for (int i = 0; i < parts; ++i) other[i] = shared[i][thread + half * int(blockDim.x)];
       merge(state, other);
     }
-    __syncthreads();
   }
 }
 

@@ -24,9 +24,10 @@ inline __half __float2half_rn(float x) {
   const float size = std::fabs(x);
   if (size != size) return {uint16_t(sign | 0x7fff)};
   if (size >= 65520.0f) return {uint16_t(sign | 0x7c00)};
-  if (size < 0x1p-14f) return {uint16_t(sign | uint16_t(std::nearbyint(size * 0x1p24f)))};  // may reach the smallest normal
+  if (size < 0x1p-14f)
+    return {uint16_t(sign | uint16_t(std::nearbyint(size * 0x1p24f)))};  // may reach the smallest normal
   int exponent;
-  const float fraction = std::frexp(size, &exponent);  // [0.5, 1)
+  const float fraction = std::frexp(size, &exponent);                     // [0.5, 1)
   const uint32_t rounded = uint32_t(std::nearbyint(fraction * 2048.0f));  // 1024..2048, a carry moves the exponent
   return {uint16_t(sign | uint16_t((uint32_t(exponent + 14) << 10) + (rounded - 1024)))};
 }
