@@ -24,6 +24,10 @@ import torch
 HERE = pathlib.Path(__file__).parent
 KERNELS = HERE.parents[1] / "csrc" / "kernels" / "cuda"
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+# Why the emulation cannot be built here, or nothing.
+MISSING = (
+    "" if COMPILER and KERNELS.exists() else "needs a C++ compiler and the sources of the kernels"
+)
 
 COMMON = [
     "-std=c++20",

@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 
-from tests.cuda_emulation.library import COMPILER, HERE, KERNELS, Library
+from tests.cuda_emulation.library import HERE, KERNELS, MISSING, Library
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 @pytest.fixture(scope="module")
