@@ -3,6 +3,7 @@
 # make wheel  a wheel, checked in a clean environment               make sanitize  kernels under TSan, ASan and UBSan
 # make docs   the documentation, into site/                         make cards  the methods, measured (hours; goes on where it was)
 # make qemu   the kernels on NEON and on x86-64 without AVX, emulated
+# make cuda   the CUDA plug-in, with nvcc (docs/cuda.md)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,9 +12,10 @@ TORCH ?= torch==2.13.0
 EPOCHS ?= 5
 
 BIN := $(VENV)/bin
+CXX_SOURCES := $(shell find csrc tests -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' -o -path '*cuda*' -name '*.h')
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint format bench docs cards wheel sanitize qemu data clean
+.PHONY: demo test lint format bench docs cards wheel sanitize qemu cuda data clean
 
 demo: $(VENV)/.installed data
 	$(BIN)/pyconvopt train --data fashion-mnist --recipe seed --epochs $(EPOCHS)
@@ -25,12 +27,12 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 format: $(VENV)/.tested
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(VENV)/.tested
 	$(BIN)/python -m benchmarks.train_step
@@ -82,6 +84,14 @@ sanitize: $(VENV)/.tested
 
 qemu: $(VENV)/.tested
 	.ci/emulate $(BIN)/python
+
+# All over each time, so that the compiler tells of every kernel. The table is compared with the last one;
+# `make cuda ACCEPT=--write` replaces it.
+cuda:
+	cmake -S csrc/kernels/cuda -B build/cuda -DCMAKE_BUILD_TYPE=Release >/dev/null
+	cmake --build build/cuda --clean-first --parallel 2 >build/cuda/log 2>&1 || { cat build/cuda/log; exit 1; }
+	.ci/cuda_resources build/cuda csrc/kernels/cuda/resources.txt $(ACCEPT)
+	cp build/cuda/libpyconvopt_cuda.so pyconvopt/
 
 clean:
 	rm -rf build dist wheelhouse site $(VENV)

@@ -1,0 +1,191 @@
+/* The boundary of the CUDA plug-in: plain C, so that whoever loads it needs neither torch nor CUDA.
+ *
+ * Every entry takes one problem structure and a cudaStream_t as `void*`, only launches kernels, and
+ * neither waits, allocates nor frees: it may be captured in a CUDA graph. Pointers are device memory
+ * except where "host" is said. Scratch memory is the caller's, `workspace`, of as many bytes as the
+ * entry's `_workspace` twin says. A grid depends on the shape alone, and no sum on the order in which
+ * blocks run: the same problem, equally aligned, gives the same bits every time.
+ *
+ * The meaning of each problem is that of the CPU structure of the same name (norm.hpp, dropout.hpp ...).
+ */
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PYCONVOPT_CUDA_API __attribute__((visibility("default")))
+
+/* 0 is success, a positive code is a cudaError_t, a negative one is of this list. */
+enum { PYCONVOPT_CUDA_BAD_ARGUMENT = -1, PYCONVOPT_CUDA_BAD_TYPE = -2, PYCONVOPT_CUDA_TOO_LARGE = -3 };
+PYCONVOPT_CUDA_API const char* pyconvopt_cuda_error(int code);
+/* The version of this boundary; a plug-in of another version is not to be used. */
+#define PYCONVOPT_CUDA_VERSION 1
+PYCONVOPT_CUDA_API int pyconvopt_cuda_version(void);
+
+/* Types of maps; sums are always kept in float32 or wider, parameters and statistics are float32. */
+enum { PYCONVOPT_FLOAT32 = 0, PYCONVOPT_FLOAT16 = 1, PYCONVOPT_BFLOAT16 = 2 };
+enum { PYCONVOPT_NHWC = 0, PYCONVOPT_NCHW = 1 };
+
+/* A dense map. */
+struct PyconvoptMap {
+  int64_t batch, channels, height, width;
+  int32_t layout, type;
+};
+
+/* See dropout.hpp: the same key gives the same mask on the CPU. `element` counts in memory order. */
+struct PyconvoptDropoutKey {
+  double probability;
+  uint64_t seed, offset;
+};
+
+/* --- batch normalisation + residual + ReLU + dropout --- */
+
+struct PyconvoptBatchNormForward {
+  struct PyconvoptMap shape;
+  const void* input;
+  const float* weight;  /* channels, or null for ones */
+  const float* bias;    /* channels, or null for zeros */
+  const void* residual; /* of the input's shape, or null */
+  int32_t training, relu;
+  float* running_mean; /* null: none to update, or 0 and 1 in evaluation */
+  float* running_variance;
+  double momentum, epsilon;
+  struct PyconvoptDropoutKey dropout;
+  void* output;
+  float* saved_mean; /* channels */
+  float* saved_invstd;
+  void* workspace; /* training only */
+};
+PYCONVOPT_CUDA_API int64_t pyconvopt_cuda_batch_norm_forward_workspace(const struct PyconvoptBatchNormForward*);
+PYCONVOPT_CUDA_API int pyconvopt_cuda_batch_norm_forward(const struct PyconvoptBatchNormForward*, void* stream);
+
+/* Where ReLU stopped the gradient is read from `output`; where that is null it is computed again from
+ * input and bias (not possible behind a residual), and the dropout's mask is drawn again. */
+struct PyconvoptBatchNormBackward {
+  struct PyconvoptMap shape;
+  const void* output_gradient;
+  const void* input;
+  const void* output; /* or null */
+  const float* weight;
+  const float* bias;
+  const float* saved_mean;
+  const float* saved_invstd;
+  int32_t training, relu;
+  struct PyconvoptDropoutKey dropout;
+  void* input_gradient; /* each gradient may be null */
+  void* residual_gradient;
+  float* weight_gradient;
+  float* bias_gradient;
+  void* workspace;
+};
+PYCONVOPT_CUDA_API int64_t pyconvopt_cuda_batch_norm_backward_workspace(const struct PyconvoptBatchNormBackward*);
+PYCONVOPT_CUDA_API int pyconvopt_cuda_batch_norm_backward(const struct PyconvoptBatchNormBackward*, void* stream);
+
+/* --- dropout --- */
+
+/* Forward and backward alike. `whole_channels`: an element is image · channels + channel. */
+struct PyconvoptDropout {
+  struct PyconvoptMap shape;
+  const void* input;
+  struct PyconvoptDropoutKey key;
+  int32_t whole_channels;
+  void* output;
+};
+PYCONVOPT_CUDA_API int pyconvopt_cuda_dropout(const struct PyconvoptDropout*, void* stream);
+
+/* --- 2×2 max-pooling with stride 2 --- */
+
+struct PyconvoptMaxPoolForward {
+  struct PyconvoptMap shape; /* of the input */
+  const void* input;
+  void* output;
+  uint8_t* argmax;
+};
+PYCONVOPT_CUDA_API int pyconvopt_cuda_max_pool_forward(const struct PyconvoptMaxPoolForward*, void* stream);
+
+struct PyconvoptMaxPoolBackward {
+  struct PyconvoptMap shape; /* of the input */
+  const void* output_gradient;
+  const uint8_t* argmax;
+  void* input_gradient; /* every element is written */
+};
+PYCONVOPT_CUDA_API int pyconvopt_cuda_max_pool_backward(const struct PyconvoptMaxPoolBackward*, void* stream);
+
+/* --- convolution --- */
+
+/* The weights are float32, (out_channels, channels / groups, kernel_height, kernel_width), by their strides in
+ * elements; `input` tells the layout and the type of both maps. Depthwise where groups = channels = out_channels. */
+struct PyconvoptConv {
+  struct PyconvoptMap input;
+  int64_t out_channels, kernel_height, kernel_width;
+  int64_t stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups;
+  int64_t weight_out_channel, weight_in_channel, weight_row, weight_column;
+};
+
+/* output = relu(convolution(input, weight) + bias), bias and ReLU optional. */
+struct PyconvoptConvForward {
+  struct PyconvoptConv shape;
+  const void* input;
+  const float* weight;
+  const float* bias; /* out_channels, or null */
+  int32_t relu;
+  void* output;
+};
+PYCONVOPT_CUDA_API int pyconvopt_cuda_conv_forward(const struct PyconvoptConvForward*, void* stream);
+
+struct PyconvoptConvDataGradient {
+  struct PyconvoptConv shape;
+  const void* output_gradient;
+  const float* weight;
+  void* input_gradient;
+};
+PYCONVOPT_CUDA_API int pyconvopt_cuda_conv_data_gradient(const struct PyconvoptConvDataGradient*, void* stream);
+
+struct PyconvoptConvWeightGradient {
+  struct PyconvoptConv shape;
+  const void* input;
+  const void* output_gradient;
+  float* weight_gradient;
+  void* workspace;
+};
+PYCONVOPT_CUDA_API int64_t pyconvopt_cuda_conv_weight_gradient_workspace(const struct PyconvoptConvWeightGradient*);
+PYCONVOPT_CUDA_API int pyconvopt_cuda_conv_weight_gradient(const struct PyconvoptConvWeightGradient*, void* stream);
+
+/* --- optimiser steps, float32 --- */
+
+struct PyconvoptSgdTensor {
+  int64_t size;
+  float* parameter;
+  const float* gradient;
+  float* momentum;
+  int32_t first;
+};
+struct PyconvoptSgdStep {
+  const struct PyconvoptSgdTensor* tensors; /* host */
+  int64_t count;
+  double lr, momentum, dampening, weight_decay;
+  int32_t nesterov, maximize;
+};
+PYCONVOPT_CUDA_API int pyconvopt_cuda_sgd(const struct PyconvoptSgdStep*, void* stream);
+
+struct PyconvoptAdamTensor {
+  int64_t size;
+  float* parameter;
+  const float* gradient;
+  float* mean;
+  float* variance;
+  double step; /* from 1 */
+};
+struct PyconvoptAdamStep {
+  const struct PyconvoptAdamTensor* tensors; /* host */
+  int64_t count;
+  double lr, beta1, beta2, epsilon, weight_decay;
+  int32_t decoupled, maximize;
+};
+PYCONVOPT_CUDA_API int pyconvopt_cuda_adam(const struct PyconvoptAdamStep*, void* stream);
+
+#ifdef __cplusplus
+}
+#endif
