@@ -72,4 +72,5 @@ def cliffs(rates: Sequence[float]) -> list[bool]:
     [False, False, True, False]
     """
     pairs = itertools.pairwise(rates)
-    return [False, *(after < KEPT_RATE * before for before, after in pairs)]
+    fell = [after < KEPT_RATE * before for before, after in pairs]
+    return [False, *fell] if rates else []
