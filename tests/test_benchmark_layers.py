@@ -416,6 +416,20 @@ def test_a_tiny_run_of_layers(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert "worst of all:" in capsys.readouterr().out
 
 
+def test_an_interrupted_run_keeps_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: dict
+) -> None:
+    def interrupted(*_: object):
+        yield {**result["layers"][1], "peers": [a_peer("ours", [0.001])]}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layers, "measure", interrupted)
+    monkeypatch.setattr(ceilings, "measure", lambda *_: result["ceilings"])
+    file = tmp_path / "run.json"
+    assert layers.main(["--peers", "torch.nchw", "--json", str(file)]) == 1
+    assert len(json.loads(file.read_text())["layers"]) == 1
+
+
 def test_too_large_for_the_memory(result: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.machine.free_memory", lambda: 1 << 20)
     with Session([peers.TABLE["torch.nchw"]], threads=1, python={}) as session:
