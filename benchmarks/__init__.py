@@ -2,7 +2,10 @@
 
     python -m benchmarks.train_step     one training step
     python -m benchmarks.fit            whole epochs of the article's program on Fashion-MNIST
+    python -m benchmarks.inference      models in evaluation mode
+    python -m benchmarks.layers         layers alone, pass by pass
 
-Adding a model is adding a line to `models.TABLE`; adding a peer, a line to `peers.TABLE` and a
-short file. `harness` explains how time is measured, `report` how it is shown.
+Adding a model is adding a line to `models.TABLE`; a layer, a line to `layers.inc`, which the C++
+benchmarks in `kernels/` read too; a peer, a line to `peers.TABLE` and a short file. `harness`
+explains how time is measured, `report` and `layer_report` how it is shown.
 """

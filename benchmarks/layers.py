@@ -87,20 +87,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps: Iterator[scaling.Step] = scaling.steps(threads)
     else:
         steps = (scaling.Step(problem, threads, {}) for problem in table)
-    for threads_used, group in scaling.by_threads(steps):
-        with Session(chosen, threads=threads_used, python=python, tell=progress) as session:
-            for step in group:
-                for entry in measure(session, step, options.passes, result):
-                    result["layers"].append(entry)
-                    progress("")
-                    print(layer_report.row(result, entry), flush=True)
+    interrupted = False
+    try:
+        for threads_used, group in scaling.by_threads(steps):
+            with Session(chosen, threads=threads_used, python=python, tell=progress) as session:
+                for step in group:
+                    for entry in measure(session, step, options.passes, result):
+                        result["layers"].append(entry)
+                        progress("")
+                        print(layer_report.row(result, entry), flush=True)
+    except KeyboardInterrupt:  # hours of figures are not thrown away
+        interrupted = True
+        print("\ninterrupted: what follows is of the layers above", flush=True)
     print("\n" + layer_report.summary(result), flush=True)
     if options.json:
         report.write_json(result, options.json)
-    if options.png:
+    if options.png and any(entry["peers"] for entry in result["layers"]):
         layer_report.draw(result, options.png)
     complete = all(entry["peers"] and not entry["failed"] for entry in result["layers"])
-    return 0 if complete and result["layers"] else 1
+    return 0 if complete and result["layers"] and not interrupted else 1
 
 
 def measure(

@@ -187,6 +187,7 @@ def test_runtimes_infer_the_same(name: str, tmp_path: Path) -> None:
     assert measured["peers"][0]["check"] == pytest.approx(ours, rel=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_inference_is_one_function() -> None:
     model = models.TABLE["article_bn"]
     losses = [
@@ -414,6 +415,20 @@ def test_a_tiny_run_of_layers(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert all(layer_report.departing(entry) == set() for entry in found["layers"])
     assert found["ceilings"]["flops_per_second"] > 1e8
     assert "worst of all:" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_keeps_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: dict
+) -> None:
+    def interrupted(*_: object):
+        yield {**result["layers"][1], "peers": [a_peer("ours", [0.001])]}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layers, "measure", interrupted)
+    monkeypatch.setattr(ceilings, "measure", lambda *_: result["ceilings"])
+    file = tmp_path / "run.json"
+    assert layers.main(["--peers", "torch.nchw", "--json", str(file)]) == 1
+    assert len(json.loads(file.read_text())["layers"]) == 1
 
 
 def test_too_large_for_the_memory(result: dict, monkeypatch: pytest.MonkeyPatch) -> None:
