@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 EPOCHS ?= 5
 
 BIN := $(VENV)/bin
-CXX_SOURCES := $(shell find csrc tests -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' -o -path '*cuda*' -name '*.h')
+CXX_SOURCES := $(shell find csrc tests benchmarks -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' -o -path '*cuda*' -name '*.h')
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
 .PHONY: demo test lint format bench docs cards wheel sanitize qemu cuda data clean

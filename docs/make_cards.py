@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from docs.cards import page, table, training
 from pyconvopt import registry
-from pyconvopt.training.files import write_whole
+from pyconvopt.files import write_whole
 
 
 def write_pages(results: Path, pages: Path, budget: Mapping[str, Any]) -> None:

@@ -18,8 +18,8 @@ from benchmarks import machine
 from docs.cards.table import BASELINE, Card, Way
 from pyconvopt import __version__, averaging, losses, models, optimizers, registry, schedules
 from pyconvopt.data import ArrayLoader, augment
+from pyconvopt.files import write_whole
 from pyconvopt.training import Comparison, History, compare
-from pyconvopt.training.files import write_whole
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.results import ResultsFile
 from pyconvopt.training.run import Pair, load_images

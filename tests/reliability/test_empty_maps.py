@@ -62,11 +62,14 @@ def test_convolution(batch, channels, pooled):
             torch.randn(outputs, channels, kernel, kernel),
             torch.randn(outputs),
         )
-        ours_, theirs_ = (
-            lambda f=f: with_gradients(lambda x, w, b: f(x, w, b, 1, padding), *tensors)
-            for f in (ours, theirs)
+        assert_same_outcome(
+            *(
+                lambda f=f, p=padding, t=tensors: with_gradients(
+                    lambda x, w, b: f(x, w, b, 1, p), *t
+                )
+                for f in (ours, theirs)
+            )
         )
-        assert_same_outcome(ours_, theirs_)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_functions_of_maps(shape):
     for training in (False, True):
         assert_same_outcome(
             *(
-                lambda f=f: with_gradients(
+                lambda f=f, training=training: with_gradients(
                     lambda x, w: f(x, mean.clone(), var.clone(), w, None, training), x, weight
                 )
                 for f in (pco.functional.batch_norm, F.batch_norm)

@@ -1,7 +1,8 @@
 """Index arithmetic beyond 2³¹ elements, and sizes that no memory has.
 
 Most of it costs no memory: untouched pages of a new tensor are all the one page of zeros, so a kernel
-that reads billions of elements and writes few can be run; `--large` adds those that write as many (some 20 GB).
+that reads billions of elements and writes few can be run; `--large` adds those that write as many
+(some 20 GB).
 """
 
 from __future__ import annotations

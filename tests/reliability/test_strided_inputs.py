@@ -98,19 +98,24 @@ def test_convolution_with_pooling(view):
 
 
 @VIEW
-def test_few_channels_and_depthwise(view):
+def test_few_channels(view):
     compare(
         lambda x, w: fn.conv2d(x[:, :3], w),
         lambda x, w: F.conv2d(x[:, :3], w),
         view(),
         base(16, 3, 3, 3),
     )
-    for padding in (0, 1):
-        compare(
-            lambda x, w: fn.conv2d(x, w, padding=padding, groups=C),
-            lambda x, w: F.conv2d(x, w, padding=padding, groups=C),
-            view(), base(C, 1, 3, 3),
-        )  # fmt: skip
+
+
+@VIEW
+@pytest.mark.parametrize("padding", [0, 1])
+def test_depthwise(view, padding):
+    compare(
+        lambda x, w: fn.conv2d(x, w, padding=padding, groups=C),
+        lambda x, w: F.conv2d(x, w, padding=padding, groups=C),
+        view(),
+        base(C, 1, 3, 3),
+    )
 
 
 @VIEW
