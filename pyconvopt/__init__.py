@@ -51,7 +51,7 @@ __all__ = ["__version__", "settings", *_MODULES, *_NAMES]
 
 # The activations of every step in the memory of the step before, not in freshly mapped pages.
 if os.environ.get("PYCONVOPT_KEEP_MEMORY", "1") != "0":
-    _C.keep_freed_memory()
+    _C.keep_freed_memory(True)
 
 
 # backend="pyconvopt" of torch.compile: see there.

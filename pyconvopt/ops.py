@@ -226,7 +226,7 @@ def _channels(like: Tensor) -> Tensor:
 
 @torch.library.register_fake("pyconvopt::batch_norm_forward")
 def _(
-    input, weight, bias, residual, mean, var, training, momentum, eps, relu, pool, p, seed, offset
+    input, weight, bias, residual, mean, var, training, momentum, eps, activation, pool, p, seed, offset
 ):
     if pool:
         output, argmax = _empty_pooled(input), _empty_pooled(input, torch.uint8)
@@ -245,7 +245,7 @@ def _(
     mean,
     invstd,
     training,
-    relu,
+    activation,
     pool,
     p,
     input_needed,

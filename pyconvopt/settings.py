@@ -18,7 +18,21 @@ _TABLE: dict[str, tuple[Any, Any]] = {
     "isa": (_C.isa, _C.set_isa),
     "winograd": (_C.winograd, _C.set_winograd),
     "deterministic": (lambda: True, lambda value: _require_deterministic(value)),
+    "keep_memory": (_C.freed_memory_is_kept, lambda value: _C.keep_freed_memory(_bool(value))),
+    "workspace": (_C.arena_cap, lambda value: _C.arena_set_cap(_bytes(value))),
 }
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"keep_memory must be a bool, got {value!r}")
+    return value
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"workspace must be a number of bytes, 0 or more, got {value!r}")
+    return value
 
 
 def _require_deterministic(value: bool) -> None:
@@ -36,7 +50,7 @@ def current() -> dict[str, Any]:
     """All settings as a dict.
 
     >>> sorted(current())
-    ['deterministic', 'isa', 'winograd']
+    ['deterministic', 'isa', 'keep_memory', 'winograd', 'workspace']
     """
     return {name: read() for name, (read, _) in _TABLE.items()}
 
@@ -79,10 +93,15 @@ class _CallableModule(ModuleType):
                 environment: ``PYCONVOPT_WINOGRAD``). Off, results have direct convolution's
                 rounding.
             deterministic: accepted for torch's sake; the kernels always are.
+            keep_memory: whether glibc's malloc keeps freed memory for the next step instead of
+                giving it back and faulting it in again (default True; environment:
+                ``PYCONVOPT_KEEP_MEMORY``). False gives back what it can at once. Whole process.
+            workspace: bytes the kernels' workspace may keep while idle (default 1 GiB); less is
+                given back at once, 0 empties it.
 
         Raises:
             TypeError: for an unknown setting.
-            ValueError: for an instruction set that the processor has not.
+            ValueError: for an instruction set that the processor has not, or a negative number of bytes.
 
         >>> import pyconvopt as pco
         >>> with pco.settings(winograd=False):

@@ -49,15 +49,19 @@ def multipliers(shape, p, seed, offset):
 
 # --- batch norm ----------------------------------------------------------------------------------
 
+ACTIVATIONS = {0: lambda y: y, 1: F.relu, 2: F.relu6, 3: F.hardswish}
 OPTIONS = [
-    {"relu": relu, "pool": pool, "p": p, "residual": residual}
-    for relu, pool, p, residual in itertools.product((0, 1), (0, 1), (0.0, 0.3), (0, 1))
-    if not (residual and pool) and (p == 0 or relu or pool)
+    {"activation": activation, "pool": pool, "p": p, "residual": residual}
+    for activation, pool, p, residual in itertools.product((0, 1), (0, 1), (0.0, 0.3), (0, 1))
+    if not (residual and pool) and (p == 0 or activation or pool)
 ]
+OPTIONS += [{"activation": a, "pool": 0, "p": 0.0, "residual": 0} for a in (2, 3)]
 
 
 def options_id(options):
-    return "+".join(name for name, value in options.items() if value) or "plain"
+    names = {**options, "activation": 0}
+    activation = ("", "relu", "relu6", "hardswish")[options["activation"]]
+    return "+".join(filter(None, [activation, *(n for n, v in names.items() if v)])) or "plain"
 
 
 def forward(
@@ -73,7 +77,7 @@ def forward(
         training,
         momentum,
         eps,
-        bool(o["relu"]),
+        o["activation"],
         bool(o["pool"]),
         o["p"],
         seed,
@@ -100,8 +104,7 @@ def test_batch_norm(kernels, shape, options, training):
     wanted = F.batch_norm(doubles[0], mean64, var64, doubles[1], doubles[2], training, 0.1, 1e-5)
     if residual is not None:
         wanted = wanted + residual64
-    if options["relu"]:
-        wanted = F.relu(wanted)
+    wanted = ACTIVATIONS[options["activation"]](wanted)
     if options["pool"]:
         wanted = F.max_pool2d(wanted, 2)
     if options["p"]:
@@ -126,18 +129,19 @@ def test_batch_norm(kernels, shape, options, training):
         saved_mean,
         saved_invstd,
         training,
-        bool(options["relu"]),
+        options["activation"],
         bool(options["pool"]),
         options["p"],
         True,
         residual is not None,
+        bias,
     )
     assert_close(dx, doubles[0].grad, 1e-5)
     assert_close(dweight, doubles[1].grad, 3e-6)
     assert_close(dbias, doubles[2].grad, 3e-6)
     if residual is not None:
         assert_close(dresidual, residual64.grad, 1e-6)
-    elif options["relu"] and not options["pool"] and not options["p"]:
+    elif options["activation"] == 1 and not options["pool"] and not options["p"]:
         again = OPS.batch_norm_backward(
             g, x, None, None, weight, saved_mean, saved_invstd, training, True, False, 0.0, True, False,
             bias,
@@ -150,7 +154,7 @@ def test_batch_norm(kernels, shape, options, training):
 
 def test_batch_norm_without_affine_and_statistics(kernels):
     x = image(4, 20, 6, 5)
-    plain = {"relu": 0, "pool": 0, "p": 0.0}
+    plain = {"activation": 0, "pool": 0, "p": 0.0}
     y, _, mean, invstd = forward(x, None, None, None, None, None, True, plain)
     assert_close(y, F.batch_norm(x.double(), None, None, training=True), 2e-6)
     assert_close(mean, x.double().mean((0, 2, 3)), 1e-5)
@@ -166,7 +170,7 @@ def test_batch_norm_without_affine_and_statistics(kernels):
 def test_batch_norm_of_a_matrix(kernels):
     x = torch.randn(50, 21)
     weight, bias = torch.randn(21), torch.randn(21)
-    y, _, _, _ = forward(x, weight, bias, None, None, None, True, {"relu": 1, "pool": 0, "p": 0.0})
+    y, _, _, _ = forward(x, weight, bias, None, None, None, True, {"activation": 1, "pool": 0, "p": 0.0})
     wanted = F.relu(F.batch_norm(x.double(), None, None, weight.double(), bias.double(), True))
     assert y.is_contiguous()
     assert_close(y, wanted, 3e-6)
@@ -225,7 +229,7 @@ def test_batch_norm_keeps_nan_to_its_channel(kernels, value):
             mean,
             invstd,
             True,
-            bool(options["relu"]),
+            options["activation"],
             bool(options["pool"]),
             options["p"],
             True,
@@ -415,7 +419,7 @@ def everything(x):
             saved_mean,
             saved_invstd,
             True,
-            bool(options["relu"]),
+            options["activation"],
             bool(options["pool"]),
             options["p"],
             True,
@@ -454,7 +458,7 @@ def test_no_images(kernels):
             None,
             *saved,
             True,
-            bool(options["relu"]),
+            options["activation"],
             bool(options["pool"]),
             options["p"],
             True,

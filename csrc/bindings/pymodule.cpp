@@ -216,7 +216,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("arena_bytes", &arena_bytes);
   m.def("arena_set_cap", &arena_set_cap, py::arg("bytes"));
   m.def("arena_release", &arena_release);
-  m.def("keep_freed_memory", &keep_freed_memory, "Lets malloc reuse large blocks instead of returning them at once.");
+  m.def("arena_cap", &arena_cap);
+  m.def("keep_freed_memory", &keep_freed_memory, py::arg("keep"),
+        "Whether malloc reuses large blocks instead of returning them at once.");
+  m.def("freed_memory_is_kept", &freed_memory_is_kept);
 
   m.def("conv_forward", &conv_forward, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
         py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("relu"), py::arg("pool"),

@@ -9,11 +9,18 @@ void check_optional_vector(const std::optional<Tensor>& t, int64_t size, const c
   if (t) check_vector(*t, size, op, argument);
 }
 
-void check_options(const char* op, bool relu, bool pool, double dropout, bool residual) {
+// Checks the options and returns the activation.
+Activation options(const char* op, int64_t activation, bool pool, double dropout, bool residual) {
   check_probability(dropout, op);
-  STD_TORCH_CHECK(dropout == 0 || relu || pool, op,
+  STD_TORCH_CHECK(activation >= 0 && activation < activation_count, op, ": expected activation 0 to ",
+                  activation_count - 1, ", but got ", activation);
+  const Activation known = Activation(activation);
+  STD_TORCH_CHECK(dropout == 0 || known == Activation::relu || pool, op,
                   ": dropout is fused behind relu or pool only; use torch.ops.pyconvopt.dropout without them");
   STD_TORCH_CHECK(!(residual && pool), op, ": a residual together with pool is not supported");
+  STD_TORCH_CHECK(known <= Activation::relu || !(residual || pool), op,
+                  ": residual and pool go with relu or no activation");
+  return known;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const std::optional<Tensor>& weight,
@@ -21,11 +28,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
                                                    const std::optional<Tensor>& residual,
                                                    std::optional<Tensor> running_mean,
                                                    std::optional<Tensor> running_var, bool training, double momentum,
-                                                   double epsilon, bool relu, bool pool, double dropout, int64_t seed,
-                                                   int64_t offset) {
+                                                   double epsilon, int64_t activation, bool pool, double dropout,
+                                                   int64_t seed, int64_t offset) {
   const char* op = "batch_norm_forward";
   check_rows(input, op, "input");
-  check_options(op, relu, pool, dropout, residual.has_value());
+  const Activation known = options(op, activation, pool, dropout, residual.has_value());
   const MapShape shape = map_shape(input);
   check_optional_vector(weight, shape.channels, op, "weight");
   check_optional_vector(bias, shape.channels, op, "bias");
@@ -51,7 +58,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
                        .running_variance = running_var ? running_var->mutable_data_ptr<float>() : nullptr,
                        .momentum = momentum,
                        .epsilon = epsilon,
-                       .activation = relu ? Activation::relu : Activation::none,
+                       .activation = known,
                        .pool = pool,
                        .dropout = {dropout, uint64_t(seed), uint64_t(offset)},
                        .output = output.mutable_data_ptr<float>(),
@@ -65,17 +72,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradien
                                                     const std::optional<Tensor>& output,
                                                     const std::optional<Tensor>& argmax,
                                                     const std::optional<Tensor>& weight, const Tensor& saved_mean,
-                                                    const Tensor& saved_invstd, bool training, bool relu, bool pool,
-                                                    double dropout, bool input_needed, bool residual_needed,
+                                                    const Tensor& saved_invstd, bool training, int64_t activation,
+                                                    bool pool, double dropout, bool input_needed, bool residual_needed,
                                                     const std::optional<Tensor>& bias) {
   const char* op = "batch_norm_backward";
   check_rows(input, op, "input");
-  check_options(op, relu, pool, dropout, residual_needed);
+  const Activation known = options(op, activation, pool, dropout, residual_needed);
   const MapShape shape = map_shape(input);
   check_optional_vector(weight, shape.channels, op, "weight");
   check_vector(saved_mean, shape.channels, op, "saved_mean");
   check_vector(saved_invstd, shape.channels, op, "saved_invstd");
-  const bool masked = relu && !pool;
+  const bool masked = known == Activation::relu && !pool;
   if (pool) {
     check_poolable(input, op);
     STD_TORCH_CHECK(argmax, op, ": expected argmax with pool=True");
@@ -107,7 +114,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradien
                         .saved_mean = saved_mean.const_data_ptr<float>(),
                         .saved_invstd = saved_invstd.const_data_ptr<float>(),
                         .training = training,
-                        .activation = relu ? Activation::relu : Activation::none,
+                        .activation = known,
                         .pool = pool,
                         .dropout_probability = dropout,
                         .input_gradient = input_needed ? input_gradient.mutable_data_ptr<float>() : nullptr,
@@ -122,11 +129,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradien
 STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
   m.def(
       "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, Tensor(a!)? running_mean, "
-      "Tensor(b!)? running_var, bool training, float momentum, float eps, bool relu, bool pool, float dropout, "
+      "Tensor(b!)? running_var, bool training, float momentum, float eps, int activation, bool pool, float dropout, "
       "int seed, int offset) -> (Tensor output, Tensor argmax, Tensor saved_mean, Tensor saved_invstd)");
   m.def(
       "batch_norm_backward(Tensor output_gradient, Tensor input, Tensor? output, Tensor? argmax, Tensor? weight, "
-      "Tensor saved_mean, Tensor saved_invstd, bool training, bool relu, bool pool, float dropout, "
+      "Tensor saved_mean, Tensor saved_invstd, bool training, int activation, bool pool, float dropout, "
       "bool input_needed, bool residual_needed, Tensor? bias=None) "
       "-> (Tensor input_gradient, Tensor residual_gradient, Tensor weight_gradient, Tensor bias_gradient)");
 }

@@ -25,30 +25,35 @@ std::string text_of(const MapShape& s) {
 }
 
 struct NormOptions {
-  bool relu, pool;
+  Activation activation;
+  bool pool;
   double dropout;
   bool residual, training;
 };
+constexpr const char* names[activation_count] = {"", " relu", " relu6", " hardswish"};
 constexpr NormOptions norm_options[] = {
-    {false, false, 0, false, true}, {true, false, 0, false, true},   {true, false, 0.3, false, true},
-    {false, true, 0, false, true},  {true, true, 0, false, true},    {false, true, 0.3, false, true},
-    {true, true, 0.3, false, true}, {true, false, 0.3, true, true},  {false, false, 0, true, true},
-    {true, false, 0, true, true},   {false, false, 0, false, false}, {true, false, 0, false, false},
-    {true, true, 0, false, false},
+    {Activation::none, false, 0, false, true},       {Activation::relu, false, 0, false, true},
+    {Activation::relu, false, 0.3, false, true},     {Activation::none, true, 0, false, true},
+    {Activation::relu, true, 0, false, true},        {Activation::none, true, 0.3, false, true},
+    {Activation::relu, true, 0.3, false, true},      {Activation::relu, false, 0.3, true, true},
+    {Activation::none, false, 0, true, true},        {Activation::relu, false, 0, true, true},
+    {Activation::none, false, 0, false, false},      {Activation::relu, false, 0, false, false},
+    {Activation::relu, true, 0, false, false},       {Activation::relu6, false, 0, false, true},
+    {Activation::hardswish, false, 0, false, true},  {Activation::relu6, false, 0, false, false},
+    {Activation::hardswish, false, 0, false, false},
 };
 
 void check_batch_norm(const MapShape& s, const NormOptions& o) {
-  const std::string text = text_of(s) + (o.relu ? " relu" : "") + (o.pool ? " pool" : "") +
+  const std::string text = text_of(s) + names[int(o.activation)] + (o.pool ? " pool" : "") +
                            (o.dropout > 0 ? " dropout" : "") + (o.residual ? " residual" : "") +
                            (o.training ? "" : " evaluation");
   const int64_t c = s.channels, size = o.pool ? pooled_size(s) : size_of(s);
-  const Activation activation = o.relu ? Activation::relu : Activation::none;
   const Floats x = draw(size_of(s), 2, 3), w = draw(c, 1), b = draw(c), residual = draw(size_of(s)), g = draw(size);
   const Floats mean = draw(c), variance = draw(c, 0.1f, 1);
   BatchNormForward forward{.shape = s, .input = x.data(), .weight = w.data(), .bias = b.data()};
   forward.residual = o.residual ? residual.data() : nullptr;
   forward.training = o.training;
-  forward.activation = activation;
+  forward.activation = o.activation;
   forward.pool = o.pool;
   forward.dropout = {o.dropout, 5, 7};
   const auto bind = [&](BatchNormForward& p, Results& r) {
@@ -64,12 +69,12 @@ void check_batch_norm(const MapShape& s, const NormOptions& o) {
   bind(forward, left);
   run(forward);
   BatchNormBackward backward{.shape = s, .output_gradient = g.data(), .input = x.data()};
-  backward.output = o.relu && !o.pool ? forward.output : nullptr;
+  backward.output = o.activation == Activation::relu && !o.pool ? forward.output : nullptr;
   backward.argmax = forward.argmax;
   backward.weight = w.data(), backward.bias = b.data();
   backward.saved_mean = forward.saved_mean, backward.saved_invstd = forward.saved_invstd;
   backward.training = o.training;
-  backward.activation = activation;
+  backward.activation = o.activation;
   backward.pool = o.pool;
   backward.dropout_probability = o.dropout;
   const auto bind_gradients = [&](BatchNormBackward& p, Results& r) {

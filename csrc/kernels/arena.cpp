@@ -93,12 +93,27 @@ void* Workspace::take(std::size_t bytes) {
 void arena_lock() { pool().mutex.lock(); }
 void arena_unlock() { pool().mutex.unlock(); }
 
-void keep_freed_memory() {
+namespace {
+bool keeps_freed_memory = false;
+}
+
+void keep_freed_memory(bool keep) {
 #if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most glibc accepts
-  mallopt(M_TRIM_THRESHOLD, 512 << 20);
-  mallopt(M_TOP_PAD, 16 << 20);
+  mallopt(M_MMAP_MAX, keep ? 0 : 65536);  // and glibc's own figures
+  mallopt(M_TRIM_THRESHOLD, keep ? -1 : 128 << 10);
+  mallopt(M_TOP_PAD, keep ? 16 << 20 : 128 << 10);
+  if (!keep) malloc_trim(0);
+  keeps_freed_memory = keep;
+#else
+  (void)keep;
 #endif
+}
+
+bool freed_memory_is_kept() { return keeps_freed_memory; }
+
+std::size_t arena_cap() {
+  const std::lock_guard lock(pool().mutex);
+  return pool().cap;
 }
 
 std::size_t arena_bytes() {

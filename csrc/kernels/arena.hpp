@@ -26,14 +26,17 @@ class Workspace {
   std::size_t capacity_, used_ = 0;
 };
 
-std::size_t arena_bytes();              // held now, in use or not
+std::size_t arena_bytes();  // held now, in use or not
+std::size_t arena_cap();
 void arena_set_cap(std::size_t bytes);  // default 1 GiB; what is idle above it is given back
 void arena_release();                   // gives back everything idle
 void arena_lock();                      // no block changes hands until arena_unlock(); see fork.cpp
 void arena_unlock();
 
-// malloc maps every block above 128 KiB afresh and unmaps it when freed: a page fault per 4 KiB of each
-// activation, every step. This has it keep up to 32 MiB blocks for the next step instead. Whole process.
-void keep_freed_memory();
+// malloc maps every block above 128 KiB afresh, unmaps it when freed, and gives the end of its heap back:
+// a page fault per 4 KiB of each activation, every step. This has it keep all for the next step instead, or
+// be as it was and give back what it can. Whole process; without effect where malloc is not glibc's.
+void keep_freed_memory(bool keep);
+bool freed_memory_is_kept();
 
 }  // namespace pyconvopt

@@ -4,7 +4,9 @@
 
 namespace pyconvopt {
 
-enum class Activation { none, relu };
+// What a kernel applies to its result in the same pass: convolution takes the first two.
+enum class Activation { none, relu, relu6, hardswish };
+inline constexpr int64_t activation_count = 4;
 
 // A problem type P describes one call: shapes and pointers. Kernels of the same P compete; the
 // table (cpu/kernels.inc) lists them best first, and the first that applies is run.

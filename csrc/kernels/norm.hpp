@@ -6,9 +6,11 @@
 // Maps are NHWC, dense; mean and variance are of each channel over the rows (batch · height · width).
 // Without pooling only the number of rows matters: a matrix is batch × 1 × 1 × channels.
 //
+// In the place of ReLU another activation, where nothing else follows: no residual, pooling or dropout.
+//
 // The backward needs no mask beside what the forward leaves anyway. Without pooling it reads the
-// output: ReLU or dropout stopped the gradient exactly where it is zero; where there was ReLU alone it
-// may do without, and computes from the input again whether it did. With pooling it reads one
+// output: ReLU or dropout stopped the gradient exactly where it is zero; where there was an activation
+// alone it computes from the input again what that let through. With pooling it reads one
 // byte per pooled element, the position 0..3 of the maximum, or `pool_dead` where ReLU or dropout
 // stopped the gradient. Dropout without ReLU and without pooling has neither, so it is not taken
 // here (it has an operation of its own), and a residual is not taken together with pooling.
@@ -47,10 +49,10 @@ struct BatchNormBackward {
   MapShape shape;  // of the input
   const float* output_gradient;
   const float* input;
-  const float* output = nullptr;    // with ReLU and no pooling; null: from input and bias
+  const float* output = nullptr;    // with ReLU and no pooling; null, and other activations: from input and bias
   const uint8_t* argmax = nullptr;  // with pooling
   const float* weight = nullptr;
-  const float* bias = nullptr;  // only to find out where ReLU stopped the gradient
+  const float* bias = nullptr;  // only to find out where the activation stopped the gradient
   const float* saved_mean = nullptr;
   const float* saved_invstd = nullptr;
   bool training = true;

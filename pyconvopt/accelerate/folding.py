@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..functional.gate import needs_gradient, pair, takes
+from ..functional.gate import activate, needs_gradient, pair, takes
 from .operations import CONVOLUTION, NORMALIZATION, POOL, Operation
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def fold(tensors: list[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
 
 
 def step(chain: Chain, frozen: bool) -> Callable[..., Tensor]:
-    """Convolution with batch norm folded into it, residual, ReLU, 2×2 max-pool."""
+    """Convolution with batch norm folded into it, residual, activation, 2×2 max-pool."""
     conv, norm = chain.first, chain.rest[NORMALIZATION]
     assert conv.kind == CONVOLUTION
     activation, pool = chain.activation, POOL in chain.rest
@@ -105,10 +105,11 @@ def step(chain: Chain, frozen: bool) -> Callable[..., Tensor]:
                 activation=activation, residual=residual, pool=pool,
             )  # fmt: skip
         weight, bias = folded.get(tensors, eps)
-        if residual is None:
+        if residual is None and activation in (None, "relu"):
             return convolve(x, weight, bias, *geometry, activation=activation)
-        y = functional.conv2d(x, weight, bias, *geometry) + residual
-        return y if activation is None else torch.relu_(y)
+        y = functional.conv2d(x, weight, bias, *geometry)
+        y = y if residual is None else y + residual
+        return activate(y, activation, in_place=True)
 
     return folded_convolution
 

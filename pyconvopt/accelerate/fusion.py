@@ -5,6 +5,7 @@ once, in the order in which the kernels apply it:
 
     convolution [+ batch norm in evaluation, folded] [+ residual] [+ ReLU] [+ 2×2 max-pool]
     batch norm [+ residual] [+ ReLU] [+ 2×2 max-pool] [+ dropout]
+    either batch norm + ReLU6 or hard swish
 
 A chain is left shorter where joining could be seen: a result written over later, an operation
 between its members that writes over what they read.
@@ -23,12 +24,15 @@ from .. import explanation, functional
 from ..hooks import has_hooks
 from . import folding, layout
 from .operations import (
+    ACTIVATIONS,
     ADD,
     CONVOLUTION,
     DROPOUT,
+    HARDSWISH,
     NORMALIZATION,
     POOL,
     RELU,
+    RELU6,
     Operation,
     memory_of,
     mutated,
@@ -64,7 +68,7 @@ class Chain:
     @property
     def activation(self) -> str | None:
         """As the functions take it."""
-        return "relu" if RELU in self.rest else None
+        return next((kind for kind in ACTIVATIONS if kind in self.rest), None)
 
 
 def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[nn.Module]:
@@ -144,9 +148,11 @@ def allowed(chain: Chain) -> tuple[str, ...]:
     normalizes = NORMALIZATION in kinds
     return {
         CONVOLUTION: (NORMALIZATION, RELU, POOL),
-        NORMALIZATION: (ADD, RELU, POOL),
+        NORMALIZATION: (ADD, *ACTIVATIONS, POOL),
         ADD: (RELU,),
         RELU: () if ADD in kinds else (POOL, DROPOUT) if normalizes else (POOL,),
+        RELU6: (),
+        HARDSWISH: (),
         POOL: (DROPOUT,) if normalizes and chain.first.kind == NORMALIZATION else (),
         DROPOUT: (),
     }[kinds[-1]]
@@ -243,7 +249,7 @@ def convolution(chain: Chain) -> Callable[..., Tensor]:
 
 
 def normalization(chain: Chain) -> Callable[..., Tensor]:
-    """Batch norm, residual, ReLU, 2×2 max-pool, dropout."""
+    """Batch norm, residual, activation, 2×2 max-pool, dropout."""
     bind, activation, pool = chain.first.bind, chain.activation, POOL in chain.rest
     check = getattr(chain.first.module, "_check_input_dim", None)
     rate = chain.rest[DROPOUT].bind if DROPOUT in chain.rest else lambda: 0.0

@@ -20,9 +20,10 @@ from torch.fx import Node
 from .. import nn as own
 from ..functional.gate import pair
 
-CONVOLUTION, NORMALIZATION, RELU, POOL, DROPOUT, ADD = (
-    "convolution", "normalization", "relu", "pool", "dropout", "add",
+CONVOLUTION, NORMALIZATION, RELU, RELU6, HARDSWISH, POOL, DROPOUT, ADD = (
+    "convolution", "normalization", "relu", "relu6", "hardswish", "pool", "dropout", "add",
 )  # fmt: skip
+ACTIVATIONS = (RELU, RELU6, HARDSWISH)  # named as the functions take them
 
 
 @dataclass
@@ -101,10 +102,16 @@ def _dropout_module(node: Node, x: Node, m: Any) -> Operation:
     return Operation(DROPOUT, node, x, bind=rate, module=m, in_place=m.inplace)
 
 
+def _activation_module(kind: str) -> Callable[..., Operation]:
+    return lambda node, x, m: Operation(kind, node, x, module=m, in_place=m.inplace)
+
+
 _MODULES: dict[type, Callable[..., Operation | None]] = {
     own.Conv2d: _conv_module,
     own.BatchNorm2d: _batch_norm_module,
-    own.ReLU: lambda node, x, m: Operation(RELU, node, x, module=m, in_place=m.inplace),
+    own.ReLU: _activation_module(RELU),
+    nn.ReLU6: _activation_module(RELU6),
+    nn.Hardswish: _activation_module(HARDSWISH),
     own.MaxPool2d: _pool_module,
     own.Dropout: _dropout_module,
 }
@@ -141,9 +148,15 @@ def _batch_norm(
     return Operation(NORMALIZATION, node, input, extra)
 
 
-def _relu(node: Node, input: Any, inplace: bool = False) -> Operation:
-    name = node.target if isinstance(node.target, str) else node.target.__name__  # type: ignore[union-attr]
-    return Operation(RELU, node, input, in_place=inplace or name.endswith("_"))
+def _activation(kind: str) -> Callable[..., Operation]:
+    def recognise(node: Node, input: Any, inplace: bool = False) -> Operation:
+        name = node.target if isinstance(node.target, str) else node.target.__name__  # type: ignore[union-attr]
+        return Operation(kind, node, input, in_place=inplace or name.endswith("_"))
+
+    return recognise
+
+
+_relu = _activation(RELU)
 
 
 def _pool(
@@ -181,6 +194,8 @@ _FUNCTIONS: dict[Any, Callable[..., Operation | None]] = {
     torch.relu_: _relu,
     "relu": _relu,
     "relu_": _relu,
+    F.relu6: _activation(RELU6),
+    F.hardswish: _activation(HARDSWISH),
     F.max_pool2d: _pool,
     torch.max_pool2d: _pool,
     F.dropout: _dropout,
@@ -220,7 +235,7 @@ def mutated(node: Node, modules: Mapping[str, nn.Module]) -> list[Node]:
         return [first] if isinstance(first, Node) else []
     if "out" in node.kwargs or (target is F.dropout and True in node.args[3:]):
         return list(node.all_input_nodes)
-    if target is F.relu and True in node.args[1:]:
+    if target in (F.relu, F.relu6, F.hardswish) and True in node.args[1:]:
         return list(node.all_input_nodes[:1])
     return []
 

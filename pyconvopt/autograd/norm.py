@@ -1,7 +1,8 @@
-"""Batch normalisation with what follows it (residual, ReLU, 2×2 max-pool, dropout) as one node."""
+"""Batch normalisation with what follows it (residual, activation, 2×2 max-pool, dropout) as one node."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,24 +15,30 @@ _backward = torch.ops.pyconvopt.batch_norm_backward.default
 _dropout = torch.ops.pyconvopt.dropout.default
 
 
+# What follows in the same pass: `Activation` of csrc/kernels/kernel.hpp, in that order.
+ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (lambda y: y, torch.relu, F.relu6, F.hardswish)
+NAMES = (None, "relu", "relu6", "hardswish")
+RELU = NAMES.index("relu")
+
+
 class NormOptions(NamedTuple):
     """What a normalisation does beside normalising."""
 
     training: bool
     momentum: float
     eps: float
-    relu: bool = False
+    activation: int = 0  # an index of `ACTIVATIONS`
     pool: bool = False
     dropout: float = 0.0
     seed: int = 0
 
 
 class BatchNormFunction(Function):
-    """``dropout(pool(relu((x − mean) / √(var + eps) · weight + bias + residual)))``."""
+    """``dropout(pool(activation((x − mean) / √(var + eps) · weight + bias + residual)))``."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, mean, var, options):  # noqa: D102
-        training, momentum, eps, relu, pool, dropout, seed = options
+        training, momentum, eps, activation, pool, dropout, seed = options
         y, argmax, saved_mean, saved_invstd = _forward(
             x,
             weight,
@@ -42,7 +49,7 @@ class BatchNormFunction(Function):
             training,
             momentum,
             eps,
-            relu,
+            activation,
             pool,
             dropout,
             seed,
@@ -54,7 +61,7 @@ class BatchNormFunction(Function):
             weight,
             bias,
             residual,
-            y if relu and not pool and (dropout or residual is not None) else None,
+            y if activation == RELU and not pool and (dropout or residual is not None) else None,
             argmax if pool else None,
             saved_mean,
             saved_invstd,
@@ -76,7 +83,7 @@ class BatchNormFunction(Function):
             )
         g = g.contiguous(memory_format=torch.channels_last) if g.dim() == 4 else g.contiguous()
         dx, dresidual, dweight, dbias = _backward(
-            g, x, y, argmax, weight, mean, invstd, options.training, options.relu, options.pool,
+            g, x, y, argmax, weight, mean, invstd, options.training, options.activation, options.pool,
             options.dropout, need_x, need_residual, bias,
         )  # fmt: skip
         return (
@@ -113,7 +120,7 @@ def _reference_backward(
             )
         if residual is not None:
             y = y + residual
-        y = torch.relu(y) if options.relu else y
+        y = ACTIVATIONS[options.activation](y)
         y = F.max_pool2d(y, 2) if options.pool else y
         if options.dropout:
             ones = torch.ones_like(y)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import explanation
 from ..autograd.dropout import draw_seed
-from ..autograd.norm import BatchNormFunction, NormOptions
+from ..autograd.norm import NAMES, RELU, BatchNormFunction, NormOptions
 from ..ops import TORCH
 from .elementwise import dropout as apply_dropout
 from .gate import Activation, activate, takes
@@ -38,7 +38,8 @@ def batch_norm(
             running)`` with the unbiased variance, otherwise used instead of the batch's.
         weight, bias: (C) or None.
         training: whether the batch's own mean and (biased) variance are used.
-        activation: None, ``"relu"`` (in the same pass), or a callable applied afterwards.
+        activation: None, ``"relu"``, ``"relu6"`` or ``"hardswish"`` (in the same pass; the last two where
+            nothing follows), or a callable applied afterwards.
         residual: added before the activation, of the input's shape.
         pool: 2×2 max-pooling with stride 2 after the activation.
         dropout: share of elements dropped at the end; 0 for none.
@@ -60,9 +61,11 @@ def batch_norm(
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {input.size()}"
         )
-    relu = activation == "relu"
+    fused = NAMES.index(activation) if activation in NAMES else None
     x = _rows(input, training, running_mean, running_var, weight, bias)
-    fusable = (activation is None or relu) and not (residual is not None and pool)
+    fusable = fused is not None and not (residual is not None and pool)
+    if fused is not None and fused > RELU:
+        fusable = residual is None and not pool
     if residual is not None and x is not None:
         fusable = fusable and takes(residual) and residual.shape == input.shape
     if x is None or not fusable or (pool and (x.dim() != 4 or min(x.shape[2:]) < 2)):
@@ -74,12 +77,13 @@ def batch_norm(
         return apply_dropout(y, dropout) if dropout else y
     if residual is not None and x.dim() == 4:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    fused_dropout = dropout if relu or pool else 0.0
+    assert fused is not None
+    fused_dropout = dropout if fused == RELU or pool else 0.0
     options = NormOptions(
-        training, momentum, eps, relu, pool, fused_dropout, draw_seed() if fused_dropout else 0
+        training, momentum, eps, fused, pool, fused_dropout, draw_seed() if fused_dropout else 0
     )
     y = BatchNormFunction.apply(x, weight, bias, residual, running_mean, running_var, options)
-    extras = [n for n, used in zip(("relu", "pool", "dropout"), options[3:6], strict=True) if used]
+    extras = [name for name in (NAMES[fused], pool and "pool", fused_dropout and "dropout") if name]
     _explain("batch_norm", "batch_norm", " + ".join(["one pass", *extras]), x, y)
     return apply_dropout(y, dropout) if dropout and not fused_dropout else y
 

@@ -1,6 +1,6 @@
-// What batch normalisation does to an element, (x − mean) · a + bias with a = weight · invstd: one
-// expression for both passes, so that the backward finds again, to the bit, where ReLU stopped the
-// forward, and need not read the output.
+// What batch normalisation does to an element, (x − mean) · a + bias with a = weight · invstd, and the
+// activation after it: one expression for both passes, so that the backward finds again, to the bit,
+// where the activation stopped the forward, and need not read the output.
 #pragma once
 #include "../norm.hpp"
 #include "vec.hpp"
@@ -11,6 +11,23 @@ struct Affine {
   Vec mean, a, bias;
   PYCONVOPT_INLINE Vec operator()(Vec x) const { return (x - mean) * a + bias; }
 };
+
+// What comes after it, and what that lets through of a gradient, from the value before it.
+template <Activation activation>
+PYCONVOPT_INLINE Vec activated(Vec z) {
+  if constexpr (activation == Activation::relu) return relu(z);
+  if constexpr (activation == Activation::relu6) return clamped(z, 0.0f, 6.0f);
+  if constexpr (activation == Activation::hardswish) return z * clamped(z + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
+  return z;
+}
+template <Activation activation>
+PYCONVOPT_INLINE Vec let_through(Vec g, Vec z) {
+  if constexpr (activation == Activation::relu) return z <= 0.0f ? Vec{} : g;
+  if constexpr (activation == Activation::relu6) return (z <= 0.0f) | (z >= 6.0f) ? Vec{} : g;
+  if constexpr (activation == Activation::hardswish)
+    return z <= -3.0f ? Vec{} : z >= 3.0f ? g : g * (z * (1.0f / 3.0f) + 0.5f);
+  return g;
+}
 
 struct AffineLines {
   float *mean, *a, *bias;  // padded to whole vectors

@@ -108,7 +108,7 @@ class Multipliers {
   float* buffers_;
 };
 
-template <bool residual, bool clamp, bool drop>
+template <Activation activation, bool residual, bool drop>
 void apply_rows(const BatchNormForward& p, const AffineLines& lines) {
   const int64_t channels = p.shape.channels;
   const Chunks chunks(p.shape.rows(), channels);
@@ -129,7 +129,7 @@ void apply_rows(const BatchNormForward& p, const AffineLines& lines) {
                 const int64_t at = row * channels + c;
                 Vec y = k(load(p.input + at, part));
                 if constexpr (residual) y += load(p.residual + at, part);
-                if constexpr (clamp) y = relu(y);
+                y = activated<activation>(y);
                 if constexpr (drop) y *= load(multiplier + (row - begin) * channels + c, part);
                 store(p.output + at, y, part);
               });
@@ -197,12 +197,16 @@ void forward(const BatchNormForward& p) {
   Workspace space(Workspace::bytes_for(3 * padded));
   const AffineLines lines(p, space.floats(3 * padded), padded);
   const bool clamp = p.activation == Activation::relu, drop = p.dropout.probability > 0;
-  if (p.pool) with_flags([&]<bool c, bool d>() { apply_windows<c, d>(p, lines); }, clamp, drop);
-  else with_flags([&]<bool r, bool c, bool d>() { apply_rows<r, c, d>(p, lines); }, p.residual != nullptr, clamp, drop);
+  if (p.pool) return with_flags([&]<bool c, bool d>() { apply_windows<c, d>(p, lines); }, clamp, drop);
+  if (p.activation == Activation::relu6) return apply_rows<Activation::relu6, false, false>(p, lines);
+  if (p.activation == Activation::hardswish) return apply_rows<Activation::hardswish, false, false>(p, lines);
+  with_flags([&]<bool c, bool r, bool d>() { apply_rows<c ? Activation::relu : Activation::none, r, d>(p, lines); },
+             clamp, p.residual != nullptr, drop);
 }
 
 bool applies(const BatchNormForward& p) {
   const bool drop = p.dropout.probability > 0;
+  if (p.activation > Activation::relu) return !drop && !p.pool && !p.residual;
   return !drop || p.pool || p.activation == Activation::relu;
 }
 

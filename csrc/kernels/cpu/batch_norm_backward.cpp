@@ -1,7 +1,7 @@
-// Batch normalisation backward, through dropout, pooling and ReLU, over NHWC rows × channels.
+// Batch normalisation backward, through dropout, pooling and the activation, over NHWC rows × channels.
 //
-// One reducing pass takes Σg and Σg·(x − mean) of every channel, where g is the gradient behind ReLU
-// and dropout; then  dx = p·(g − r) + q·(x − mean)  is affine a channel:
+// One reducing pass takes Σg and Σg·(x − mean) of every channel, where g is the gradient behind the
+// activation and dropout; then  dx = p·(g − r) + q·(x − mean)  is affine a channel:
 //   p = weight · invstd,   q = −p · invstd² · Σg·(x − mean) / rows,   r = Σg / rows,
 // and dx = p·g in evaluation, where the statistics are constants. The second pass runs through the
 // chunks in the opposite order: what the first one read last is still in the cache.
@@ -15,8 +15,9 @@
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace {
 
-// What tells where ReLU or dropout stopped the gradient of a plain map.
-enum class Mask { none, output, input };
+// What tells where activation and dropout stopped the gradient of a plain map: the output, where they are
+// ReLU and dropout, or the input and what the activation made of it.
+enum class Mask { none, output, relu, relu6, hardswish };
 
 // The gradient behind them.
 template <Mask mask>
@@ -34,8 +35,11 @@ struct MapGradient {
   PYCONVOPT_INLINE Vec at(int64_t i, const Affine& affine, Part part) const {
     const Vec g = load(gradient + i, part) * scale;
     if constexpr (mask == Mask::output) return load(output + i, part) <= 0.0f ? Vec{} : g;
-    if constexpr (mask == Mask::input) return affine(load(input + i, part)) <= 0.0f ? Vec{} : g;
-    return g;
+    if constexpr (mask == Mask::none) return g;
+    constexpr Activation activation = mask == Mask::relu    ? Activation::relu
+                                      : mask == Mask::relu6 ? Activation::relu6
+                                                            : Activation::hardswish;
+    return let_through<activation>(g, affine(load(input + i, part)));
   }
 };
 
@@ -177,7 +181,9 @@ template <class Use>
 void with_mask(Mask mask, Use use) {
   if (mask == Mask::none) use.template operator()<Mask::none>();
   else if (mask == Mask::output) use.template operator()<Mask::output>();
-  else use.template operator()<Mask::input>();
+  else if (mask == Mask::relu) use.template operator()<Mask::relu>();
+  else if (mask == Mask::relu6) use.template operator()<Mask::relu6>();
+  else use.template operator()<Mask::hardswish>();
 }
 
 void reduce(const BatchNormBackward& p, Lines& lines, Mask mask) {
@@ -208,7 +214,9 @@ void backward(const BatchNormBackward& p) {
   Workspace space(Workspace::bytes_for(Lines::count * padded));
   Lines lines(p, space.floats(Lines::count * padded), padded);
   Mask mask = Mask::none;
-  if (p.activation == Activation::relu && !p.pool) mask = p.output ? Mask::output : Mask::input;
+  if (p.activation == Activation::relu && !p.pool) mask = p.output ? Mask::output : Mask::relu;
+  if (p.activation == Activation::relu6) mask = Mask::relu6;
+  if (p.activation == Activation::hardswish) mask = Mask::hardswish;
   if (p.training || p.weight_gradient || p.bias_gradient || p.residual_gradient) reduce(p, lines, mask);
   if (!p.input_gradient) return;
   if (p.pool) return p.training ? apply_windows<true>(p, lines) : apply_windows<false>(p, lines);
@@ -222,7 +230,9 @@ void backward(const BatchNormBackward& p) {
   });
 }
 
-bool applies(const BatchNormBackward&) { return true; }
+bool applies(const BatchNormBackward& p) {
+  return p.activation <= Activation::relu || (!p.pool && !p.residual_gradient && p.dropout_probability == 0);
+}
 
 }  // namespace
 

@@ -44,6 +44,9 @@ PYCONVOPT_INLINE void store(float* p, Vec v) { *reinterpret_cast<detail::Unalign
 PYCONVOPT_INLINE Vec broadcast(float value) { return value - Vec{}; }
 PYCONVOPT_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 PYCONVOPT_INLINE Vec relu(Vec x) { return x < 0.0f ? Vec{} : x; }  // keeps NaN, as torch does
+PYCONVOPT_INLINE Vec clamped(Vec x, float least, float most) {     // so does this
+  return x < least ? broadcast(least) : x > most ? broadcast(most) : x;
+}
 
 // The first n (0 < n < lanes) elements, zeros behind; nothing past them is touched.
 PYCONVOPT_INLINE Vec load_first(const float* p, int n) {

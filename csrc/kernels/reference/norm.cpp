@@ -13,6 +13,21 @@ using Doubles = std::vector<double>;
 
 std::size_t map_size(const MapShape& s) { return std::size_t(s.rows() * s.channels); }
 
+double activated(Activation activation, double z) {
+  if (activation == Activation::relu) return z < 0 ? 0 : z;
+  if (activation == Activation::relu6) return z < 0 ? 0 : z > 6 ? 6 : z;
+  if (activation == Activation::hardswish) return z <= -3 ? 0 : z >= 3 ? z : z * (z + 3) / 6;
+  return z;
+}
+
+// What it lets through of a gradient.
+double let_through(Activation activation, double g, double z) {
+  if (activation == Activation::relu) return z <= 0 ? 0 : g;
+  if (activation == Activation::relu6) return z <= 0 || z >= 6 ? 0 : g;
+  if (activation == Activation::hardswish) return z <= -3 ? 0 : z >= 3 ? g : g * (z / 3 + 0.5);
+  return g;
+}
+
 struct Window {
   int64_t pooled, first;
 };
@@ -57,7 +72,7 @@ void forward(const BatchNormForward& p) {
     const std::size_t c = i % std::size_t(channels);
     y[i] = (double(p.input[i]) - p.saved_mean[c]) * p.saved_invstd[c] * (p.weight ? p.weight[c] : 1.0) +
            (p.bias ? p.bias[c] : 0.0) + (p.residual ? p.residual[i] : 0.0);
-    if (clamp && y[i] < 0) y[i] = 0;
+    y[i] = activated(p.activation, y[i]);
   }
   const bool drop = p.dropout.probability > 0;
   if (!p.pool) {
@@ -77,7 +92,7 @@ void forward(const BatchNormForward& p) {
   });
 }
 
-// What ReLU got, or what it left.
+// What the activation got, or what ReLU left.
 double output_at(const BatchNormBackward& p, std::size_t i) {
   if (p.output) return p.output[i];
   const std::size_t c = i % std::size_t(p.shape.channels);
@@ -96,7 +111,7 @@ void backward(const BatchNormBackward& p) {
     });
   } else {
     for (std::size_t i = 0; i < g.size(); ++i)
-      g[i] = p.activation == Activation::relu && output_at(p, i) <= 0 ? 0.0 : p.output_gradient[i] * scale;
+      g[i] = let_through(p.activation, p.output_gradient[i] * scale, output_at(p, i));
   }
   for (int64_t c = 0; c < channels; ++c) {
     const double mean = p.saved_mean[c], invstd = p.saved_invstd[c], weight = p.weight ? p.weight[c] : 1.0;
