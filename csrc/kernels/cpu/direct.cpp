@@ -13,7 +13,8 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace direct {
 namespace {
 
-inline constexpr int64_t strip = 4 * block_pixels;  // pixels whose pointers are made at once
+inline constexpr int64_t most_rows = 8 * product_rows;  // pixels that a thread works on at once
+inline constexpr int64_t most_steps = 512;              // and factors of their sums: what stays near
 
 // One dimension of a result's pixels: `count` of them from `first`, `step` apart.
 struct Line {
@@ -21,66 +22,146 @@ struct Line {
   int64_t at(int64_t i) const { return first + i * step; }
 };
 
-// A product over the pixels of a map. For tap (r, q) the result's pixel (y, x) reads the source's
-// pixel (row_of(y, r), column_of(x, q)).
+// A product over pixels of a result. `source(pixel, tap)` is where the inner channels lie that the pixel
+// meets at that tap.
 struct Job {
+  int64_t batch;
   Line rows, columns;  // the result's pixels
   int64_t taps;
   const int32_t* tap;   // their numbers in the weight, for `packed`
   const float* packed;  // W[panel][tap][inner][panel width], these taps only
+  int64_t inner, outer;
+  const float* bias;
+  bool clamp;
+  float* result;
+  int64_t result_height, result_width, result_channels;
+  // Where all sources lie one after the other, this far apart and without zeros between: a 1×1 convolution.
+  int64_t source_step;
+
+  int64_t pixels() const { return batch * rows.count * columns.count; }
+  int64_t steps() const { return taps * inner; }
 };
 
-template <class Source>
-void run_strip(const Job& job, const Source& source, int64_t first, int64_t count, int64_t inner, int64_t outer,
-               const float** pointers, const float* bias, bool clamp, float* result, int64_t result_height,
-               int64_t result_width, int64_t result_channels) {
-  float* targets[strip];
-  const int64_t image_pixels = job.rows.count * job.columns.count;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t pixel = first + i, image = pixel / image_pixels, inside = pixel % image_pixels;
-    const int64_t y = job.rows.at(inside / job.columns.count), x = job.columns.at(inside % job.columns.count);
-    targets[i] = result + ((image * result_height + y) * result_width + x) * result_channels;
-    for (int64_t t = 0; t < job.taps; ++t) pointers[t * strip + i] = source(image, y, x, job.tap[t]);
-  }
-  for (int64_t k0 = 0; k0 < outer; k0 += panel) {
-    const float* w = job.packed + k0 / panel * job.taps * inner * panel;
-    Vec start[2] = {};
-    if (bias) {
-      start[0] = load_channels(bias + k0, outer - k0);
-      if (k0 + lanes < outer) start[1] = load_channels(bias + k0 + lanes, outer - k0 - lanes);
+struct Pixel {
+  int64_t image, y, x;
+};
+
+// target[row][0..left) = start + Σ_s a[row·lda + s] · b[s], or added to what is there already.
+template <int rows, int vectors>
+PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t steps, const Vec* start, bool add,
+                           bool clamp, float* const* target, int64_t k, int64_t left) {
+  Vec sum[rows][vectors];
+#pragma GCC unroll 32
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v)
+      sum[r][v] = add ? load_channels(target[r] + k + v * lanes, left - v * lanes) : start[v];
+  for (int64_t s = 0; s < steps; ++s) {
+    Vec factor[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) factor[v] = load(b + s * panel + v * lanes);
+#pragma GCC unroll 32
+    for (int r = 0; r < rows; ++r) {
+      const Vec value = broadcast(a[r * lda + s]);
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sum[r][v] += value * factor[v];
     }
-    for (int64_t i = 0; i < count; i += block_pixels) {
-      const int n = int(least(block_pixels, count - i));
-      Vec sums[block_pixels][2];
-      with_rows<block_pixels>(
-          n, [&]<int rows>() { pixels_times_taps<rows>(pointers + i, strip, job.taps, inner, w, sums); });
-      for (int r = 0; r < n; ++r)
-        for (int half = 0; half < 2; ++half)
-          if (const int64_t k = k0 + half * lanes; k < outer) {
-            const Vec value = sums[r][half] + start[half];
-            store_channels(targets[i + r] + k, clamp ? relu(value) : value, outer - k);
-          }
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v)
+      store_channels(target[r] + k + v * lanes, clamp ? relu(sum[r][v]) : sum[r][v], left - v * lanes);
+}
+
+// The steps s0 .. s0+steps of some pixels' sums.
+void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t s0, int64_t steps,
+              float* const* targets, bool fetch) {
+  const bool add = s0 > 0, clamp = job.clamp && s0 + steps == job.steps();
+  for (int64_t k = 0; k < job.outer; k += panel) {
+    const float* b = job.packed + k * job.steps() + s0 * panel;
+    const int64_t left = least(panel, job.outer - k);
+    Vec start[2] = {};
+    if (job.bias) {
+      start[0] = load_channels(job.bias + k, left);
+      if (left > lanes) start[1] = load_channels(job.bias + k + lanes, left - lanes);
+    }
+    for (int64_t r = 0; r < rows; r += product_rows) {
+      const int64_t after = least(rows, r + product_rows), end = least(rows, after + product_rows);
+      if (fetch && k == 0)
+        for (const float* line = a + after * lda; line < a + end * lda; line += 16) __builtin_prefetch(line);
+      for (int64_t i = after; i < end; ++i)
+        for (int64_t c = 0; c < left; c += 16) __builtin_prefetch(targets[i] + k + c, 1);
+      with_rows<product_rows>(int(least(product_rows, rows - r)), [&]<int count>() {
+        const float* from = a + r * lda;
+        if (left > lanes) tile<count, 2>(from, lda, b, steps, start, add, clamp, targets + r, k, left);
+        else tile<count, 1>(from, lda, b, steps, start, add, clamp, targets + r, k, left);
+      });
     }
   }
 }
 
-// All pixels of a job, in strips over the threads.
 template <class Source>
-void run_job(const Job& job, const Source& source, int64_t batch, int64_t inner, int64_t outer, const float* bias,
-             bool clamp, float* result, int64_t result_height, int64_t result_width, int64_t result_channels) {
-  const int64_t pixels = batch * job.rows.count * job.columns.count, strips = (pixels + strip - 1) / strip;
+void run_block(const Job& job, const Source& source, int64_t first, int64_t rows, bool in_place, float* copy,
+               int64_t lda) {
+  Pixel pixels[most_rows];
+  float* targets[most_rows];
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t line = (first + i) / job.columns.count;
+    const Pixel p{line / job.rows.count, job.rows.at(line % job.rows.count),
+                  job.columns.at((first + i) % job.columns.count)};
+    pixels[i] = p;
+    targets[i] = job.result + ((p.image * job.result_height + p.y) * job.result_width + p.x) * job.result_channels;
+  }
+  // Several whole taps at a time, or a part of one.
+  const int64_t together = greatest(1, most_steps / job.inner), channels = least(job.inner, most_steps);
+  for (int64_t tap = 0; tap < job.taps; tap += together)
+    for (int64_t c = 0; c < job.inner; c += channels) {
+      const int64_t taps = least(together, job.taps - tap), count = least(channels, job.inner - c);
+      const int64_t s0 = tap * job.inner + c;
+      if (in_place) {
+        multiply(job, source(pixels[0], job.tap[0]) + c, job.source_step, rows, s0, count, targets, true);
+        continue;
+      }
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t t = 0; t < taps; ++t) {
+          const float* from = source(pixels[i], job.tap[tap + t]) + c;
+          for_each_vector(count, [&](int64_t at, auto part) {
+            store(copy + i * lda + t * count + at, load(from + at, part), part);
+          });
+        }
+      multiply(job, copy, lda, rows, s0, taps * count, targets, false);
+    }
+  if (job.taps == 0)
+    for (int64_t i = 0; i < rows; ++i)
+      for_each_vector(job.outer, [&](int64_t k, auto part) { store(targets[i] + k, Vec{}, part); });
+}
+
+// All pixels of a job, in blocks over the threads.
+template <class Source>
+void run_job(const Job& job, const Source& source) {
   const int threads = omp_get_max_threads();
-  Workspace space(threads * Workspace::bytes_for(job.taps * strip * 2));
-  const float** pointers = reinterpret_cast<const float**>(space.floats(threads * job.taps * strip * 2));
+  const int64_t pixels = job.pixels(), share = pixels / (4 * threads) / product_rows * product_rows;
+  const int64_t each = greatest(product_rows, least(most_rows, share)), blocks = (pixels + each - 1) / each;
+  // Rows that lie a multiple of 2 KiB apart would meet in the same few cache lines.
+  const bool in_place = job.source_step > 0 && job.source_step % 512 != 0;
+  const int64_t lda = greatest(job.inner, most_steps) + 16;
+  Workspace space(Workspace::bytes_for(in_place ? 0 : threads * each * lda));
+  float* copies = space.floats(in_place ? 0 : threads * each * lda);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    const float** own = pointers + omp_get_thread_num() * job.taps * strip;
-#pragma omp for schedule(dynamic, 4)
-    for (int64_t i = 0; i < strips; ++i)
-      run_strip(job, source, i * strip, least(strip, pixels - i * strip), inner, outer, own, bias, clamp, result,
-                result_height, result_width, result_channels);
+    float* copy = copies + (in_place ? 0 : omp_get_thread_num() * each * lda);
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < blocks; ++i)
+      run_block(job, source, i * each, least(each, pixels - i * each), in_place, copy, lda);
   }
+}
+
+// Each result's pixel has one source, at the same place of the map.
+bool pointwise(const ConvShape& s) {
+  return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_height == 1 && s.stride_width == 1 &&
+         s.padding_height == 0 && s.padding_width == 0;
 }
 
 void pack(const WeightView& view, const int32_t* taps, int64_t count, float* packed) {
@@ -121,15 +202,28 @@ void forward(const ConvForward& p) {
     group.data += g * outer * view.outer_stride;
     pack(group, all, taps, packed);
     const float* input = p.input + g * inner;
-    const auto source = [&](int64_t image, int64_t y, int64_t x, int64_t tap) -> const float* {
-      const int64_t iy = y * s.stride_height - s.padding_height + tap / s.kernel_width * s.dilation_height;
-      const int64_t ix = x * s.stride_width - s.padding_width + tap % s.kernel_width * s.dilation_width;
+    const auto source = [&](const Pixel& at, int64_t tap) -> const float* {
+      const int64_t iy = at.y * s.stride_height - s.padding_height + tap / s.kernel_width * s.dilation_height;
+      const int64_t ix = at.x * s.stride_width - s.padding_width + tap % s.kernel_width * s.dilation_width;
       if (iy < 0 || iy >= s.in_height || ix < 0 || ix >= s.in_width) return zeros;
-      return input + ((image * s.in_height + iy) * s.in_width + ix) * s.in_channels;
+      return input + ((at.image * s.in_height + iy) * s.in_width + ix) * s.in_channels;
     };
-    const Job job{{0, 1, s.out_height()}, {0, 1, s.out_width()}, taps, all, packed};
-    run_job(job, source, s.batch, inner, outer, p.bias ? p.bias + g * outer : nullptr, p.activation == Activation::relu,
-            p.output + g * outer, s.out_height(), s.out_width(), s.out_channels);
+    run_job(Job{.batch = s.batch,
+                .rows = {0, 1, s.out_height()},
+                .columns = {0, 1, s.out_width()},
+                .taps = taps,
+                .tap = all,
+                .packed = packed,
+                .inner = inner,
+                .outer = outer,
+                .bias = p.bias ? p.bias + g * outer : nullptr,
+                .clamp = p.activation == Activation::relu,
+                .result = p.output + g * outer,
+                .result_height = s.out_height(),
+                .result_width = s.out_width(),
+                .result_channels = s.out_channels,
+                .source_step = pointwise(s) ? s.in_channels : 0},
+            source);
   }
 }
 
@@ -157,12 +251,12 @@ void data_gradient(const ConvDataGradient& p) {
     WeightView group = view;
     group.data += g * inner * view.inner_stride;
     const float* gradient = p.output_gradient + g * inner;
-    // The output pixel that reads input pixel (y, x) through the tap, if there is one.
-    const auto source = [&](int64_t image, int64_t y, int64_t x, int64_t tap) -> const float* {
-      const int64_t oy = y + s.padding_height - tap / s.kernel_width * s.dilation_height;
-      const int64_t ox = x + s.padding_width - tap % s.kernel_width * s.dilation_width;
+    // The output pixel that reads the input pixel through the tap, if there is one.
+    const auto source = [&](const Pixel& at, int64_t tap) -> const float* {
+      const int64_t oy = at.y + s.padding_height - tap / s.kernel_width * s.dilation_height;
+      const int64_t ox = at.x + s.padding_width - tap % s.kernel_width * s.dilation_width;
       if (oy < 0 || ox < 0 || oy >= height * s.stride_height || ox >= width * s.stride_width) return zeros;
-      return gradient + ((image * height + oy / s.stride_height) * width + ox / s.stride_width) * s.out_channels;
+      return gradient + ((at.image * height + oy / s.stride_height) * width + ox / s.stride_width) * s.out_channels;
     };
     for (int64_t a = 0; a < least(s.stride_height, s.in_height); ++a)
       for (int64_t b = 0; b < least(s.stride_width, s.in_width); ++b) {
@@ -171,14 +265,23 @@ void data_gradient(const ConvDataGradient& p) {
           if ((a + s.padding_height - t / s.kernel_width * s.dilation_height) % s.stride_height == 0 &&
               (b + s.padding_width - t % s.kernel_width * s.dilation_width) % s.stride_width == 0)
             chosen[count++] = int32_t(t);
-        const Job job{{a, s.stride_height, (s.in_height - a + s.stride_height - 1) / s.stride_height},
-                      {b, s.stride_width, (s.in_width - b + s.stride_width - 1) / s.stride_width},
-                      count,
-                      chosen,
-                      packed};
         pack(group, chosen, count, packed);
-        run_job(job, source, s.batch, inner, outer, nullptr, false, p.input_gradient + g * outer, s.in_height,
-                s.in_width, s.in_channels);
+        run_job(Job{.batch = s.batch,
+                    .rows = {a, s.stride_height, (s.in_height - a + s.stride_height - 1) / s.stride_height},
+                    .columns = {b, s.stride_width, (s.in_width - b + s.stride_width - 1) / s.stride_width},
+                    .taps = count,
+                    .tap = chosen,
+                    .packed = packed,
+                    .inner = inner,
+                    .outer = outer,
+                    .bias = nullptr,
+                    .clamp = false,
+                    .result = p.input_gradient + g * outer,
+                    .result_height = s.in_height,
+                    .result_width = s.in_width,
+                    .result_channels = s.in_channels,
+                    .source_step = pointwise(s) ? s.out_channels : 0},
+                source);
       }
   }
 }
@@ -193,7 +296,7 @@ bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && take
 }  // namespace
 }  // namespace direct
 
-constexpr const char* why = "direct: products over pointers to the pixels, nothing is copied";
+constexpr const char* why = "direct: products of a few dozen pixels at a time, brought into the cache";
 extern const Kernel<ConvForward> direct_forward;
 const Kernel<ConvForward> direct_forward{"direct", why, direct::forward_applies, direct::forward};
 extern const Kernel<ConvDataGradient> direct_data_gradient;

@@ -1,10 +1,11 @@
-// Direct convolution by indirect products: any kernel size, stride, dilation and padding.
+// Direct convolution: any kernel size, stride, dilation and padding, as a product of matrices.
 //
-// A convolution is a product of pixels × taps·channels by taps·channels × output channels whose left
-// factor is never built: for each tap, a table of pointers says where the channels of every output
-// pixel's input lie (Dukhan 2019, "The indirect convolution algorithm", arXiv:1907.02129). Pixels
-// outside the image point to a line of zeros. The same product, over other tables, is the forward
-// pass and the data gradient.
+//   pixels × (taps · channels)  by  (taps · channels) × output channels
+//
+// The left factor is never built as a whole (the input would be there once for every tap). A thread
+// copies the rows of a few dozen pixels into its cache, from wherever the taps find them, zeros for those
+// outside the image, and multiplies them by the packed weight. The pixels of a 1×1 convolution are such
+// rows already and are read in place. The data gradient is the same product over other pixels.
 //
 //   weights   W[panel][tap][C][panel width]
 #pragma once
@@ -13,35 +14,6 @@
 #include "transpose.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::direct {
-
-// Pixels of one register block: 8 pointers leave registers for the rest of the loop.
-inline constexpr int block_pixels = vector_registers == 32 ? 8 : 6;
-
-// sums = Σ_tap Σ_c pixels[tap·pixel_step + r][c] · w[tap][c][·] for `rows` pixels and one panel.
-template <int rows>
-PYCONVOPT_INLINE void pixels_times_taps(const float* const* pixels, int64_t pixel_step, int64_t taps, int64_t channels,
-                                        const float* w, Vec (*sums)[2]) {
-  Vec sum[rows][2];
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) sum[r][0] = sum[r][1] = Vec{};
-  for (int64_t t = 0; t < taps; ++t) {
-    const float* from[rows];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) from[r] = pixels[t * pixel_step + r];
-    const float* end = w + channels * panel;
-    for (int64_t c = 0; w != end; ++c, w += panel) {
-      const Vec w0 = load(w), w1 = load(w + lanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) {
-        const Vec value = broadcast(from[r][c]);
-        sum[r][0] += value * w0;
-        sum[r][1] += value * w1;
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) sums[r][0] = sum[r][0], sums[r][1] = sum[r][1];
-}
 
 // A weight seen as [outer][inner][tap]: `outer` channels become panels, `inner` ones are summed over.
 struct WeightView {

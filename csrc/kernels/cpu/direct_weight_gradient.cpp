@@ -1,11 +1,11 @@
 // Direct convolution, weight gradient.  (The method: direct.hpp.)
 //
-//   dW[tap][c][k] = Σ_pixel x[source(pixel, tap)][c] · g[pixel][k]
+//   dW[k][tap][c] = Σ_pixel g[pixel][k] · x[source(pixel, tap)][c]
 //
-// A thread takes a tap, some input channels and all output channels, and walks over the pixels in
-// blocks: a block of the gradient is packed once into panels, then multiplied with the input's
-// channels through pointers. Sums run over the pixels in their order, whatever the thread count;
-// each block is summed in registers and then added, so rounding grows with blocks, not with pixels.
+// A thread takes a range of pixels, a tap, some output and some input channels: few enough for their sums
+// to stay in its cache. It packs the gradient and the input of a few pixels and adds their outer products.
+// Which ranges there are depends on the shape alone, and their sums are added in order: the thread count
+// does not show in the result. Items that read the same pixels follow each other.
 #include <omp.h>
 
 #include "../arena.hpp"
@@ -15,100 +15,131 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace direct {
 namespace {
 
-inline constexpr int64_t block = 128;  // pixels
-inline constexpr int row_block = vector_registers == 32 ? 8 : 6;
+inline constexpr int64_t block = 128;                               // pixels packed at once
+inline constexpr int64_t most_outputs = 128, most_inputs = 8 * 32;  // of an item; whole packs and panels
 
-// c[row][panel] (+)= Σ_i from[i][row] · g[i][·] for `rows` input channels.
-template <int rows>
-PYCONVOPT_INLINE void channels_times_pixels(const float* const* from, int64_t channel, const float* g, int64_t count,
-                                            float* sums, bool accumulate) {
-  Vec sum[rows][2];
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) sum[r][0] = sum[r][1] = Vec{};
-  for (int64_t i = 0; i < count; ++i) {
-    const float* x = from[i] + channel;
-    const Vec g0 = load(g + i * panel), g1 = load(g + i * panel + lanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-      const Vec value = broadcast(x[r]);
-      sum[r][0] += value * g0;
-      sum[r][1] += value * g1;
-    }
+inline constexpr int64_t ahead = 8;  // pixels fetched before they are packed
+
+// packed[group][pixel][width] of `count` channels in groups of `width`, zeros behind the last.
+template <int width>
+PYCONVOPT_INLINE void pack_pixel(const float* from, const float* later, int64_t count, float* packed) {
+  for (int64_t c = 0; c < count; c += 16) __builtin_prefetch(later + c);
+  for (int64_t c = 0; c < round_up(count, width); c += lanes)
+    store(packed + c / width * block * width + c % width, c < count ? load_channels(from + c, count - c) : Vec{});
+}
+
+struct Plan {
+  int64_t inner, outer;               // channels of a group
+  int64_t output_parts, input_parts;  // what they are divided into
+  int64_t height, width, pixels;      // of the output
+  int64_t ranges, each;               // of pixels
+  int64_t taps, groups;
+  int64_t rows, columns;  // the sums of one tap and group, padded to whole packs and panels
+
+  explicit Plan(const ConvShape& s)
+      : inner(s.in_channels / s.groups),
+        outer(s.out_channels / s.groups),
+        output_parts((outer + most_outputs - 1) / most_outputs),
+        input_parts((inner + most_inputs - 1) / most_inputs),
+        height(s.out_height()),
+        width(s.out_width()),
+        pixels(s.batch * height * width),
+        taps(s.kernel_height * s.kernel_width),
+        groups(s.groups),
+        rows(round_up(outer, pack)),
+        columns(round_up(inner, panel)) {
+    const int64_t wanted = least(32 / (output_parts * input_parts), pixels / (4 * block));
+    const int64_t affordable = (int64_t(1) << 20) / (rows * columns * taps * groups);
+    const int64_t parts = greatest(1, least(wanted, affordable));
+    each = round_up((pixels + parts - 1) / parts, block);
+    ranges = (pixels + each - 1) / each;
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) {
-    float* at = sums + r * panel;
-    store(at, accumulate ? load(at) + sum[r][0] : sum[r][0]);
-    store(at + lanes, accumulate ? load(at + lanes) + sum[r][1] : sum[r][1]);
+  int64_t items() const { return ranges * groups * output_parts * taps * input_parts; }
+  int64_t sums() const { return groups * taps * rows * columns; }  // of a range
+};
+
+// Where the input channels lie that an output pixel met at a tap.
+const float* source(const ConvWeightGradient& p, const Plan& plan, int64_t pixel, int64_t tap, const float* zeros) {
+  const ConvShape& s = p.shape;
+  const int64_t image = pixel / (plan.height * plan.width), y = pixel / plan.width % plan.height,
+                x = pixel % plan.width;
+  const int64_t iy = y * s.stride_height - s.padding_height + tap / s.kernel_width * s.dilation_height;
+  const int64_t ix = x * s.stride_width - s.padding_width + tap % s.kernel_width * s.dilation_width;
+  if (iy < 0 || iy >= s.in_height || ix < 0 || ix >= s.in_width) return zeros;
+  return p.input + ((image * s.in_height + iy) * s.in_width + ix) * s.in_channels;
+}
+
+void run_item(const ConvWeightGradient& p, const Plan& plan, int64_t item, float* packed_g, float* packed_x,
+              float* sums, const float* zeros) {
+  const ConvShape& s = p.shape;
+  const auto next = [&](int64_t count) {
+    const int64_t index = item % count;
+    item /= count;
+    return index;
+  };
+  const int64_t c0 = next(plan.input_parts) * most_inputs, tap = next(plan.taps);
+  const int64_t k0 = next(plan.output_parts) * most_outputs, group = next(plan.groups), range = item;
+  const int64_t ks = least(most_outputs, plan.outer - k0), cs = least(most_inputs, plan.inner - c0);
+  const int64_t begin = range * plan.each, end = least(plan.pixels, begin + plan.each);
+  const float* g = p.output_gradient + group * plan.outer + k0;
+  float* own = sums + range * plan.sums() + (group * plan.taps + tap) * plan.rows * plan.columns;
+  const auto gradient_at = [&](int64_t pixel) { return g + pixel * s.out_channels; };
+  const auto input_at = [&](int64_t pixel) {
+    const float* x = source(p, plan, pixel, tap, zeros);
+    return x == zeros ? zeros : x + group * plan.inner + c0;
+  };
+  for (int64_t first = begin; first < end; first += block) {
+    const int64_t count = least(block, end - first);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t pixel = first + i, later = least(pixel + ahead, end - 1);
+      pack_pixel<pack>(gradient_at(pixel), gradient_at(later), ks, packed_g + i * pack);
+      pack_pixel<panel>(input_at(pixel), input_at(later), cs, packed_x + i * panel);
+    }
+    for (int64_t c = 0; c < cs; c += panel)
+      for (int64_t k = 0; k < ks; k += pack) {
+        float* to = own + (k0 + k) * plan.columns + c0 + c;
+        const float *a = packed_g + k * block, *b = packed_x + c * block;
+        if (first == begin) outer_product<false>(a, b, count, to, plan.columns);
+        else outer_product<true>(a, b, count, to, plan.columns);
+      }
+  }
+}
+
+// One output channel and tap of the weight: the sums of all ranges.
+void add_ranges(const ConvWeightGradient& p, const Plan& plan, const float* sums, int64_t k, int64_t tap) {
+  const ConvShape& s = p.shape;
+  const WeightStrides& w = p.weight_strides;
+  const float* from = sums + ((k / plan.outer * plan.taps + tap) * plan.rows + k % plan.outer) * plan.columns;
+  float* to = p.weight_gradient + k * w.out_channel + tap / s.kernel_width * w.row + tap % s.kernel_width * w.column;
+  for (int64_t c = 0; c < plan.inner; c += lanes) {
+    Vec sum = load(from + c);
+    for (int64_t range = 1; range < plan.ranges; ++range) sum += load(from + range * plan.sums() + c);
+    const int64_t left = least(lanes, plan.inner - c);
+    if (w.in_channel == 1) store_channels(to + c, sum, left);
+    else
+      for (int64_t i = 0; i < left; ++i) to[(c + i) * w.in_channel] = sum[i];
   }
 }
 
 void weight_gradient(const ConvWeightGradient& p) {
   const ConvShape& s = p.shape;
+  const Plan plan(s);
   const int threads = omp_get_max_threads();
-  const int64_t taps = s.kernel_height * s.kernel_width;
-  const int64_t inner = s.in_channels / s.groups, outer = s.out_channels / s.groups;
-  const int64_t panels = (outer + panel - 1) / panel;
-  const int64_t height = s.out_height(), width = s.out_width(), pixels = s.batch * height * width;
-  // Channels an item takes: few enough for all threads to have work, and for its sums to stay in cache.
-  const int64_t items_wanted = 4 * threads;
-  int64_t chunk = round_up(least(inner, 64), row_block);
-  while (chunk > 2 * row_block && s.groups * taps * ((inner + chunk - 1) / chunk) < items_wanted)
-    chunk = round_up(chunk / 2, row_block);
-  const int64_t chunks = (inner + chunk - 1) / chunk;
-  const int64_t panel_group = greatest(1, least(panels, 8)), panel_groups = (panels + panel_group - 1) / panel_group;
-  Workspace space(Workspace::bytes_for(inner) +
-                  threads * (Workspace::bytes_for(block * panel * panel_group) +
-                             Workspace::bytes_for(chunk * panel * panel_group)) +
-                  64);
-  float* zeros = space.floats(inner);
-  float* all_g = space.floats(threads * round_up(block * panel * panel_group, 16));
-  float* all_sums = space.floats(threads * round_up(chunk * panel * panel_group, 16));
-  for (int64_t c = 0; c < inner; ++c) zeros[c] = 0;
-
+  const int64_t size_g = block * most_outputs, size_x = block * most_inputs;
+  Workspace space(Workspace::bytes_for(plan.ranges * plan.sums()) + Workspace::bytes_for(threads * (size_g + size_x)) +
+                  Workspace::bytes_for(most_inputs));
+  float *sums = space.floats(plan.ranges * plan.sums()), *packed = space.floats(threads * (size_g + size_x));
+  float* zeros = space.floats(most_inputs);
+  for (int64_t c = 0; c < most_inputs; ++c) zeros[c] = 0;
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    float* packed = all_g + omp_get_thread_num() * round_up(block * panel * panel_group, 16);
-    float* sums = all_sums + omp_get_thread_num() * round_up(chunk * panel * panel_group, 16);
-    const float* from[block];
-#pragma omp for collapse(4) schedule(dynamic)
-    for (int64_t group = 0; group < s.groups; ++group)
-      for (int64_t kg = 0; kg < panel_groups; ++kg)
-        for (int64_t tap = 0; tap < taps; ++tap)
-          for (int64_t part = 0; part < chunks; ++part) {
-            const int64_t c0 = part * chunk, cs = least(chunk, inner - c0);
-            const int64_t k0 = kg * panel_group * panel, ks = least(panel_group * panel, outer - k0);
-            for (int64_t first = 0; first < pixels; first += block) {
-              const int64_t count = least(block, pixels - first);
-              for (int64_t i = 0; i < count; ++i) {
-                const int64_t pixel = first + i, image = pixel / (height * width);
-                const int64_t y = pixel / width % height, x = pixel % width;
-                const int64_t iy = y * s.stride_height - s.padding_height + tap / s.kernel_width * s.dilation_height;
-                const int64_t ix = x * s.stride_width - s.padding_width + tap % s.kernel_width * s.dilation_width;
-                const bool inside = iy >= 0 && iy < s.in_height && ix >= 0 && ix < s.in_width;
-                from[i] = inside
-                              ? p.input + ((image * s.in_height + iy) * s.in_width + ix) * s.in_channels + group * inner
-                              : zeros;
-                const float* g = p.output_gradient + pixel * s.out_channels + group * outer + k0;
-                for (int64_t k = 0; k < round_up(ks, panel); k += lanes)
-                  store(packed + k / panel * block * panel + i * panel + k % panel,
-                        k < ks ? load_channels(g + k, ks - k) : Vec{});
-              }
-              for (int64_t k = 0; k < ks; k += panel)
-                for (int64_t c = 0; c < cs; c += row_block)
-                  with_rows<row_block>(int(least(row_block, cs - c)), [&]<int rows>() {
-                    channels_times_pixels<rows>(from, c0 + c, packed + k / panel * block * panel, count,
-                                                sums + (k / panel * chunk + c) * panel, first > 0);
-                  });
-            }
-            const WeightStrides& w = p.weight_strides;
-            float* out = p.weight_gradient + (group * outer + k0) * w.out_channel + c0 * w.in_channel +
-                         tap / s.kernel_width * w.row + tap % s.kernel_width * w.column;
-            for (int64_t k = 0; k < ks; ++k)
-              for (int64_t c = 0; c < cs; ++c)
-                out[k * w.out_channel + c * w.in_channel] = sums[(k / panel * chunk + c) * panel + k % panel];
-          }
+    float* own = packed + omp_get_thread_num() * (size_g + size_x);
+#pragma omp for schedule(dynamic)
+    for (int64_t item = 0; item < plan.items(); ++item) run_item(p, plan, item, own, own + size_g, sums, zeros);
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t k = 0; k < s.out_channels; ++k)
+      for (int64_t tap = 0; tap < plan.taps; ++tap) add_ranges(p, plan, sums, k, tap);
   }
 }
 
@@ -122,7 +153,7 @@ bool weight_gradient_applies(const ConvWeightGradient& p) {
 
 extern const Kernel<ConvWeightGradient> direct_weight_gradient;
 const Kernel<ConvWeightGradient> direct_weight_gradient{
-    "direct", "direct: products over pointers to the pixels, nothing is copied", direct::weight_gradient_applies,
+    "direct", "direct: outer products of gradient and input, summed in the cache", direct::weight_gradient_applies,
     direct::weight_gradient};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA
