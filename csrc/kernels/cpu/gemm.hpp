@@ -14,11 +14,14 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 inline constexpr int panel = 2 * lanes;
 inline constexpr int product_rows = vector_registers == 32 ? 12 : 6;
 
-template <int rows>
+template <int rows, bool accumulate>
 PYCONVOPT_INLINE void product_tile(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc) {
   Vec sum[rows][2];
 #pragma GCC unroll 16
-  for (int r = 0; r < rows; ++r) sum[r][0] = sum[r][1] = Vec{};
+  for (int r = 0; r < rows; ++r) {
+    sum[r][0] = accumulate ? load(c + r * ldc) : Vec{};
+    sum[r][1] = accumulate ? load(c + r * ldc + lanes) : Vec{};
+  }
   for (int64_t s = 0; s < steps; ++s) {
     const Vec b0 = load(b + s * panel), b1 = load(b + s * panel + lanes);
 #pragma GCC unroll 16
@@ -44,14 +47,15 @@ PYCONVOPT_INLINE void with_rows(int n, Tile tile) {
   tile.template operator()<most>();
 }
 
-// C[rows][panel] = A[rows][steps] · B[steps][panel].
+// C[rows][panel] (+)= A[rows][steps] · B[steps][panel].
+template <bool accumulate = false>
 inline void product(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc, int64_t rows) {
   int64_t r = 0;
   for (; r + product_rows <= rows; r += product_rows)
-    product_tile<product_rows>(a + r * lda, lda, b, steps, c + r * ldc, ldc);
+    product_tile<product_rows, accumulate>(a + r * lda, lda, b, steps, c + r * ldc, ldc);
   if (r < rows)
-    with_rows<product_rows>(int(rows - r),
-                            [&]<int n>() { product_tile<n>(a + r * lda, lda, b, steps, c + r * ldc, ldc); });
+    with_rows<product_rows>(
+        int(rows - r), [&]<int n>() { product_tile<n, accumulate>(a + r * lda, lda, b, steps, c + r * ldc, ldc); });
 }
 
 // The rows of outer_product come in packs of 16 elements (a cache line), walked 8+8 or 6+6+4.

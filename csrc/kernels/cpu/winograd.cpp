@@ -102,14 +102,22 @@ void transform_outputs(const ConvForward& p, const Tiles& tiles, int64_t index, 
   }
 }
 
-// Products and output transforms of `count` tiles (from `first`) for one panel of output channels.
-void finish_panel(const ConvForward& p, const Layout& layout, const Tiles& tiles, int64_t first, int64_t count,
-                  const float* v, int64_t v_step, const float* panel_u, int64_t panel_index, float* m) {
+// Products of `count` tiles and some channels for one panel of output channels.
+void multiply_panel(const Layout& layout, int64_t count, const float* v, int64_t v_step, const float* panel_u,
+                    int64_t u_step, int64_t channels, bool add, float* m) {
   const int64_t m_step = count * panel + 16;
-  for (int at = 0; at < positions; ++at)
-    product(v + at * v_step, layout.channels, panel_u + at * layout.channels * panel, layout.channels, m + at * m_step,
-            panel, count);
-  for (int64_t t = 0; t < count; ++t) transform_outputs(p, tiles, first + t, m + t * panel, m_step, panel_index);
+  for (int at = 0; at < positions; ++at) {
+    const float *tiles = v + at * v_step, *weights = panel_u + at * u_step;
+    if (add) product<true>(tiles, layout.channels, weights, channels, m + at * m_step, panel, count);
+    else product(tiles, layout.channels, weights, channels, m + at * m_step, panel, count);
+  }
+}
+
+// Output transforms of `count` tiles, from `first`.
+void finish_panel(const ConvForward& p, const Tiles& tiles, int64_t first, int64_t count, int64_t panel_index,
+                  const float* m) {
+  for (int64_t t = 0; t < count; ++t)
+    transform_outputs(p, tiles, first + t, m + t * panel, count * panel + 16, panel_index);
 }
 
 // As many tiles as keep V in about half of a second-level cache, in whole register blocks.
@@ -138,14 +146,17 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles)
 #pragma omp for collapse(2) schedule(static)
     for (int64_t k = 0; k < layout.panels; ++k)
       for (int64_t c = 0; c < layout.channels; c += lanes)
-        transform_weights(p, layout, k, c, u + k * layout.panel_weights);
+        transform_weights(p, layout.u_step, k, c, u + k * layout.panel_weights);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * block, count = least(block, tiles.count - first);
       for (int64_t t = 0; t < count; ++t)
         transform_tile(p, layout, tiles, first + t, v + t * layout.channels, v_step, zeros);
-      for (int64_t k = 0; k < layout.panels; ++k)
-        finish_panel(p, layout, tiles, first, count, v, v_step, u + k * layout.panel_weights, k, m);
+      for (int64_t k = 0; k < layout.panels; ++k) {
+        multiply_panel(layout, count, v, v_step, u + k * layout.panel_weights, layout.u_step, layout.channels, false,
+                       m);
+        finish_panel(p, tiles, first, count, k, m);
+      }
     }
   }
 }
@@ -154,17 +165,20 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles
   const int threads = omp_get_max_threads();
   const int64_t block = least(tiles.count, 128);
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
+  // Channels whose part of U stays in a second-level cache, with M.
+  const int64_t few = least(layout.channels, (int64_t(80) << 10) / (positions * panel) / lanes * lanes);
+  const int64_t u_step = few * panel + 16, u_size = positions * u_step;
   Workspace space(Workspace::bytes_for(positions * v_step) + Workspace::bytes_for(layout.channels) +
-                  threads * (Workspace::bytes_for(layout.panel_weights) + Workspace::bytes_for(m_size)));
+                  threads * (Workspace::bytes_for(u_size) + Workspace::bytes_for(m_size)));
   float* v = space.floats(positions * v_step);
   float* zeros = space.floats(layout.channels);
-  float* all_u = space.floats(threads * layout.panel_weights);
+  float* all_u = space.floats(threads * u_size);
   float* all_m = space.floats(threads * m_size);
   for (int64_t c = 0; c < layout.channels; ++c) zeros[c] = 0;
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    float* u = all_u + omp_get_thread_num() * layout.panel_weights;
+    float* u = all_u + omp_get_thread_num() * u_size;
     float* m = all_m + omp_get_thread_num() * m_size;
     for (int64_t first = 0; first < tiles.count; first += block) {
       const int64_t count = least(block, tiles.count - first);
@@ -173,8 +187,12 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles
         transform_tile(p, layout, tiles, first + t, v + t * layout.channels, v_step, zeros);
 #pragma omp for schedule(dynamic)
       for (int64_t k = 0; k < layout.panels; ++k) {
-        for (int64_t c = 0; c < layout.channels; c += lanes) transform_weights(p, layout, k, c, u);
-        finish_panel(p, layout, tiles, first, count, v, v_step, u, k, m);
+        for (int64_t c0 = 0; c0 < layout.channels; c0 += few) {
+          const int64_t channels = least(few, layout.channels - c0);
+          for (int64_t c = c0; c < c0 + channels; c += lanes) transform_weights(p, u_step, k, c, u - c0 * panel);
+          multiply_panel(layout, count, v + c0, v_step, u, u_step, channels, c0 > 0, m);
+        }
+        finish_panel(p, tiles, first, count, k, m);
       }
     }
   }

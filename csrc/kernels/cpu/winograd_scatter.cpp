@@ -92,7 +92,7 @@ void scatter_from(const ConvDataGradient& p) {
 #pragma omp for collapse(2) schedule(static)
     for (int64_t c = 0; c < layout.panels; ++c)
       for (int64_t k = 0; k < layout.channels; k += lanes)
-        transform_weights(weights, layout, c, k, u + c * layout.panel_weights);
+        transform_weights(weights, layout.u_step, c, k, u + c * layout.panel_weights);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * images, last = least(first + images, s.batch);
@@ -102,8 +102,8 @@ void scatter_from(const ConvDataGradient& p) {
                                               v + t * layout.channels, v_step, zeros);
       for (int64_t c = 0; c < layout.panels; ++c) {
         for (int at = 0; at < positions; ++at)
-          product(v + at * v_step, layout.channels, u + c * layout.panel_weights + at * layout.channels * panel,
-                  layout.channels, m + at * m_step, panel, count);
+          product(v + at * v_step, layout.channels, u + c * layout.panel_weights + at * layout.u_step, layout.channels,
+                  m + at * m_step, panel, count);
         for (int64_t n = first; n < last; ++n) {
           for (int64_t i = 0; i < map; i += lanes) store(sums + i, Vec{});
           for (int64_t t = 0; t < tiles_an_image; ++t) {

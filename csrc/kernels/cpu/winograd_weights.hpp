@@ -12,12 +12,15 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 struct Layout {
   int64_t channels;       // C, rounded up to whole vectors
   int64_t panels;         // of output channels
+  int64_t u_step;         // from one position of a panel of U to the next
   int64_t panel_weights;  // one panel of U
   explicit Layout(const ConvShape& s)
       : channels(round_up(s.in_channels, lanes)),
         panels((s.out_channels + panel - 1) / panel),
-        panel_weights(positions * channels * panel) {}
-  // One cache line more than the data: strides of a power of two would map to the same cache sets.
+        u_step(channels * panel + 16),
+        panel_weights(positions * u_step) {}
+  // One cache line more than the data, here and in u_step: strides of a power of two would map to the same
+  // cache sets.
   int64_t position_step(int64_t tiles) const { return tiles * channels + 16; }
 };
 
@@ -54,9 +57,8 @@ inline void gather_taps(const ConvForward& p, int64_t k, int64_t c, Vec taps[9][
   }
 }
 
-// G g Gᵀ for the channels c..c+lanes of one panel.
-inline void transform_weights(const ConvForward& p, const Layout& layout, int64_t panel_index, int64_t c,
-                              float* panel_u) {
+// G g Gᵀ for the channels c..c+lanes of one panel, to panel_u[position][c][panel width].
+inline void transform_weights(const ConvForward& p, int64_t u_step, int64_t panel_index, int64_t c, float* panel_u) {
   for (int half = 0; half < 2; ++half) {
     Vec taps[9][lanes];
     const int64_t k = panel_index * panel + half * lanes;
@@ -77,7 +79,7 @@ inline void transform_weights(const ConvForward& p, const Layout& layout, int64_
         Vec u[tile];
         transform_filter3(columns + y * 3, 1, u, 1);
 #pragma GCC unroll 6
-        for (int x = 0; x < tile; ++x) store(out + (y * tile + x) * layout.channels * panel, u[x]);
+        for (int x = 0; x < tile; ++x) store(out + (y * tile + x) * u_step, u[x]);
       }
     }
   }
