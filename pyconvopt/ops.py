@@ -247,9 +247,28 @@ def _channels(like: Tensor) -> Tensor:
     return torch.empty(like.shape[1], dtype=like.dtype, device=like.device)
 
 
+@torch.library.register_fake("pyconvopt::conv2d_prepared")
+def _(input, prepared, weight, bias, residual, sh, sw, ph, pw, dh, dw, groups, activation):
+    size = _out_size(input, weight, (sh, sw, ph, pw, dh, dw))
+    return _empty_map(input, input.shape[0], weight.shape[0], *size)
+
+
 @torch.library.register_fake("pyconvopt::batch_norm_forward")
 def _(
-    input, weight, bias, residual, mean, var, training, momentum, eps, activation, pool, p, seed, offset
+    input,
+    weight,
+    bias,
+    residual,
+    mean,
+    var,
+    training,
+    momentum,
+    eps,
+    activation,
+    pool,
+    p,
+    seed,
+    offset,
 ):
     if pool:
         output, argmax = _empty_pooled(input), _empty_pooled(input, torch.uint8)

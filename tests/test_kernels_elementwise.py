@@ -170,7 +170,9 @@ def test_batch_norm_without_affine_and_statistics(kernels):
 def test_batch_norm_of_a_matrix(kernels):
     x = torch.randn(50, 21)
     weight, bias = torch.randn(21), torch.randn(21)
-    y, _, _, _ = forward(x, weight, bias, None, None, None, True, {"activation": 1, "pool": 0, "p": 0.0})
+    y, _, _, _ = forward(
+        x, weight, bias, None, None, None, True, {"activation": 1, "pool": 0, "p": 0.0}
+    )
     wanted = F.relu(F.batch_norm(x.double(), None, None, weight.double(), bias.double(), True))
     assert y.is_contiguous()
     assert_close(y, wanted, 3e-6)

@@ -12,9 +12,7 @@ void check_optional_vector(const std::optional<Tensor>& t, int64_t size, const c
 // Checks the options and returns the activation.
 Activation options(const char* op, int64_t activation, bool pool, double dropout, bool residual) {
   check_probability(dropout, op);
-  STD_TORCH_CHECK(activation >= 0 && activation < activation_count, op, ": expected activation 0 to ",
-                  activation_count - 1, ", but got ", activation);
-  const Activation known = Activation(activation);
+  const Activation known = activation_of(activation, op);
   STD_TORCH_CHECK(dropout == 0 || known == Activation::relu || pool, op,
                   ": dropout is fused behind relu or pool only; use torch.ops.pyconvopt.dropout without them");
   STD_TORCH_CHECK(!(residual && pool), op, ": a residual together with pool is not supported");

@@ -79,6 +79,12 @@ inline void check_pooled(const Tensor& gradient, const Tensor& argmax, int64_t h
                   ": expected argmax in dense channels_last memory format");
 }
 
+inline Activation activation_of(int64_t index, const char* op) {
+  STD_TORCH_CHECK(index >= 0 && index < activation_count, op, ": expected activation 0 to ", activation_count - 1,
+                  ", but got ", index);
+  return Activation(index);
+}
+
 inline void check_probability(double p, const char* op) {
   STD_TORCH_CHECK(p >= 0 && p <= 1, op, ": dropout probability has to be between 0 and 1, but got ", p);
 }

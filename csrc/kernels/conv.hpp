@@ -31,9 +31,9 @@ struct WeightStrides {
   int64_t out_channel, in_channel, row, column;
 };
 
-// output = activation(convolution(input, weight) + bias), then, if `pool` is set, 2×2 max-pooling
-// with stride 2: `output` then holds the pooled map and `argmax` one byte per pooled element, the
-// position 0..3 of the maximum in its window, or `pool_dead` where ReLU stopped the gradient.
+// output = activation(convolution(input, weight) + bias + residual), then, if `pool` is set, 2×2 max-pooling
+// with stride 2 (with ReLU or no activation, and no residual): `output` then holds the pooled map and `argmax` one byte
+// per pooled element, the position 0..3 of the maximum in its window, or `pool_dead` where ReLU stopped the gradient.
 struct ConvForward {
   ConvShape shape;
   const float* input;
@@ -44,6 +44,9 @@ struct ConvForward {
   bool pool = false;
   float* output = nullptr;
   uint8_t* argmax = nullptr;
+  const float* residual = nullptr;  // of the output's shape, or null
+  bool keeps = false;               // the weight stays as it is: it is worth preparing
+  const float* prepared = nullptr;  // what the kernel's `prepare` made of it, or null
 };
 inline constexpr uint8_t pool_dead = 4;
 

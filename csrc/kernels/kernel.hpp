@@ -4,7 +4,7 @@
 
 namespace pyconvopt {
 
-// What a kernel applies to its result in the same pass: convolution takes the first two.
+// What a kernel applies to its result in the same pass.
 enum class Activation { none, relu, relu6, hardswish };
 inline constexpr int64_t activation_count = 4;
 
@@ -16,6 +16,9 @@ struct Kernel {
   const char* reason;         // why it is chosen where it applies, for explain()
   bool (*applies)(const P&);  // looks at shapes, and at which optional parts are asked for
   void (*run)(const P&);
+  // What may be computed once for many problems of the same shape and weights, and how large it is.
+  int64_t (*prepared_floats)(const P&) = nullptr;
+  void (*prepare)(const P&, float*) = nullptr;
 };
 
 }  // namespace pyconvopt

@@ -23,6 +23,7 @@ from torch.fx import Graph, Node
 from .. import explanation, functional
 from ..hooks import has_hooks
 from . import folding, layout
+from .frozen import FrozenConvolution, constants_of
 from .operations import (
     ACTIVATIONS,
     ADD,
@@ -207,12 +208,15 @@ def undisturbed(chain: Chain, after: Operation, modules: Modules) -> bool:
 def join(graph: Graph, chain: Chain, frozen: bool, listening: bool) -> None:
     """Put one step in the place of the chain's last operation."""
     alone = len(chain.members) == 1
-    if alone and chain.first.module is not None:
+    kept = frozen and chain.first.kind == CONVOLUTION and POOL not in chain.rest
+    if alone and chain.first.module is not None and not kept:
         return  # the layer itself
     if NORMALIZATION in chain.rest:
         step = folding.step(chain, frozen)
     elif chain.first.kind == CONVOLUTION:
         step = convolution(chain)
+        if kept:
+            step = FrozenConvolution(chain, constants_of(chain, None), step).run
     else:
         step = normalization(chain)
     normalization_extra = chain.rest[NORMALIZATION].extra if NORMALIZATION in chain.rest else ()

@@ -16,7 +16,12 @@ _dropout = torch.ops.pyconvopt.dropout.default
 
 
 # What follows in the same pass: `Activation` of csrc/kernels/kernel.hpp, in that order.
-ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (lambda y: y, torch.relu, F.relu6, F.hardswish)
+ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda y: y,
+    torch.relu,
+    F.relu6,
+    F.hardswish,
+)
 NAMES = (None, "relu", "relu6", "hardswish")
 RELU = NAMES.index("relu")
 

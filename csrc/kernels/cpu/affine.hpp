@@ -3,7 +3,7 @@
 // where the activation stopped the forward, and need not read the output.
 #pragma once
 #include "../norm.hpp"
-#include "vec.hpp"
+#include "activated.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 
@@ -11,23 +11,6 @@ struct Affine {
   Vec mean, a, bias;
   PYCONVOPT_INLINE Vec operator()(Vec x) const { return (x - mean) * a + bias; }
 };
-
-// What comes after it, and what that lets through of a gradient, from the value before it.
-template <Activation activation>
-PYCONVOPT_INLINE Vec activated(Vec z) {
-  if constexpr (activation == Activation::relu) return relu(z);
-  if constexpr (activation == Activation::relu6) return clamped(z, 0.0f, 6.0f);
-  if constexpr (activation == Activation::hardswish) return z * clamped(z + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
-  return z;
-}
-template <Activation activation>
-PYCONVOPT_INLINE Vec let_through(Vec g, Vec z) {
-  if constexpr (activation == Activation::relu) return z <= 0.0f ? Vec{} : g;
-  if constexpr (activation == Activation::relu6) return (z <= 0.0f) | (z >= 6.0f) ? Vec{} : g;
-  if constexpr (activation == Activation::hardswish)
-    return z <= -3.0f ? Vec{} : z >= 3.0f ? g : g * (z * (1.0f / 3.0f) + 0.5f);
-  return g;
-}
 
 struct AffineLines {
   float *mean, *a, *bias;  // padded to whole vectors

@@ -52,7 +52,7 @@ void forward(const ConvForward& p) {
                 greatest(0, divide_up(-x, s.stride_width)), least(width, divide_up(s.in_width - x, s.stride_width)));
       }
     }
-    run_row(row, channels, p.bias, p.activation == Activation::relu);
+    run_row(row, channels, p.bias, p.activation);
   }
 }
 
@@ -78,12 +78,12 @@ void data_gradient(const ConvDataGradient& p) {
                   greatest(0, -x), least(pixels, width - x));
         }
       }
-      run_row(row, channels, nullptr, false);
+      run_row(row, channels, nullptr, Activation::none);
     }
   }
 }
 
-bool forward_applies(const ConvForward& p) { return !p.pool && takes_shape(p.shape); }
+bool forward_applies(const ConvForward& p) { return !p.pool && !p.residual && takes_shape(p.shape); }
 bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && takes_shape(p.shape); }
 
 }  // namespace

@@ -10,6 +10,7 @@
 //   weights W[tap][C]
 #pragma once
 #include "../conv.hpp"
+#include "activated.hpp"
 #include "gemm.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise {
@@ -58,7 +59,8 @@ struct Row {
 // Pixels x..x+rows of the result, all taps inside. Channels are the inner loop: memory is read in its
 // order, and the weights, a few kilobytes, come from the first-level cache once for all the pixels.
 template <int rows>
-PYCONVOPT_INLINE void pixels_inside(const Row& row, int64_t x, int64_t channels, const float* bias, bool clamp) {
+PYCONVOPT_INLINE void pixels_inside(const Row& row, int64_t x, int64_t channels, const float* bias,
+                                    Activation activation) {
   for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
     Vec sum[rows];
     const Vec start = bias ? load(bias + c, part) : Vec{};
@@ -73,13 +75,13 @@ PYCONVOPT_INLINE void pixels_inside(const Row& row, int64_t x, int64_t channels,
     }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
-      store(row.result + (x + i) * row.result_step + c, clamp ? relu(sum[i]) : sum[i], part);
+      store(row.result + (x + i) * row.result_step + c, activated(activation, sum[i]), part);
   });
 }
 
 // One pixel with the taps that lie inside the map for it; several vectors of channels at once take the
 // place of the neighbours.
-inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const float* bias, bool clamp) {
+inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const float* bias, Activation activation) {
   constexpr int vectors = 4;
   const float *source[most_taps], *weights[most_taps];
   int64_t count = 0;
@@ -98,7 +100,7 @@ inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const f
       for (int i = 0; i < n; ++i)
         sum[i] += load(source[t] + c + i * lanes, part) * load(weights[t] + c + i * lanes, part);
 #pragma GCC unroll 4
-    for (int i = 0; i < n; ++i) store(result + c + i * lanes, clamp ? relu(sum[i]) : sum[i], part);
+    for (int i = 0; i < n; ++i) store(result + c + i * lanes, activated(activation, sum[i]), part);
   };
   int64_t c = 0;
   for (; c + vectors * lanes <= channels; c += vectors * lanes) sum_taps.template operator()<vectors>(c, Whole{});
@@ -107,14 +109,14 @@ inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const f
 }
 
 // A whole row: activation(Σ taps + bias).
-inline void run_row(const Row& row, int64_t channels, const float* bias, bool clamp) {
+inline void run_row(const Row& row, int64_t channels, const float* bias, Activation activation) {
   const int64_t first = least(row.inside_first, row.pixels), end = greatest(first, row.inside_end);
   int64_t x = 0;
-  for (; x < first; ++x) pixel_at_border(row, x, channels, bias, clamp);
-  for (; x + block_pixels <= end; x += block_pixels) pixels_inside<block_pixels>(row, x, channels, bias, clamp);
-  for (; x + 2 <= end; x += 2) pixels_inside<2>(row, x, channels, bias, clamp);
-  for (; x < end; ++x) pixels_inside<1>(row, x, channels, bias, clamp);
-  for (; x < row.pixels; ++x) pixel_at_border(row, x, channels, bias, clamp);
+  for (; x < first; ++x) pixel_at_border(row, x, channels, bias, activation);
+  for (; x + block_pixels <= end; x += block_pixels) pixels_inside<block_pixels>(row, x, channels, bias, activation);
+  for (; x + 2 <= end; x += 2) pixels_inside<2>(row, x, channels, bias, activation);
+  for (; x < end; ++x) pixels_inside<1>(row, x, channels, bias, activation);
+  for (; x < row.pixels; ++x) pixel_at_border(row, x, channels, bias, activation);
 }
 
 // Integer division that rounds up, for a positive divisor.

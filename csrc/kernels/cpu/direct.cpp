@@ -8,6 +8,7 @@
 #include <omp.h>
 
 #include "../arena.hpp"
+#include "activated.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace direct {
@@ -31,8 +32,8 @@ struct Job {
   const int32_t* tap;   // their numbers in the weight, for `packed`
   const float* packed;  // W[panel][tap][inner][panel width], these taps only
   int64_t inner, outer;
-  const float* bias;
-  bool clamp;
+  const float *bias, *residual;
+  Activation activation;
   float* result;
   int64_t result_height, result_width, result_channels;
   // Where all sources lie one after the other, this far apart and without zeros between: a 1×1 convolution.
@@ -46,10 +47,12 @@ struct Pixel {
   int64_t image, y, x;
 };
 
-// target[row][0..left) = start + Σ_s a[row·lda + s] · b[s], or added to what is there already.
+// target[row][0..left) = start + Σ_s a[row·lda + s] · b[s], or added to what is there already; `residual`
+// lies as far from the residual as the target from the result.
 template <int rows, int vectors>
 PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t steps, const Vec* start, bool add,
-                           bool clamp, float* const* target, int64_t k, int64_t left) {
+                           const float* residual, const float* result, Activation activation, float* const* target,
+                           int64_t k, int64_t left) {
   Vec sum[rows][vectors];
 #pragma GCC unroll 32
   for (int r = 0; r < rows; ++r)
@@ -70,14 +73,19 @@ PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t 
 #pragma GCC unroll 32
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v)
-      store_channels(target[r] + k + v * lanes, clamp ? relu(sum[r][v]) : sum[r][v], left - v * lanes);
+    for (int v = 0; v < vectors; ++v) {
+      float* to = target[r] + k + v * lanes;
+      if (residual) sum[r][v] += load_channels(residual + (to - result), left - v * lanes);
+      store_channels(to, activated(activation, sum[r][v]), left - v * lanes);
+    }
 }
 
 // The steps s0 .. s0+steps of some pixels' sums.
 void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t s0, int64_t steps,
               float* const* targets, bool fetch) {
-  const bool add = s0 > 0, clamp = job.clamp && s0 + steps == job.steps();
+  const bool add = s0 > 0, last = s0 + steps == job.steps();
+  const Activation activation = last ? job.activation : Activation::none;
+  const float* residual = last ? job.residual : nullptr;
   for (int64_t k = 0; k < job.outer; k += panel) {
     const float* b = job.packed + k * job.steps() + s0 * panel;
     const int64_t left = least(panel, job.outer - k);
@@ -94,8 +102,9 @@ void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t
         for (int64_t c = 0; c < left; c += 16) __builtin_prefetch(targets[i] + k + c, 1);
       with_rows<product_rows>(int(least(product_rows, rows - r)), [&]<int count>() {
         const float* from = a + r * lda;
-        if (left > lanes) tile<count, 2>(from, lda, b, steps, start, add, clamp, targets + r, k, left);
-        else tile<count, 1>(from, lda, b, steps, start, add, clamp, targets + r, k, left);
+        if (left > lanes)
+          tile<count, 2>(from, lda, b, steps, start, add, residual, job.result, activation, targets + r, k, left);
+        else tile<count, 1>(from, lda, b, steps, start, add, residual, job.result, activation, targets + r, k, left);
       });
     }
   }
@@ -177,30 +186,51 @@ void pack(const WeightView& view, const int32_t* taps, int64_t count, float* pac
     }
 }
 
+WeightView view_of(const ConvForward& p) {
+  const ConvShape& s = p.shape;
+  return {p.weight,
+          s.out_channels / s.groups,
+          s.in_channels / s.groups,
+          s.kernel_height * s.kernel_width,
+          s.kernel_width,
+          p.weight_strides.out_channel,
+          p.weight_strides.in_channel,
+          p.weight_strides.row,
+          p.weight_strides.column};
+}
+
+int64_t packed_floats(const ConvForward& p) {
+  const WeightView view = view_of(p);
+  return p.shape.groups * view.panels() * view.panel_floats();
+}
+
+void pack_groups(const ConvForward& p, float* packed) {
+  const WeightView view = view_of(p);
+  const int64_t size = view.panels() * view.panel_floats();
+#pragma omp parallel for collapse(3) schedule(static)
+  for (int64_t g = 0; g < p.shape.groups; ++g)
+    for (int64_t vector = 0; vector < 2 * view.panels(); ++vector)
+      for (int64_t t = 0; t < view.taps; ++t) {
+        WeightView group = view;
+        group.data += g * view.outer * view.outer_stride;
+        pack_tap(group, vector, t, packed + g * size);
+      }
+}
+
 void forward(const ConvForward& p) {
   const ConvShape& s = p.shape;
-  const int64_t taps = s.kernel_height * s.kernel_width, inner = s.in_channels / s.groups,
-                outer = s.out_channels / s.groups;
-  const WeightView view{p.weight,
-                        outer,
-                        inner,
-                        taps,
-                        s.kernel_width,
-                        p.weight_strides.out_channel,
-                        p.weight_strides.in_channel,
-                        p.weight_strides.row,
-                        p.weight_strides.column};
-  Workspace space(Workspace::bytes_for(view.panels() * view.panel_floats()) + Workspace::bytes_for(inner) +
+  const WeightView view = view_of(p);
+  const int64_t taps = view.taps, inner = view.inner, outer = view.outer, size = view.panels() * view.panel_floats();
+  Workspace space(Workspace::bytes_for(p.prepared ? 0 : s.groups * size) + Workspace::bytes_for(inner) +
                   Workspace::bytes_for(taps));
-  float* packed = space.floats(view.panels() * view.panel_floats());
+  float* own = space.floats(p.prepared ? 0 : s.groups * size);
+  if (!p.prepared) pack_groups(p, own);
+  const float* packed = p.prepared ? p.prepared : own;
   float* zeros = space.floats(inner);
   int32_t* all = reinterpret_cast<int32_t*>(space.floats(taps));
   for (int64_t c = 0; c < inner; ++c) zeros[c] = 0;
   for (int64_t t = 0; t < taps; ++t) all[t] = int32_t(t);
   for (int64_t g = 0; g < s.groups; ++g) {
-    WeightView group = view;
-    group.data += g * outer * view.outer_stride;
-    pack(group, all, taps, packed);
     const float* input = p.input + g * inner;
     const auto source = [&](const Pixel& at, int64_t tap) -> const float* {
       const int64_t iy = at.y * s.stride_height - s.padding_height + tap / s.kernel_width * s.dilation_height;
@@ -213,11 +243,12 @@ void forward(const ConvForward& p) {
                 .columns = {0, 1, s.out_width()},
                 .taps = taps,
                 .tap = all,
-                .packed = packed,
+                .packed = packed + g * size,
                 .inner = inner,
                 .outer = outer,
                 .bias = p.bias ? p.bias + g * outer : nullptr,
-                .clamp = p.activation == Activation::relu,
+                .residual = p.residual ? p.residual + g * outer : nullptr,
+                .activation = p.activation,
                 .result = p.output + g * outer,
                 .result_height = s.out_height(),
                 .result_width = s.out_width(),
@@ -275,7 +306,8 @@ void data_gradient(const ConvDataGradient& p) {
                     .inner = inner,
                     .outer = outer,
                     .bias = nullptr,
-                    .clamp = false,
+                    .residual = nullptr,
+                    .activation = Activation::none,
                     .result = p.input_gradient + g * outer,
                     .result_height = s.in_height,
                     .result_width = s.in_width,
@@ -298,7 +330,8 @@ bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && take
 
 constexpr const char* why = "direct: products of a few dozen pixels at a time, brought into the cache";
 extern const Kernel<ConvForward> direct_forward;
-const Kernel<ConvForward> direct_forward{"direct", why, direct::forward_applies, direct::forward};
+const Kernel<ConvForward> direct_forward{
+    "direct", why, direct::forward_applies, direct::forward, direct::packed_floats, direct::pack_groups};
 extern const Kernel<ConvDataGradient> direct_data_gradient;
 const Kernel<ConvDataGradient> direct_data_gradient{"direct", why, direct::data_gradient_applies,
                                                     direct::data_gradient};

@@ -1,6 +1,7 @@
 // The forward pass of convolution for images with few channels, with 2×2 max-pooling if asked for.
 // (The method: pixel.hpp.)
 #include "pixel.hpp"
+#include "activated.hpp"
 
 #include <omp.h>
 
@@ -14,7 +15,7 @@ namespace {
 // Pixels of one output row × one panel, of which `left` channels exist, at y and y_step apart.
 template <int rows>
 PYCONVOPT_INLINE void pixels_times_taps(const float* x, const Geometry& g, const float* w, const float* bias,
-                                        bool clamp, float* y, int64_t y_step, int64_t left) {
+                                        Activation activation, float* y, int64_t y_step, int64_t left) {
   Vec sum[rows][2];
   const Vec start[2] = {load(bias), load(bias + lanes)};
 #pragma GCC unroll 16
@@ -34,7 +35,7 @@ PYCONVOPT_INLINE void pixels_times_taps(const float* x, const Geometry& g, const
     if (left > half * lanes)
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r)
-        store_channels(y + r * y_step + half * lanes, clamp ? relu(sum[r][half]) : sum[r][half], left - half * lanes);
+        store_channels(y + r * y_step + half * lanes, activated(activation, sum[r][half]), left - half * lanes);
 }
 
 void pack_weights(const ConvForward& p, const Geometry& g, float* packed) {
@@ -58,7 +59,9 @@ PYCONVOPT_INLINE void windows_times_taps(const float* x, const Geometry& g, cons
   Vec sum[2][columns][2];
   const Vec start[2] = {load(bias), load(bias + lanes)};
 #pragma GCC unroll 16
-  for (int i = 0; i < 2 * columns; ++i) sum[0][i][0] = start[0], sum[0][i][1] = start[1];
+  for (int i = 0; i < columns; ++i)
+#pragma GCC unroll 2
+    for (int row = 0; row < 2; ++row) sum[row][i][0] = start[0], sum[row][i][1] = start[1];
   for (int64_t t = 0; t < g.taps; ++t) {
     const Vec w0 = load(w + t * panel), w1 = load(w + t * panel + lanes);
     const float *upper = x + g.offset[t], *lower = upper + g.row_step;
@@ -89,7 +92,6 @@ void convolve_row(const ConvForward& p, const Geometry& g, const float* x, const
   constexpr int most_pixels = product_rows, most_windows = product_rows / 4;
   const int64_t channels = p.shape.out_channels, width = p.pool ? p.shape.out_width() / 2 : p.shape.out_width();
   const int64_t most = p.pool ? most_windows : most_pixels;
-  const bool clamp = p.activation == Activation::relu;
   for (int64_t i = 0; i < width; i += most) {
     const int n = int(least(most, width - i));
     for (int64_t k = 0; k < g.panels; ++k) {
@@ -102,7 +104,7 @@ void convolve_row(const ConvForward& p, const Geometry& g, const float* x, const
         });
       else
         with_rows<most_pixels>(n, [&]<int pixels>() {
-          pixels_times_taps<pixels>(x + i * g.pixel_step, g, w, b, clamp, output + at, channels, left);
+          pixels_times_taps<pixels>(x + i * g.pixel_step, g, w, b, p.activation, output + at, channels, left);
         });
     }
   }
@@ -135,7 +137,9 @@ void forward(const ConvForward& p) {
   }
 }
 
-bool forward_applies(const ConvForward& p) { return applies(p.shape); }
+bool forward_applies(const ConvForward& p) {
+  return !p.residual && !(p.pool && p.activation > Activation::relu) && applies(p.shape);
+}
 
 }  // namespace
 }  // namespace pixel

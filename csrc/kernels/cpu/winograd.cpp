@@ -14,6 +14,7 @@
 #include <omp.h>
 
 #include "../arena.hpp"
+#include "activated.hpp"
 #include "gemm.hpp"
 #include "pool2x2.hpp"
 #include "winograd.hpp"
@@ -91,13 +92,14 @@ void transform_outputs(const ConvForward& p, const Tiles& tiles, int64_t index, 
       store_pooled(p, y, place, k, left);
       continue;
     }
-    float* corner =
-        p.output + ((place.image * s.out_height() + place.row) * s.out_width() + place.column) * s.out_channels + k;
+    const int64_t first =
+        ((place.image * s.out_height() + place.row) * s.out_width() + place.column) * s.out_channels + k;
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < columns; ++j) {
-        const Vec value = y[i * output_tile + j];
-        store_channels(corner + (i * s.out_width() + j) * s.out_channels,
-                       p.activation == Activation::relu ? relu(value) : value, left);
+        const int64_t at = first + (i * s.out_width() + j) * s.out_channels;
+        Vec value = y[i * output_tile + j];
+        if (p.residual) value += load_channels(p.residual + at, left);
+        store_channels(p.output + at, activated(p.activation, value), left);
       }
   }
 }
@@ -126,14 +128,35 @@ int64_t block_tiles(const Layout& layout) {
   return greatest(1, fit / product_rows) * product_rows;
 }
 
+// U as a whole, by all threads of the region it is called in.
+void transform_all(const ConvForward& p, const Layout& layout, float* u) {
+#pragma omp for collapse(2) schedule(static)
+  for (int64_t k = 0; k < layout.panels; ++k)
+    for (int64_t c = 0; c < layout.channels; c += lanes)
+      transform_weights(p, layout.u_step, k, c, u + k * layout.panel_weights);
+}
+
+int64_t transformed_floats(const ConvForward& p) {
+  const Layout layout(p.shape);
+  return layout.panels * layout.panel_weights;
+}
+
+void transform(const ConvForward& p, float* u) {
+  const Layout layout(p.shape);
+#pragma omp parallel
+  transform_all(p, layout, u);
+}
+
 void few_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles) {
   const int threads = omp_get_max_threads();
   const int64_t block = least(block_tiles(layout), round_up((tiles.count + threads - 1) / threads, 1));
   const int64_t blocks = (tiles.count + block - 1) / block;
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
-  Workspace space(Workspace::bytes_for(layout.panels * layout.panel_weights) + Workspace::bytes_for(layout.channels) +
+  const int64_t u_size = p.prepared ? 0 : layout.panels * layout.panel_weights;
+  Workspace space(Workspace::bytes_for(u_size) + Workspace::bytes_for(layout.channels) +
                   threads * (Workspace::bytes_for(positions * v_step) + Workspace::bytes_for(m_size)));
-  float* u = space.floats(layout.panels * layout.panel_weights);
+  float* own = space.floats(u_size);
+  const float* u = p.prepared ? p.prepared : own;
   float* zeros = space.floats(layout.channels);
   float* blocks_v = space.floats(threads * positions * v_step);
   float* blocks_m = space.floats(threads * m_size);
@@ -143,10 +166,7 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles)
     const FlushDenormals flush;
     float* v = blocks_v + omp_get_thread_num() * positions * v_step;
     float* m = blocks_m + omp_get_thread_num() * m_size;
-#pragma omp for collapse(2) schedule(static)
-    for (int64_t k = 0; k < layout.panels; ++k)
-      for (int64_t c = 0; c < layout.channels; c += lanes)
-        transform_weights(p, layout.u_step, k, c, u + k * layout.panel_weights);
+    if (!p.prepared) transform_all(p, layout, own);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * block, count = least(block, tiles.count - first);
@@ -166,8 +186,9 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles
   const int64_t block = least(tiles.count, 128);
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
   // Channels whose part of U stays in a second-level cache, with M.
-  const int64_t few = least(layout.channels, (int64_t(80) << 10) / (positions * panel) / lanes * lanes);
-  const int64_t u_step = few * panel + 16, u_size = positions * u_step;
+  const int64_t few =
+      p.prepared ? layout.channels : least(layout.channels, (int64_t(80) << 10) / (positions * panel) / lanes * lanes);
+  const int64_t u_step = few * panel + 16, u_size = p.prepared ? 0 : positions * u_step;
   Workspace space(Workspace::bytes_for(positions * v_step) + Workspace::bytes_for(layout.channels) +
                   threads * (Workspace::bytes_for(u_size) + Workspace::bytes_for(m_size)));
   float* v = space.floats(positions * v_step);
@@ -189,8 +210,10 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles
       for (int64_t k = 0; k < layout.panels; ++k) {
         for (int64_t c0 = 0; c0 < layout.channels; c0 += few) {
           const int64_t channels = least(few, layout.channels - c0);
-          for (int64_t c = c0; c < c0 + channels; c += lanes) transform_weights(p, u_step, k, c, u - c0 * panel);
-          multiply_panel(layout, count, v + c0, v_step, u, u_step, channels, c0 > 0, m);
+          if (!p.prepared)
+            for (int64_t c = c0; c < c0 + channels; c += lanes) transform_weights(p, u_step, k, c, u - c0 * panel);
+          const float* weights = p.prepared ? p.prepared + k * layout.panel_weights : u;
+          multiply_panel(layout, count, v + c0, v_step, weights, u_step, channels, c0 > 0, m);
         }
         finish_panel(p, tiles, first, count, k, m);
       }
@@ -224,7 +247,12 @@ ConvForward as_forward(const ConvDataGradient& p) {
           .output = p.input_gradient};
 }
 
-bool forward_applies(const ConvForward& p) { return takes_shape(p.shape); }
+// U is four times the weights: where it would come from memory for a handful of tiles, it is not worth keeping.
+bool forward_applies(const ConvForward& p) {
+  if (p.keeps && Tiles(p.shape).count < 8 && transformed_floats(p) > int64_t(4) << 20) return false;
+  if (p.pool && (p.residual || p.activation > Activation::relu)) return false;
+  return takes_shape(p.shape);
+}
 bool data_gradient_applies(const ConvDataGradient& p) {
   return !p.argmax && p.shape.padding_height <= 2 && p.shape.padding_width <= 2 && takes_shape(p.shape);
 }
@@ -235,7 +263,9 @@ void data_gradient(const ConvDataGradient& p) { forward(as_forward(p)); }
 
 constexpr const char* why = "3x3, stride 1: Winograd F(4x4, 3x3) multiplies 2.25 to 4 times less";
 extern const Kernel<ConvForward> winograd_f4x3_forward;
-const Kernel<ConvForward> winograd_f4x3_forward{"winograd_f4x3", why, winograd::forward_applies, winograd::forward};
+const Kernel<ConvForward> winograd_f4x3_forward{
+    "winograd_f4x3",    why, winograd::forward_applies, winograd::forward, winograd::transformed_floats,
+    winograd::transform};
 extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient;
 const Kernel<ConvDataGradient> winograd_f4x3_data_gradient{"winograd_f4x3", why, winograd::data_gradient_applies,
                                                            winograd::data_gradient};

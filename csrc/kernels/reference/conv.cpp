@@ -46,7 +46,8 @@ double convolve_at(const ConvForward& p, int64_t n, int64_t oy, int64_t ox, int6
   for_each_tap(p.shape, oy, ox, k, [&](int64_t iy, int64_t ix, int64_t ic, int64_t r, int64_t q, int64_t c) {
     sum += double(p.input[input_at(p.shape, n, iy, ix, ic)]) * p.weight[weight_at(p.weight_strides, k, c, r, q)];
   });
-  return p.activation == Activation::relu && sum < 0 ? 0.0 : sum;
+  if (p.residual) sum += p.residual[output_at(p.shape, n, oy, ox, k)];
+  return reference::activated(p.activation, sum);
 }
 
 void forward(const ConvForward& p) {

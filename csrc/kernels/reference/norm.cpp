@@ -13,13 +13,6 @@ using Doubles = std::vector<double>;
 
 std::size_t map_size(const MapShape& s) { return std::size_t(s.rows() * s.channels); }
 
-double activated(Activation activation, double z) {
-  if (activation == Activation::relu) return z < 0 ? 0 : z;
-  if (activation == Activation::relu6) return z < 0 ? 0 : z > 6 ? 6 : z;
-  if (activation == Activation::hardswish) return z <= -3 ? 0 : z >= 3 ? z : z * (z + 3) / 6;
-  return z;
-}
-
 // What it lets through of a gradient.
 double let_through(Activation activation, double g, double z) {
   if (activation == Activation::relu) return z <= 0 ? 0 : g;
@@ -72,7 +65,7 @@ void forward(const BatchNormForward& p) {
     const std::size_t c = i % std::size_t(channels);
     y[i] = (double(p.input[i]) - p.saved_mean[c]) * p.saved_invstd[c] * (p.weight ? p.weight[c] : 1.0) +
            (p.bias ? p.bias[c] : 0.0) + (p.residual ? p.residual[i] : 0.0);
-    y[i] = activated(p.activation, y[i]);
+    y[i] = reference::activated(p.activation, y[i]);
   }
   const bool drop = p.dropout.probability > 0;
   if (!p.pool) {

@@ -11,4 +11,11 @@ bool takes_all(const P&) {
   return true;
 }
 
+inline double activated(Activation activation, double z) {
+  if (activation == Activation::relu) return z < 0 ? 0 : z;
+  if (activation == Activation::relu6) return z < 0 ? 0 : z > 6 ? 6 : z;
+  if (activation == Activation::hardswish) return z <= -3 ? 0 : z >= 3 ? z : z * (z + 3) / 6;
+  return z;
+}
+
 }  // namespace pyconvopt::reference
