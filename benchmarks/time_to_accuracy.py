@@ -154,10 +154,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.axhline(result["target"], color="#888888", ls=":", label=f"target {result['target']:g}")
     axes.set(xlabel="seconds, data and building included", ylabel="test accuracy", xscale="log")
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_title(f"{result['machine']['processor']}, {result['threads']} threads", fontsize=10)
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, format="png")
 
 
