@@ -2,6 +2,7 @@
 
     python -m benchmarks.train_step     one training step
     python -m benchmarks.fit            whole epochs of the article's program on Fashion-MNIST
+    python -m benchmarks.time_to_accuracy  seconds to a test accuracy, of recipes beside the peers
     python -m benchmarks.inference      models in evaluation mode
     python -m benchmarks.layers         layers alone, pass by pass
 

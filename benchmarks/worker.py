@@ -72,6 +72,7 @@ def build(peer: Peer, module: ModuleType, request: dict[str, Any]) -> Workload:
     options = dict(peer.options)
     if request.get("data"):
         options["data"] = request["data"]
+    options |= request.get("options", {})
     if "problem" in request:
         options["pass_"] = request["pass"]
         return make(Problem.of(request["problem"]), request["threads"], **options)

@@ -114,6 +114,9 @@ def compare(
     out: Annotated[
         Path, typer.Option(help="Folder; runs that lie there are not run again.")
     ] = Path("runs/compare"),
+    html: Annotated[
+        bool, typer.Option("--html", help="Also write comparison.html, a page on its own.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Run recipes with several seeds each, and write a table and a picture of the comparison."""
@@ -135,6 +138,8 @@ def compare(
     result.to_csv(out / "summary.csv")
     write_whole(out / "summary.md", result.markdown() + "\n")
     result.plot(out / "comparison.png")
+    if html:
+        result.to_html(out / "comparison.html")
     print(result.to_json() if json else result.markdown())
 
 

@@ -29,6 +29,7 @@ from pyconvopt.data.image_folder import Form, decoded, opened
 from pyconvopt.data.sources import located
 from pyconvopt.models.export import FORMATS
 from pyconvopt.models.export import export as export_model
+from pyconvopt.training.processes import join
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.run import (
     RECIPE,
@@ -86,6 +87,8 @@ def train(
         )
     else:
         result = resume_run(resume, verbose)
+    if not join().is_first:
+        return
     if json:
         print(dumps({"folder": str(result.folder), "test": result.test}))
         return

@@ -20,6 +20,7 @@ class Metric:
     """A mean over samples; a subclass gives `measure`, the sum over one batch."""
 
     default_name = "metric"
+    adds_up = True  # `measure` says all of a batch: sums of several processes can be added
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or self.default_name
@@ -36,8 +37,12 @@ class Metric:
 
     def update(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> None:
         """Add a batch."""
-        self.total = self.total + self.measure(outputs, targets, from_logits)
-        self.count += len(targets)
+        self.add(self.measure(outputs, targets, from_logits), len(targets))
+
+    def add(self, measured: Tensor, samples: int) -> None:
+        """Add what was measured of so many samples."""
+        self.total = self.total + measured
+        self.count += samples
 
     def result(self) -> float:
         """The mean over the samples so far; NaN before the first."""
@@ -178,14 +183,9 @@ class MeanAbsoluteError(Metric):
 
 
 class Average(Metric):
-    """The mean of a number that is known for each batch: the trainer keeps its loss here."""
+    """The mean of a number whose sum over a batch is known: the trainer keeps its loss here."""
 
     default_name = "loss"
-
-    def add(self, value: Tensor, samples: int) -> None:
-        """Add a batch's mean, weighed by its samples."""
-        self.total = self.total + value * samples
-        self.count += samples
 
 
 class TorchMetric(Metric):
@@ -197,8 +197,12 @@ class TorchMetric(Metric):
     Errors: ValueError if `compute` gives more than one number.
     """
 
+    adds_up = False
+
     def __init__(self, metric: Any, name: str | None = None) -> None:
         self.metric = metric
+        if hasattr(metric, "sync_on_compute"):  # every process is shown the joined batch already
+            metric.sync_on_compute = False
         class_name = type(metric).__name__
         self.yes_or_no = class_name.startswith(("Binary", "Multilabel"))
         super().__init__(name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower())

@@ -178,11 +178,12 @@ class TestCompare:
             *SMALL,
             *("--set", "fit.epochs=2", "--seeds", "2", "--target", "0.1", "--out", "cmp"),
         )
-        status, lines, err = run(*arguments)
+        status, lines, err = run(*arguments, "--html")
         assert status == 0, err
         assert len([line for line in lines if ", seed " in line]) == 4
         assert (base / "cmp" / "summary.md").read_text().splitlines()[2].startswith("| adam | 2 |")
         assert sorted(file.name for file in (base / "cmp").iterdir()) == [
+            "comparison.html",
             "comparison.png",
             "results.csv",
             "summary.csv",

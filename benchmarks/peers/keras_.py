@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from benchmarks import images, models
+from benchmarks.course import Course, workload
 from benchmarks.peers import Workload
 
 CHECK_STEPS = 20
@@ -101,3 +102,40 @@ def make_fit(model: models.Model, batch: int, threads: int, *, data: str, manner
         return float(module.evaluate(*test, verbose=0)[1])
 
     return Workload(epoch, accuracy, parameter_count(module), version())
+
+
+def make_time_to_accuracy(
+    model: models.Model,
+    batch: int,
+    threads: int,
+    *,
+    data: str,
+    manner: str,
+    seed: int,
+    epochs: int,
+    target: float,
+) -> Workload:
+    """The article's program: compile with Adam, one `fit`."""
+    if manner != "model":
+        raise NotImplementedError("fit is one program: see keras.model")
+    use_threads(threads)
+
+    def train(course: Course) -> None:
+        keras.utils.set_random_seed(seed)
+        (x, y), (test, labels) = images.load(data)
+        module = build(model, "softmax")
+        module.compile(
+            optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+        )
+
+        def look(epoch: int, logs: Any) -> None:
+            def accuracy() -> float:
+                outputs = module.predict(test, batch_size=256, verbose=0)
+                return float((outputs.argmax(1) == labels).mean())
+
+            module.stop_training = course.epoch_ends(accuracy)
+
+        hook = keras.callbacks.LambdaCallback(on_epoch_end=look)
+        module.fit(x, y, epochs=epochs, batch_size=batch, verbose=0, callbacks=[hook])
+
+    return workload(train, target, version())

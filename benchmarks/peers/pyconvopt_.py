@@ -9,15 +9,21 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 import pyconvopt as pco
 from benchmarks import images, models
+from benchmarks.course import Course, workload
 from benchmarks.peers import Workload, torch_, torch_layer
 from benchmarks.problems import Problem
 from pyconvopt import layers, optimizers
 from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.losses import SparseCategoricalCrossentropy
+from pyconvopt.training import LambdaCallback
+from pyconvopt.training.recipes import Recipe
+from pyconvopt.training.run import fit_recipe
+from pyconvopt.training.run import images as scaled
 
 # torch.nn with this project's modules in place of those it has.
 NN = SimpleNamespace(**vars(torch.nn))
@@ -139,3 +145,40 @@ def make_fit(model: models.Model, batch: int, threads: int, *, data: str, manner
         return float(module.evaluate(*test, verbose=0)[1])
 
     return Workload(epoch, accuracy, torch_.parameter_count(module), version())
+
+
+def make_time_to_accuracy(
+    model: models.Model,
+    batch: int,
+    threads: int,
+    *,
+    data: str,
+    manner: str,
+    recipe: str,
+    seed: int,
+    epochs: int | None,
+    target: float,
+) -> Workload:
+    """A recipe as `pyconvopt train` runs it; `batch` is its own, `epochs` (None) too."""
+    if manner != "layers":
+        raise NotImplementedError("a recipe is one program: see the peer pyconvopt")
+    torch.set_num_threads(threads)
+
+    def train(course: Course) -> None:
+        chosen = Recipe.load(recipe)
+        chosen.set("fit.seed", seed)
+        scale = chosen.table["data"]["scale"]
+        with np.load(data) as arrays:
+            pair = scaled(arrays["x"], scale), arrays["y"]
+            test, labels = scaled(arrays["x_test"], scale), arrays["y_test"]
+
+        def look(epoch: int, logs: Any) -> None:
+            module = hook.model
+            if course.epoch_ends(lambda: (module.predict(test).argmax(1) == labels).mean()):
+                module.stop_training = True
+
+        hook = LambdaCallback(on_epoch_end=look)
+        options = {} if epochs is None else {"epochs": epochs}
+        fit_recipe(chosen, pair, None, callbacks=[hook], verbose=0, **options)
+
+    return workload(train, target, version())

@@ -10,8 +10,10 @@ import torch
 import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks import models
+from benchmarks import images, models
+from benchmarks.course import Course, workload
 from benchmarks.peers import Workload, torch_layer
 from benchmarks.problems import Problem
 
@@ -133,3 +135,46 @@ def make_inference(
         traced = torch.jit.freeze(torch.jit.trace(module, x))
         program = torch.jit.optimize_for_inference(traced)
     return inference(program, x, y, parameters)
+
+
+def make_time_to_accuracy(
+    model: models.Model,
+    batch: int,
+    threads: int,
+    *,
+    data: str,
+    channels_last: bool,
+    seed: int,
+    epochs: int,
+    target: float,
+    compiled: bool = False,
+) -> Workload:
+    """The loop as torch's tutorials write it: DataLoader, Adam, cross-entropy."""
+    torch.set_num_threads(threads)
+
+    def train(course: Course) -> None:
+        torch.manual_seed(seed)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        (x, y), (test, labels) = (
+            (torch.from_numpy(a).permute(0, 3, 1, 2).contiguous(memory_format=layout), b)
+            for a, b in images.load(data)
+        )
+        module = model.torch(nn).to(memory_format=layout)
+        program = torch.compile(module) if compiled else module
+        optimizer = torch.optim.Adam(module.parameters())
+        step_data = DataLoader(TensorDataset(x, torch.from_numpy(y)), batch, shuffle=True)
+
+        def accuracy() -> float:
+            module.eval()
+            with torch.no_grad():
+                said = torch.cat([module(part).argmax(1) for part in test.split(256)])
+            module.train()
+            return float((said == torch.from_numpy(labels)).float().mean())
+
+        for _ in range(epochs):
+            for inputs, targets in step_data:
+                training_step(program, optimizer, inputs, targets)()
+            if course.epoch_ends(accuracy):
+                return
+
+    return workload(train, target, version())

@@ -97,9 +97,11 @@ class FrozenConvolution:
         plan = ops.conv_plan(x.shape, weight.shape, *geometry)
         if plan is None:
             return None
+        batch, channels, height, width = x.shape
         kernel, _ = _C.choose_conv(
-            "forward", *x.shape, weight.shape[0], tuple(weight.shape[2:]), *geometry
-        )
+            "forward", batch, channels, height, width, weight.shape[0],
+            (weight.shape[2], weight.shape[3]), *geometry,
+        )  # fmt: skip
         small = weight.shape[2] * weight.shape[3] <= 9
         if plan.forward == ops.TORCH and not (kernel == "direct" and groups == 1 and small):
             return None

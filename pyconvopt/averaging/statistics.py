@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyconvopt.layers.normalization import BatchNormalization
+from pyconvopt.nn.sync_batchnorm import SyncBatchNorm, has_others, joined_size
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]  # what the model was called with
 
@@ -32,6 +33,13 @@ def uses_batch(module: Any) -> bool:
     if isinstance(module, BatchNormalization):
         return module.uses_batch_statistics()
     return module.training
+
+
+def uses_joined_batch(module: Any) -> bool:
+    """Whether the batch a batch norm normalises by is that of several processes."""
+    if isinstance(module, BatchNormalization):
+        return module.uses_joined_batch()
+    return isinstance(module, SyncBatchNorm) and has_others(module.process_group)
 
 
 def recompute_statistics(
@@ -56,10 +64,11 @@ def recompute_statistics(
             norm.training = True
             # What a batch leaves behind is its own statistics: Keras' momentum is what stays.
             norm.momentum = 0.0 if isinstance(norm, BatchNormalization) else 1.0
+        joined = any(map(uses_joined_batch, found))
         with torch.no_grad():
             for inputs, options in batches:
                 model(*inputs, **options)
-                size = len(inputs[0])
+                size = joined_size(len(inputs[0])) if joined else len(inputs[0])
                 samples += size
                 for norm, total in zip(found, sums, strict=True):
                     mean, variance = norm.running_mean.double(), norm.running_var.double()

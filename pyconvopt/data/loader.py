@@ -69,6 +69,7 @@ class ArrayLoader:
         self.seed = int(torch.randint(2**31, ())) if seed is None and draws else seed
         self.drop_last = drop_last
         self.epoch = 0
+        self.part = (0, 1)  # which of how many parts of each batch is given
 
     @property
     def samples(self) -> int:
@@ -109,8 +110,10 @@ class ArrayLoader:
         if self.augment is not None:
             pick = self.augment.bind(self.x, self.y, self.seed or 0, epoch)
         for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
-            stop = start + self.batch_size
-            rows: Any = slice(start, stop) if order is None else order[start:stop]
+            size = min(self.batch_size, self.samples - start)
+            own = part_of(size, *self.part)
+            rows: Any = slice(start + own.start, start + own.stop)
+            rows = rows if order is None else order[rows]
             x, y = pick(rows)
             if y is None:
                 yield x
@@ -118,6 +121,15 @@ class ArrayLoader:
                 yield x, y
             else:
                 yield x, y, self.weights[rows]
+
+
+def part_of(size: int, number: int, parts: int) -> slice:
+    """Which of `size` samples belong to one of several parts; sizes differ by one at most.
+
+    >>> [part_of(7, number, 3) for number in range(3)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
+    """
+    return slice(size * number // parts, size * (number + 1) // parts)
 
 
 class BatchSource:

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from pyconvopt import constraints, functional, initializers, regularizers
 from pyconvopt.layers.base import Layer, Shape
+from pyconvopt.nn.sync_batchnorm import has_others, synchronized_batch_norm
 
 
 class AffineNormalization(Layer):
@@ -99,7 +100,8 @@ class BatchNormalization(AffineNormalization):
     Shapes: (N, H, W, C) or (N, features), unchanged.
 
     Args: axis (-1, the only one), momentum (0.99), epsilon (1e-3), center (True: has beta), scale
-    (True: has gamma), the initialisers, regularisers and constraints of each.
+    (True: has gamma), the initialisers, regularisers and constraints of each, synchronized (False;
+    True: where several processes train, the batch is that of all of them).
 
     Parameters: `weight` (gamma) and `bias` (beta); buffers `running_mean`, `running_var`: torch's
     names, so that attached tools find them.
@@ -132,6 +134,7 @@ class BatchNormalization(AffineNormalization):
         gamma_regularizer: Any = None,
         beta_constraint: Any = None,
         gamma_constraint: Any = None,
+        synchronized: bool = False,
         *,
         input_shape: Sequence[int] | None = None,
         name: str | None = None,
@@ -150,6 +153,7 @@ class BatchNormalization(AffineNormalization):
             raise ValueError(f"momentum must lie in 0 ... 1, got {momentum}")
         self.axis = axis
         self.momentum = momentum
+        self.synchronized = synchronized
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
 
@@ -165,6 +169,10 @@ class BatchNormalization(AffineNormalization):
         """In training, unless the layer is frozen: then Keras evaluates it."""
         return self.training and self.is_trainable
 
+    def uses_joined_batch(self) -> bool:
+        """Whether that batch is spread over several processes."""
+        return self.synchronized and self.uses_batch_statistics() and has_others()
+
     @override
     def call(
         self,
@@ -173,6 +181,16 @@ class BatchNormalization(AffineNormalization):
         pool: bool = False,
         dropout: float = 0.0,
     ) -> Tensor:
+        if self.uses_joined_batch():
+            y = synchronized_batch_norm(
+                x if x.dim() in (2, 4) else x.movedim(-1, 1),
+                (self.running_mean, self.running_var),
+                (self.weight, self.bias),
+                1 - self.momentum,
+                self.epsilon,
+                correction=0,
+            )
+            return y if x.dim() in (2, 4) else y.movedim(1, -1)
         training = self.uses_batch_statistics()
         values = x.numel() // x.shape[1] if x.dim() in (2, 4) else x.numel() // x.shape[-1]
         if training and values == 1:

@@ -64,9 +64,12 @@ def convolution_pool(layers: Sequence[Any], start: int) -> tuple[int, Step | Non
 
 
 def normalization_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | None]:
-    """Batch norm, then what there is of ReLU, 2×2 max-pool and dropout, in that order."""
+    """Batch norm, then what there is of ReLU, 2×2 max-pool and dropout, in that order.
+
+    Over the batch of several processes it runs alone.
+    """
     first, end, rate = layers[start], start + 1, 0.0
-    if len(first.output_shape or ()) != 4:
+    if len(first.output_shape or ()) != 4 or first.uses_joined_batch():
         return 0, None
     relu = len(layers) > end and is_relu(layers[end])
     end += relu

@@ -14,6 +14,7 @@ from pyconvopt.training.history import History
 from pyconvopt.training.loggers import CSVLogger, TensorBoard
 from pyconvopt.training.monitors import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from pyconvopt.training.progress import ProgressBar
+from pyconvopt.training.scaling import best_machines, step_time
 from pyconvopt.training.sweep import Sweep, sweep
 from pyconvopt.training.trainer import Trainer
 
@@ -36,7 +37,9 @@ __all__ = [
     "TerminateOnNaN",
     "Terminated",
     "Trainer",
+    "best_machines",
     "compare",
     "find_lr",
+    "step_time",
     "sweep",
 ]

@@ -25,6 +25,7 @@ from pyconvopt.training import state
 from pyconvopt.training.callbacks import Callback, Logs
 from pyconvopt.training.checkpoint import CheckpointFolder
 from pyconvopt.training.monitors import checked_frequency
+from pyconvopt.training.processes import Processes
 
 
 class Terminated(SystemExit):
@@ -45,6 +46,8 @@ class BackupAndRestore(Callback):
     `datetime.timedelta`), double_checkpoint (False; True: at least two are kept),
     delete_checkpoint (True: a run that ends removes its backups; a program that is killed between
     that and saving its model then starts anew), keep (2 checkpoints).
+
+    Of several processes that train one model the first writes and reads; all go on from what it read.
 
     SIGTERM is waited for while `fit` runs in the main thread: the run saves after the batch (or the
     validation) at hand and raises `Terminated`, exit status 143. A checkpoint that cannot be
@@ -78,8 +81,8 @@ class BackupAndRestore(Callback):
         self.saved_step: int | None = None
         self.terminate = False
         self.within_epoch: dict[str, Any] | None = None
-        self.folder.clear_parts()
-        found = self.folder.latest()
+        self.processes: Processes = self.trainer.processes
+        found = self.processes.from_first(self.newest)
         if found is not None:
             epoch, batch = self.trainer.position = state.restore(self.trainer, found)
             self.within_epoch = found if batch else None
@@ -89,6 +92,11 @@ class BackupAndRestore(Callback):
         self.listens = threading.current_thread() is threading.main_thread()
         if self.listens:
             self.previous = signal.signal(signal.SIGTERM, self.on_signal)
+
+    def newest(self) -> dict[str, Any] | None:
+        """The state to go on from; what a killed write left is removed."""
+        self.folder.clear_parts()
+        return self.folder.latest()
 
     def on_signal(self, number: int, frame: Any) -> None:
         """Only a note: the run saves where its state is whole."""
@@ -106,7 +114,8 @@ class BackupAndRestore(Callback):
         self.batches += 1
         if self.trainer.between_updates:
             return
-        if self.terminate or self.is_due():
+        self.terminate = self.processes.any(self.terminate)
+        if self.terminate or self.processes.any(self.is_due()):
             self.save(self.trainer.position[0], batch + 1)
             self.leave_if_asked()
 
@@ -121,15 +130,19 @@ class BackupAndRestore(Callback):
     @override
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         ends = epoch + 1 >= self.params["epochs"] or self.model.stop_training
-        if self.save_freq == "epoch" or ends or self.terminate or self.is_due():
+        self.terminate = self.processes.any(self.terminate)
+        due = self.processes.any(self.is_due())
+        if self.save_freq == "epoch" or ends or self.terminate or due:
             self.save(epoch + 1, 0)
         self.leave_if_asked()
 
     def save(self, epoch: int, batch: int) -> None:
         """Write a checkpoint of the run as it is now."""
         self.batches, self.saved_at = 0, time.monotonic()
+        captured = state.capture(self.trainer, epoch, batch)
         try:
-            self.folder.save(self.trainer.step_number, state.capture(self.trainer, epoch, batch))
+            if self.processes.is_first:
+                self.folder.save(self.trainer.step_number, captured)
             self.saved_step = self.trainer.step_number
         except OSError as error:
             warnings.warn(
@@ -154,5 +167,6 @@ class BackupAndRestore(Callback):
         if self.listens:
             signal.signal(signal.SIGTERM, self.previous or signal.SIG_DFL)
         complete = self.trainer.position[0] >= self.params["epochs"]
-        if self.delete_checkpoint and (complete or self.model.stop_training):
+        ended = complete or self.model.stop_training
+        if self.delete_checkpoint and ended and self.processes.is_first:
             self.folder.clear()

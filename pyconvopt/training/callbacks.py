@@ -36,6 +36,9 @@ class Callback:
     params: dict[str, Any]
     remembers: ClassVar[tuple[str, ...]] = ()
     runs_last: ClassVar[bool] = False  # after the hooks of all others
+    first_process_only: ClassVar[bool] = (
+        False  # of several that train one model: it writes or shows
+    )
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the callback, after the hooks of a batch or an epoch."""

@@ -25,7 +25,7 @@ class Closure:
         x, y, weight = self.batch
         self.trainer.optimizer.zero_grad(set_to_none=True)
         loss = self.trainer.total_loss(*self.trainer.run(x, y, None), weight)
-        loss.backward()
+        self.trainer.processes.weighted(loss).backward()
         return loss
 
 

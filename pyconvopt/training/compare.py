@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from pyconvopt.files import write_whole
+from pyconvopt.training.comparison_page import page
 from pyconvopt.training.comparison_picture import plot_comparison
 from pyconvopt.training.history import History
 from pyconvopt.training.monitors import Monitor
@@ -53,7 +54,7 @@ class Comparison:
     """The finished runs of a comparison, and what they say.
 
     `runs[name]` are the `RunRecord`s of an entry by seed; `rows` the summary; `markdown()`,
-    `to_csv(path)`, `to_json()` and `plot(path)` write it.
+    `to_csv(path)`, `to_json()`, `plot(path)` and `to_html(path)` write it.
     """
 
     def __init__(
@@ -111,14 +112,22 @@ class Comparison:
             )
         return rows
 
-    def markdown(self) -> str:
-        """The summary as a Markdown table, and in words what its columns are."""
+    @property
+    def explanation(self) -> str:
+        """What the columns of the summary are, in words."""
+        return (
+            f"Means of the last epoch with {self.level:.0%} intervals (Student's t); "
+            "differences by seed, p of the two-sided paired t-test."
+        )
+
+    def cells(self) -> list[list[str]]:
+        """The summary as lines of text, the first one the heading."""
         rows = self.rows
         title = ["", "runs", self.monitor, "seconds"]
         if self.target is not None:
             title.append(f"seconds to {self.target:g}")
         title += [f"difference from {rows[0].name}", "p"]
-        lines = [title, ["---"] + ["---:"] * (len(title) - 1)]
+        lines = [title]
         for row in rows:
             cells = [row.name, str(row.score.runs), show(row.score), show(row.seconds, 1)]
             if row.target_seconds is not None:
@@ -128,11 +137,14 @@ class Comparison:
             cells.append("" if row.difference is None else show(row.difference, sign="+"))
             cells.append("" if row.p is None or math.isnan(row.p) else f"{row.p:.3g}")
             lines.append(cells)
+        return lines
+
+    def markdown(self) -> str:
+        """The summary as a Markdown table, and in words what its columns are."""
+        title, *rows = self.cells()
+        lines = [title, ["---"] + ["---:"] * (len(title) - 1), *rows]
         table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-        return (
-            f"{table}\n\nMeans of the last epoch with {self.level:.0%} intervals (Student's t); "
-            "differences by seed, p of the two-sided paired t-test."
-        )
+        return f"{table}\n\n{self.explanation}"
 
     def table(self) -> list[dict[str, Any]]:
         """The summary as flat dicts."""
@@ -175,6 +187,10 @@ class Comparison:
         Errors: ImportError naming the extra if matplotlib is missing.
         """
         plot_comparison(self, path)
+
+    def to_html(self, path: str | Path) -> None:
+        """Write one page that needs nothing beside it: the summary, charts, and all raw results."""
+        write_whole(path, page(self))
 
 
 def show(value: Estimate, digits: int = 4, sign: str = "") -> str:

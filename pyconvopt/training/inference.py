@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 
@@ -43,8 +43,12 @@ def build_for(model: Any, loader: Loader) -> None:
             "the model's input shape is not known, and a generator's first batch would be lost in "
             "finding it: build the model first, or give a function that makes the generator"
         )
-    first = loader.x[:1] if isinstance(loader, ArrayLoader) else next(iter(loader))[0]
-    model.build(tuple(first.shape))
+    model.build(tuple(first_samples(loader).shape))
+
+
+def first_samples(loader: Loader) -> Tensor:
+    """Some images to learn a shape from; a loader that is read once loses them."""
+    return loader.x[:1] if isinstance(loader, ArrayLoader) else next(iter(loader))[0]
 
 
 def predict(model: nn.Module, x: Any, batch_size: int = 256) -> np.ndarray:

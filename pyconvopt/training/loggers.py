@@ -10,7 +10,7 @@ import csv
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from typing_extensions import override
 
@@ -26,6 +26,8 @@ class CSVLogger(Callback):
     The columns are those of the first epoch, and with validation data theirs too; a number that an
     epoch does not have is written as NA.
     """
+
+    first_process_only: ClassVar[bool] = True
 
     def __init__(self, filename: str | Path, separator: str = ",", append: bool = False) -> None:
         self.filename = Path(filename)
@@ -96,6 +98,7 @@ class TensorBoard(Callback):
     Errors: ImportError naming the extra if tensorboard is missing, when the callback is made.
     """
 
+    first_process_only: ClassVar[bool] = True
     remembers = ("batches",)
 
     def __init__(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from typing_extensions import override
@@ -201,6 +201,7 @@ class ModelCheckpoint(Monitor):
     Errors: ValueError for a name in `filepath` or a monitored number that is not in the logs.
     """
 
+    first_process_only: ClassVar[bool] = True
     remembers = ("best", "batches")
 
     def __init__(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -43,6 +43,8 @@ class ProgressBar(Callback):
 
     Args: bar (None: decide by the terminal; False: no bar; True: the bar wherever `rich` is).
     """
+
+    first_process_only: ClassVar[bool] = True
 
     def __init__(self, bar: bool | None = None) -> None:
         self.wanted = bar

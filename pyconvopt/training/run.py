@@ -26,6 +26,7 @@ from pyconvopt.training.checkpoint import CheckpointFolder
 from pyconvopt.training.curves import plot_curves
 from pyconvopt.training.history import History
 from pyconvopt.training.loggers import CSVLogger
+from pyconvopt.training.processes import join, restarted
 from pyconvopt.training.recipes import Recipe
 
 WEIGHTS = "weights.safetensors"
@@ -113,7 +114,9 @@ def run_recipe(
 ) -> Result:
     """Train as the recipe says and write the run folder (default runs/<recipe>-<time>).
 
-    `resume` (False): go on with the broken-off run in that folder; see `resume_run`.
+    `resume` (False): go on with the broken-off run in that folder; see `resume_run`. Of several
+    processes that `torchrun` starts the first writes; each returns the result. Started anew by it,
+    because one had died, they go on in the folder.
 
     Errors: OSError for a folder that cannot be written, ValueError for a recipe or data that do
     not fit together, RuntimeError if the loss became no number, ImportError naming the extra if
@@ -122,11 +125,15 @@ def run_recipe(
     # Asked for now, not after five epochs.
     require("safetensors", "writing the run folder")
     require("matplotlib", "drawing learning curves")
+    processes = join()
+    resume = resume or processes.any(restarted())
     if folder is None or not resume:
-        folder = make_folder(default_folder(recipe) if folder is None else folder)
+        chosen = default_folder(recipe) if folder is None else folder
+        folder = processes.from_first(lambda: make_folder(chosen))
     folder = Path(folder)
     train, test = load_images(recipe)
-    write_whole(folder / RECIPE, recipe.to_toml())
+    if processes.is_first:
+        write_whole(folder / RECIPE, recipe.to_toml())
     model, history = fit_recipe(
         recipe,
         train,
@@ -138,12 +145,13 @@ def run_recipe(
     failure = model.trainer().failure
     if failure is not None:
         raise RuntimeError(f"{failure}; set a lower compile.learning_rate, or compile.clip_norm")
-    history.to_json(folder / "history.json")
-    title = f"{recipe.name} on {recipe.table['data']['name']}"
-    plot_curves(history, folder / "curves.png", title, held_out="test images")
     scores = model.evaluate(*test, verbose=0, return_dict=True)
-    model.save(folder / WEIGHTS)
-    CheckpointFolder(folder / CHECKPOINT).clear()
+    if processes.is_first:
+        history.to_json(folder / "history.json")
+        title = f"{recipe.name} on {recipe.table['data']['name']}"
+        plot_curves(history, folder / "curves.png", title, held_out="test images")
+        model.save(folder / WEIGHTS)
+        CheckpointFolder(folder / CHECKPOINT).clear()
     return Result(model, folder, scores)
 
 

@@ -15,7 +15,13 @@ from pyconvopt.randomness import random_states, set_random_states
 
 
 def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
-    """The state of a run that goes on with that batch of that epoch."""
+    """The state of a run that goes on with that batch of that epoch.
+
+    Several processes that train one model share all but what their callbacks remember.
+    """
+    remembered = [
+        [type(callback).__name__, callback.state_dict()] for callback in trainer.hooks.callbacks
+    ]
     return {
         "epoch": epoch,
         "batch": batch,
@@ -30,9 +36,7 @@ def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
         "samples_seen": trainer.samples_seen,
         "metrics": {each.name: each.state_dict() for each in (trainer.loss_mean, *trainer.metrics)},
         "data": trainer.stream.state_dict(),
-        "callbacks": [
-            [type(callback).__name__, callback.state_dict()] for callback in trainer.hooks.callbacks
-        ],
+        "callbacks": trainer.processes.gather(remembered),
         "random": random_states(),
     }
 
@@ -59,7 +63,10 @@ def restore(trainer: Any, state: dict[str, Any], data: bool = True) -> tuple[int
     trainer.step_number, trainer.samples_seen = state["step_number"], state["samples_seen"]
     for name, counter in counters.items():
         counter.load_state_dict(state["metrics"][name])
-    restore_callbacks(trainer.hooks.callbacks, state["callbacks"])
+    of_processes = state["callbacks"]
+    restore_callbacks(
+        trainer.hooks.callbacks, of_processes[trainer.processes.rank % len(of_processes)]
+    )
     trainer.model.stop_training = state["stop_training"]
     if trainer.guard is not None:
         trainer.guard.message = state["failure"]

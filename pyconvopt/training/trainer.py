@@ -30,6 +30,7 @@ from pyconvopt.training.guard import FiniteGuard
 from pyconvopt.training.history import History
 from pyconvopt.training.inference import build_for, evaluating, place
 from pyconvopt.training.labels import loss_targets
+from pyconvopt.training.processes import Processes, join
 from pyconvopt.training.weighting import ClassWeights, weighted_loss
 
 
@@ -56,6 +57,8 @@ class Trainer:
             entries, may be.
         guard: a loss that is NaN or infinite stops the run, puts the last good weights back (at
             most 200 steps old) and warns; `failure` then says what happened.
+        sync_batchnorm: where several processes train (`torchrun`), batch norms take mean and
+            variance of the joined batch (False: each process those of its part).
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -81,6 +84,7 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         guard: bool = True,
+        sync_batchnorm: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be a torch nn.Module, got {type(model).__name__}")
@@ -105,6 +109,8 @@ class Trainer:
         self.guard: FiniteGuard | None = None
         self.accumulation: Accumulation | None = None
         self.class_weight: ClassWeights | None = None
+        self.sync_batchnorm = sync_batchnorm
+        self.processes = Processes()  # those of a fit; outside it this one is alone
         self.step_number = 0
         self.samples_seen = 0
         self.position = (0, 0)  # the epoch at hand, and the batch it began with
@@ -130,6 +136,9 @@ class Trainer:
     ) -> History:
         """Train for `epochs` epochs and return the History.
 
+        Started by `torchrun`, or in a process group of yours, all processes train the one model,
+        each on its part of every batch; see `processes`.
+
         Args:
             data: (x, y) or (x, y, weights) arrays or tensors, a Dataset, a DataLoader (its own
                 batch size and order), a generator of batches or a function that makes one.
@@ -149,6 +158,8 @@ class Trainer:
 
         Errors: ValueError and TypeError for data the model cannot be trained on.
         """
+        self.processes = group = join()
+        group.align()
         loader = as_batches(arguments.weighted(data, sample_weight), batch_size, shuffle, seed)
         if loader is not data and isinstance(loader, ArrayLoader):
             loader.epoch = initial_epoch
@@ -156,12 +167,15 @@ class Trainer:
         validates = arguments.validation_epochs(validation_freq)
         self.class_weight = None if class_weight is None else ClassWeights(class_weight)
         self.stream = Stream(loader, steps_per_epoch)
+        group.align(loader, held_out)
         self.prepare(loader)
         if isinstance(held_out, ArrayLoader):
             self.try_first_batch(held_out)
         history = History()
         own = [*self.callbacks, *callbacks, *arguments.backup(checkpoint, every)]
         own += arguments.average_of(self.optimizer, own)
+        own = [each for each in own if group.is_first or not each.first_process_only]
+        verbose = verbose if group.is_first else 0
         self.hooks = hooks = CallbackList([*own, history, *arguments.bar_for(verbose)])
         run = arguments.run_parameters(self.stream, epochs, verbose, held_out is not None)
         hooks.bind(self.model, self, run)
@@ -189,6 +203,8 @@ class Trainer:
                 self.position = (epoch + 1, 0)
         finally:
             hooks.call("on_train_end", logs)
+            self.processes = Processes()
+            self.settle()
         return history
 
     def prepare(self, loader: Loader) -> None:
@@ -213,6 +229,7 @@ class Trainer:
         self.guard = FiniteGuard(self.model) if self.wants_guard else None
         self.wants_closure = wants_closure(self.optimizer, self.accumulate)
         self.after_step = after_step(self.model, self.optimizer)
+        self.processes.connect(self.model, loader, self.sync_batchnorm)
         self.settle()
 
     def schedule_for(self, batches: int | None, epochs: int) -> Callable[[int], float] | None:
@@ -233,7 +250,8 @@ class Trainer:
         self.penalties = regularizers.terms(self.model)
         ending = getattr(self.model, "output_activation", None)
         self.takes_logits = ending is not None and ending == self.loss.absorbs
-        self.forward = partial(self.model, logits=True) if self.takes_logits else self.model
+        model = self.processes.parallel or self.model
+        self.forward = partial(model, logits=True) if self.takes_logits else model
 
     def train_epoch(
         self, stream: Stream, hooks: CallbackList, check: bool, first_batch: int = 0
@@ -246,7 +264,8 @@ class Trainer:
             self.reset()
         elif self.model.stop_training:
             return
-        for batch, parts in enumerate(stream.epoch(first_batch), first_batch):
+        batches = self.processes.own(stream.loader, stream.epoch(first_batch))
+        for batch, parts in enumerate(batches, first_batch):
             for hook in begin:
                 hook(batch, running)
             self.step(*parts, check_against=stream.loader if check else None)
@@ -272,16 +291,16 @@ class Trainer:
         if self.class_weight is not None:
             weight = self.class_weight(targets) * (1.0 if weight is None else weight)
         loss = self.total_loss(outputs, targets, weight)
+        seen = self.count(loss.detach(), outputs.detach(), targets)
         if self.guard is not None and not self.guard.passes(
-            loss.detach(), self.step_number, self.optimizer.param_groups[0]["lr"]
+            seen, self.step_number, self.optimizer.param_groups[0]["lr"]
         ):
             self.model.stop_training, self.accumulation = True, None
         elif self.accumulation is None:
-            loss.backward()
+            self.processes.weighted(loss).backward()
             self.update(Closure(self, loss, x, y, weight) if self.wants_closure else None)
-        elif self.accumulation.add(loss, len(x)):
+        elif self.accumulation.add(self.processes.weighted(loss), self.processes.samples or len(x)):
             self.update()
-        self.count(loss.detach(), outputs.detach(), targets)
 
     def update(self, closure: Closure | None = None) -> None:
         """One step of the optimiser with the gradients there are."""
@@ -307,16 +326,19 @@ class Trainer:
     def run(self, x: Tensor, y: Tensor, check_against: Loader | None) -> tuple[Tensor, Tensor]:
         """Outputs (logits where the loss takes them) and targets in the loss's type."""
         try:
-            outputs = self.forward(x.to(self.device, self.dtype))
+            with self.processes.own_noise(self.step_number, self.samples_seen):
+                outputs = self.forward(x.to(self.device, self.dtype))
         except ValueError as error:
             raise checks.clearer(error, len(x)) from None
         targets = loss_targets(self.loss, y.to(self.device), outputs, self.dtype)
-        if check_against is not None:
+        if check_against is not None and len(x):
             checks.with_first_batch(check_against, self.loss, outputs, targets, self.takes_logits)
         return outputs, targets
 
     def total_loss(self, outputs: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The loss with the penalties on the weights."""
+        """The loss with the penalties on the weights; of no samples, 0 with gradients of 0."""
+        if not len(targets):
+            return outputs.sum()
         if weight is None:
             loss = self.loss(outputs, targets, self.takes_logits)
         else:
@@ -332,13 +354,16 @@ class Trainer:
         for metric in (self.loss_mean, *self.metrics):
             metric.reset()
 
-    def count(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch to the running means."""
+    def count(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Add a batch to the running means; returns its loss."""
+        if self.processes.count > 1:
+            return self.processes.count_batch(self, loss, outputs, targets)
         samples = len(targets)
         self.samples_seen += samples
-        self.loss_mean.add(loss, samples)
+        self.loss_mean.add(loss * samples, samples)
         for metric in self.metrics:
             metric.update(outputs, targets, self.takes_logits)
+        return loss
 
     def logs(self) -> dict[str, float]:
         """The means so far: 'loss' and each metric."""
@@ -360,7 +385,8 @@ class Trainer:
         self.settle()
         self.reset()
         with evaluating(self.model):
-            for batch, (x, y, *weight) in enumerate(islice(loader, steps)):
+            batches = self.processes.own(loader, islice(loader, steps))
+            for batch, (x, y, *weight) in enumerate(batches):
                 outputs, targets = self.run(x, y, loader if batch == 0 else None)
                 self.count(self.total_loss(outputs, targets, *weight), outputs, targets)
         if not self.loss_mean.count:

@@ -149,7 +149,8 @@ def test_linear():
 @pytest.mark.parametrize("name", [name for name in pco.nn.__all__ if hasattr(torch.nn, name)])
 def test_every_module_of_a_torch_name_is_torchs_subclass_and_pickles(name):
     ours, theirs = getattr(pco.nn, name), getattr(torch.nn, name)
-    assert issubclass(ours, theirs)
+    # DistributedDataParallel refuses torch's SyncBatchNorm and its subclasses on a CPU.
+    assert issubclass(ours, theirs) or name == "SyncBatchNorm"
     arguments = {
         "Conv2d": (4, 8, 3),
         "Linear": (4, 8),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+from html.parser import HTMLParser
 
 import pytest
 import torch
@@ -33,6 +35,38 @@ def told(scores: dict[int, list[float]], log: list | None = None, name: str = ""
 
 FIRST = {0: [0.5, 0.80], 1: [0.5, 0.82], 2: [0.6, 0.84]}
 SECOND = {0: [0.7, 0.83], 1: [0.9, 0.84], 2: [0.7, 0.88]}
+
+
+class Page(HTMLParser):
+    """The tags and tables of a page; an error if a tag is closed that is not open."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source, self.tags, self.tables = source, [], []
+        self.open: list[str] = []
+        self.feed(source)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += text
 
 
 class TestStatistics:
@@ -157,6 +191,26 @@ class TestCompare:
         for name, each in (("many", result), ("one", single)):
             each.plot(tmp_path / f"{name}.png")
             assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize("seeds", [1, 3])
+    def test_a_page_on_its_own(self, tmp_path, seeds):
+        entries = {'<b>first & "best"': told(FIRST), "second": told(SECOND)}
+        result = compare(entries, seeds, verbose=0, target=0.83)
+        result.to_html(tmp_path / "page.html")
+        seen = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+        assert not {"script", "link", "img", "iframe", "b"} & set(seen.tags)
+        assert not re.search(r"https?:|url\(|@import", seen.source)
+        summary, raw = seen.tables
+        assert [row[1:] for row in summary] == [row[1:] for row in result.cells()]
+        assert [row[0] for row in summary[1:]] == list(entries)
+        lines = [
+            line for runs in result.runs.values() for run in runs.values() for line in run.lines()
+        ]
+        assert len(raw) - 1 == len(lines) // 2  # a line an epoch, of two numbers
+        assert raw[0] == ["name", "seed", "epoch", "seconds", "loss", "val_accuracy"]
+        assert raw[2] == ['<b>first & "best"', "0", "2", "1.00", "1", "0.8"]
+        assert seen.tags.count("polyline") == 2 and seen.tags.count("details") == 1
+        assert "nan" not in seen.source
 
     def test_refusals(self, tmp_path):
         with pytest.raises(ValueError, match="gives no 'val_f1', only loss, val_accuracy"):
