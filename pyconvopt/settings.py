@@ -5,6 +5,7 @@ The module itself is callable, so that ``pyconvopt.settings`` is both the place 
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType, TracebackType
 from typing import Any
@@ -12,12 +13,18 @@ from typing import Any
 from . import _C
 
 _generation = 0
+_cuda = {
+    "cuda_conv": "cudnn",
+    "cuda_fallback": os.environ.get("PYCONVOPT_CUDA_FALLBACK", "0") != "0",
+}
 
 # name -> (read, write); adding a setting is adding a line
 _TABLE: dict[str, tuple[Any, Any]] = {
     "isa": (_C.isa, _C.set_isa),
     "winograd": (_C.winograd, _C.set_winograd),
     "deterministic": (lambda: True, lambda value: _require_deterministic(value)),
+    "cuda_conv": (lambda: cuda_conv(), lambda value: _set_cuda_conv(value)),
+    "cuda_fallback": (lambda: cuda_fallback(), lambda value: _set_cuda_fallback(value)),
 }
 
 
@@ -25,6 +32,31 @@ def _require_deterministic(value: bool) -> None:
     # Every kernel's result is a function of its inputs alone, whatever the thread count.
     if not isinstance(value, bool):
         raise TypeError(f"deterministic must be a bool, got {value!r}")
+
+
+def cuda_conv() -> str:
+    """Whose dense convolution CUDA tensors get: ``"cudnn"`` (torch's) or ``"native"``."""
+    return str(_cuda["cuda_conv"])
+
+
+def _set_cuda_conv(value: str) -> None:
+    if value not in ("cudnn", "native"):
+        raise ValueError(f"cuda_conv must be 'cudnn' or 'native', got {value!r}")
+    _cuda["cuda_conv"] = value
+
+
+def cuda_fallback() -> bool:
+    """Whether torch's kernels take CUDA tensors where the plug-in cannot run."""
+    return bool(_cuda["cuda_fallback"])
+
+
+def _set_cuda_fallback(value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"cuda_fallback must be a bool, got {value!r}")
+    _cuda["cuda_fallback"] = value
+
+
+_set_cuda_conv(os.environ.get("PYCONVOPT_CUDA_CONV", "cudnn"))
 
 
 def generation() -> int:
@@ -36,7 +68,7 @@ def current() -> dict[str, Any]:
     """All settings as a dict.
 
     >>> sorted(current())
-    ['deterministic', 'isa', 'winograd']
+    ['cuda_conv', 'cuda_fallback', 'deterministic', 'isa', 'winograd']
     """
     return {name: read() for name, (read, _) in _TABLE.items()}
 
@@ -79,10 +111,15 @@ class _CallableModule(ModuleType):
                 environment: ``PYCONVOPT_WINOGRAD``). Off, results have direct convolution's
                 rounding.
             deterministic: accepted for torch's sake; the kernels always are.
+            cuda_conv: whose dense convolution CUDA tensors get: ``"cudnn"``, torch's (default), or
+                ``"native"``, this library's (environment: ``PYCONVOPT_CUDA_CONV``).
+            cuda_fallback: whether torch's kernels take CUDA tensors where this library's plug-in is
+                missing or cannot run; else that is an error (default False; environment:
+                ``PYCONVOPT_CUDA_FALLBACK=1``).
 
         Raises:
             TypeError: for an unknown setting.
-            ValueError: for an instruction set that the processor has not.
+            ValueError: for an instruction set that the processor has not, or an unknown value.
 
         >>> import pyconvopt as pco
         >>> with pco.settings(winograd=False):

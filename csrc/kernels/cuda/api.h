@@ -21,8 +21,12 @@ extern "C" {
 enum { PYCONVOPT_CUDA_BAD_ARGUMENT = -1, PYCONVOPT_CUDA_BAD_TYPE = -2, PYCONVOPT_CUDA_TOO_LARGE = -3 };
 PYCONVOPT_CUDA_API const char* pyconvopt_cuda_error(int code);
 /* The version of this boundary; a plug-in of another version is not to be used. */
-#define PYCONVOPT_CUDA_VERSION 1
+#define PYCONVOPT_CUDA_VERSION 2
 PYCONVOPT_CUDA_API int pyconvopt_cuda_version(void);
+/* What a machine must have: a driver of this CUDA version (1000 · major + 10 · minor) or of a later one of the same
+ * or a later major; a GPU of this compute capability (10 · major + minor) or a later one. */
+PYCONVOPT_CUDA_API int pyconvopt_cuda_runtime(void);
+PYCONVOPT_CUDA_API int pyconvopt_cuda_oldest_capability(void);
 
 /* Types of maps; sums are always kept in float32 or wider, parameters and statistics are float32. */
 enum { PYCONVOPT_FLOAT32 = 0, PYCONVOPT_FLOAT16 = 1, PYCONVOPT_BFLOAT16 = 2 };
