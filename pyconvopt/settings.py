@@ -24,6 +24,7 @@ _TABLE: dict[str, tuple[Any, Any]] = {
     "winograd": (_C.winograd, _C.set_winograd),
     "deterministic": (lambda: True, lambda value: _require_deterministic(value)),
     "cuda_conv": (lambda: cuda_conv(), lambda value: _set_cuda_conv(value)),
+    "cuda_math": (lambda: _cuda_math(), lambda value: _set_cuda_math(value)),
     "cuda_fallback": (lambda: cuda_fallback(), lambda value: _set_cuda_fallback(value)),
 }
 
@@ -43,6 +44,16 @@ def _set_cuda_conv(value: str) -> None:
     if value not in ("cudnn", "native"):
         raise ValueError(f"cuda_conv must be 'cudnn' or 'native', got {value!r}")
     _cuda["cuda_conv"] = value
+
+
+def _cuda_math() -> str:
+    return next(name for name, value in _C.CUDA_MATH.items() if value == _C.cuda_math())
+
+
+def _set_cuda_math(value: str) -> None:
+    if value not in _C.CUDA_MATH:
+        raise ValueError(f"cuda_math must be one of {', '.join(_C.CUDA_MATH)}, got {value!r}")
+    _C.set_cuda_math(_C.CUDA_MATH[value])
 
 
 def cuda_fallback() -> bool:
@@ -68,7 +79,7 @@ def current() -> dict[str, Any]:
     """All settings as a dict.
 
     >>> sorted(current())
-    ['cuda_conv', 'cuda_fallback', 'deterministic', 'isa', 'winograd']
+    ['cuda_conv', 'cuda_fallback', 'cuda_math', 'deterministic', 'isa', 'winograd']
     """
     return {name: read() for name, (read, _) in _TABLE.items()}
 
@@ -113,6 +124,9 @@ class _CallableModule(ModuleType):
             deterministic: accepted for torch's sake; the kernels always are.
             cuda_conv: whose dense convolution CUDA tensors get: ``"cudnn"``, torch's (default), or
                 ``"native"``, this library's (environment: ``PYCONVOPT_CUDA_CONV``).
+            cuda_math: what ``cuda_conv="native"`` computes in: ``"float32"`` (default), or on tensor
+                cores ``"tf32"`` or ``"bfloat16"``, to which both factors are rounded (11 and 8 bits
+                of mantissa); sums are float32.
             cuda_fallback: whether torch's kernels take CUDA tensors where this library's plug-in is
                 missing or cannot run; else that is an error (default False; environment:
                 ``PYCONVOPT_CUDA_FALLBACK=1``).

@@ -105,6 +105,10 @@ const CudaLibrary& cuda_library(int device) {
   return *library;
 }
 
+static std::atomic<int32_t> math{PYCONVOPT_MATH_FLOAT32};
+int32_t cuda_math() { return math; }
+void set_cuda_math(int32_t to) { math = to; }
+
 std::string cuda_problem(int device) {
   try {
     cuda_library(device);

@@ -21,6 +21,10 @@ struct CudaLibrary {
 
 // Throws std::runtime_error with what is wrong and the remedy if the plug-in is missing or cannot run on this GPU.
 const CudaLibrary& cuda_library(int device);
+// What dense convolutions are computed in, a PYCONVOPT_MATH_... of api.h.
+int32_t cuda_math();
+void set_cuda_math(int32_t math);
+
 // That error's text, or nothing.
 std::string cuda_problem(int device);
 

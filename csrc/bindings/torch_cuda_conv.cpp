@@ -27,7 +27,8 @@ PyconvoptConv conv_of(const ConvShape& s, int32_t layout, const WeightStrides& s
           .weight_out_channel = strides.out_channel,
           .weight_in_channel = strides.in_channel,
           .weight_row = strides.row,
-          .weight_column = strides.column};
+          .weight_column = strides.column,
+          .math = cuda_math()};
 }
 
 Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t stride_height,

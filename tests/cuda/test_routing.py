@@ -269,6 +269,7 @@ def test_torch_takes_over_where_it_may(no_plugin):
     ("values", "error", "told"),
     [
         ({"cuda_conv": "own"}, ValueError, "must be 'cudnn' or 'native', got 'own'"),
+        ({"cuda_math": "half"}, ValueError, "must be one of bfloat16, float32, tf32, got 'half'"),
         ({"cuda_fallback": 1}, TypeError, "must be a bool, got 1"),
     ],
 )

@@ -159,6 +159,21 @@ def test_convolution(ops, layout, name):
     assert same_order(dweight, weight)
 
 
+def test_arithmetic_of_tensor_cores(machine, ops):
+    x, weight = image(SHAPE, "nhwc"), torch.randn(8, SHAPE[1], 3, 3)
+    hyper = (1, 1, 1, 1, 1, 1, 1, False)
+    found = {}
+    try:
+        for math in (0, 1, 2):  # float32, tf32, bfloat16
+            machine[1].set_math(math)
+            found[math] = ops.conv2d(x, weight, None, *hyper)
+    finally:
+        machine[1].set_math(0)
+    wanted = F.conv2d(x.double(), weight.double(), padding=1)
+    errors = {math: (y - wanted).abs().max() / wanted.abs().max() for math, y in found.items()}
+    assert errors[0] < 1e-6 < errors[1] < 1e-3 < errors[2] < 1e-2
+
+
 def test_first_layer_of_one_channel_keeps_the_order_of_its_strides(ops):
     weight = torch.randn(4, 1, 3, 3)
     for layout in LAYOUTS:

@@ -2,6 +2,8 @@
 // is what the emulated kernels work on: what torch would answer of a GPU is answered here, and noted.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
+#include "cuda_library.hpp"
+
 static int device_now = 7, guards = 0;
 
 extern "C" {
@@ -26,5 +28,6 @@ AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle guard) {
 }
 
 __attribute__((visibility("default"))) int current_device() { return device_now; }
+__attribute__((visibility("default"))) void set_math(int math) { pyconvopt::binding::set_cuda_math(math); }
 __attribute__((visibility("default"))) int guards_made() { return guards; }
 }
