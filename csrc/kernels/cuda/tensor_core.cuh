@@ -43,10 +43,14 @@ __device__ __forceinline__ uint32_t to_bfloat16_pair(float first, float second) 
   return bits;
 }
 
-// *to = from ? *from : 0, some time before `wait_for_copies` says that it is done.
-__device__ __forceinline__ void copy_async(float* to, const float* from) {
+// *to = *from, or 0 where `inside` is false, some time before `wait_for_copies` says that it is done. `from` is an
+// address of global memory in either case.
+__device__ __forceinline__ void copy_async(float* to, const float* from, bool inside) {
   const uint32_t shared = uint32_t(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" : : "r"(shared), "l"(from), "r"(from ? 4 : 0) : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+               :
+               : "r"(shared), "l"(from), "r"(inside ? 4 : 0)
+               : "memory");
 }
 // What was copied since the last call is one group.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

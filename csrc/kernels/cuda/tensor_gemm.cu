@@ -16,9 +16,11 @@ namespace {
 
 __device__ __forceinline__ int swizzle(int term) { return term % 4 * 8 + term / 4 * 2; }
 
-__device__ __forceinline__ void copy(float* to, const float* from) { copy_async(to, from); }
+__device__ __forceinline__ void copy(float* to, const float* from, const float* readable) {
+  copy_async(to, from ? from : readable, from != nullptr);
+}
 template <class T>
-__device__ __forceinline__ void copy(float* to, const T* from) {
+__device__ __forceinline__ void copy(float* to, const T* from, const T*) {
   *to = from ? to_float(*from) : 0.0f;
 }
 
@@ -39,12 +41,14 @@ __global__ void __launch_bounds__(threads, 2) tensor_gemm(const Product<T> p) {
 #pragma unroll
     for (int i = 0; i < share; ++i) {
       const int term = a_place.term + i * a_place.term_step, side = a_place.side + i * a_place.side_step;
-      copy(&a_tiles[buffer][term][side ^ swizzle(term)], operands.a(rows, a_place, begin, i));
+      copy(&a_tiles[buffer][term][side ^ swizzle(term)], operands.a(rows, a_place, begin, i), p.gathered);
     }
 #pragma unroll
     for (int i = 0; i < share; ++i) {
       const int term = b_place.term + i * b_place.term_step, side = b_place.side + i * b_place.side_step;
-      copy(&b_tiles[buffer][term][side ^ swizzle(term)], operands.b(b_place, begin, i));
+      float* const to = &b_tiles[buffer][term][side ^ swizzle(term)];
+      if constexpr (pass == Pass::weight_gradient) copy(to, operands.b(b_place, begin, i), p.dense);
+      else copy(to, operands.b(b_place, begin, i), p.weight);
     }
     commit_copies();
   };

@@ -54,7 +54,7 @@ inline uint32_t to_bfloat16_pair(float first, float second) {
   return uint32_t(__float2bfloat16_rn(first).bits) | uint32_t(__float2bfloat16_rn(second).bits) << 16;
 }
 
-inline void copy_async(float* to, const float* from) { emulation::copy_later(to, from ? *from : 0.0f); }
+inline void copy_async(float* to, const float* from, bool inside) { emulation::copy_later(to, inside ? *from : 0.0f); }
 inline void commit_copies() { emulation::commit_copies(); }
 template <int left>
 inline void wait_for_copies() {
