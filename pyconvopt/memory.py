@@ -22,8 +22,8 @@ def is_channels_last(x: Tensor) -> bool:
 def memory_format(x: Tensor) -> torch.memory_format:
     """The format in which the kernels take the dense tensor `x`, and give their results.
 
-    On a CPU maps are channels_last alone.
+    Off the GPU maps are channels_last alone.
     """
-    if x.dim() == 4 and (x.device.type == "cpu" or is_channels_last(x)):
+    if x.dim() == 4 and (not x.is_cuda or is_channels_last(x)):
         return torch.channels_last
     return torch.contiguous_format
