@@ -1,11 +1,12 @@
 """The operators ``torch.ops.pyconvopt.*``: their shapes for tracing, and which kernels a call gets.
 
-The operators take float32 tensors on the CPU in dense channels_last memory; `pyconvopt.functional`
-brings any other tensor into that form or hands it to torch.
+The operators take float32 tensors on the CPU in dense channels_last memory, and CUDA tensors in
+either format; `pyconvopt.functional` brings any other tensor into that form or hands it to torch.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import _C, settings
+from .memory import memory_format
 
 PASSES = ("forward", "data_gradient", "weight_gradient")
 TORCH = "torch"
@@ -94,6 +96,7 @@ def conv_plan(
     padding: tuple[int, int],
     dilation: tuple[int, int],
     groups: int,
+    on_cuda: bool = False,
 ) -> ConvPlan | None:
     """The kernels for a convolution, or None where torch is to judge the arguments (and to refuse).
 
@@ -106,12 +109,13 @@ def conv_plan(
         padding,
         dilation,
         groups,
+        on_cuda,
         settings.generation(),
     )
 
 
 @lru_cache(maxsize=4096)
-def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, generation):
+def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, on_cuda, generation):
     batch, channels, height, width = input_shape
     out_channels, group_channels, *kernel = weight_shape
     if (
@@ -129,6 +133,9 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, gen
     )
     if min(out_size) <= 0:
         return None
+    hyper = (*stride, *padding, *dilation, groups)
+    if on_cuda:
+        return _cuda_conv_plan(input_shape, weight_shape, hyper, out_size)
     size = ConvSize(
         batch * channels * height * width,
         width,
@@ -166,7 +173,23 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, gen
         chosen.append(kernel_name)
         if name in PASSES:
             reasons.append(reason)
-    return ConvPlan((*stride, *padding, *dilation, groups), *chosen, tuple(reasons), out_size)
+    return ConvPlan(hyper, *chosen, tuple(reasons), out_size)
+
+
+def _cuda_conv_plan(input_shape, weight_shape, hyper, out_size) -> ConvPlan:
+    """Depthwise on the plug-in, dense on torch's cuDNN, or on the plug-in where settings say so."""
+    batch, channels, *size = input_shape
+    kernel, reason = "cuda_depthwise", "groups = channels: one pass over the map"
+    if not (hyper[-1] == channels == weight_shape[0]):
+        kernel, reason = "cuda_implicit_gemm", 'settings(cuda_conv="native")'
+        if settings.cuda_conv() == "cudnn":
+            kernel, reason = TORCH, 'torch\'s cuDNN, by settings(cuda_conv="cudnn")'
+    if (
+        batch * max(math.prod(size), math.prod(out_size)) >= 1 << 30
+        or max(*hyper, *weight_shape) >= 1 << 15
+    ):
+        kernel, reason = TORCH, "larger than the plug-in counts"
+    return ConvPlan(hyper, kernel, TORCH, kernel, TORCH, kernel, TORCH, (reason,) * 3, out_size)
 
 
 def _out_size(input: Tensor, weight: Tensor, hyper: tuple[int, ...]) -> tuple[int, int]:
@@ -177,9 +200,8 @@ def _out_size(input: Tensor, weight: Tensor, hyper: tuple[int, ...]) -> tuple[in
 
 
 def _empty_map(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.empty(
-        shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last
-    )
+    order = memory_format(like)
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=order)
 
 
 @torch.library.register_fake("pyconvopt::conv2d")
@@ -253,6 +275,10 @@ def _(input, prepared, weight, bias, residual, sh, sw, ph, pw, dh, dw, groups, a
     return _empty_map(input, input.shape[0], weight.shape[0], *size)
 
 
+def _statistics(like: Tensor) -> Tensor:
+    return torch.empty(like.shape[1], dtype=torch.float32, device=like.device)
+
+
 @torch.library.register_fake("pyconvopt::batch_norm_forward")
 def _(
     input,
@@ -274,7 +300,7 @@ def _(
         output, argmax = _empty_pooled(input), _empty_pooled(input, torch.uint8)
     else:
         output, argmax = _empty_rows(input), _nothing(input, torch.uint8)
-    return output, argmax, _channels(input), _channels(input)
+    return output, argmax, _statistics(input), _statistics(input)
 
 
 @torch.library.register_fake("pyconvopt::batch_norm_backward")
@@ -297,8 +323,8 @@ def _(
     return (
         _empty_rows(input) if input_needed else _nothing(input),
         _empty_rows(input) if residual_needed else _nothing(input),
-        _channels(input),
-        _channels(input),
+        _statistics(input),
+        _statistics(input),
     )
 
 

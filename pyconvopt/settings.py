@@ -5,6 +5,7 @@ The module itself is callable, so that ``pyconvopt.settings`` is both the place 
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType, TracebackType
 from typing import Any
@@ -12,6 +13,10 @@ from typing import Any
 from . import _C
 
 _generation = 0
+_cuda = {
+    "cuda_conv": "cudnn",
+    "cuda_fallback": os.environ.get("PYCONVOPT_CUDA_FALLBACK", "0") != "0",
+}
 
 # name -> (read, write); adding a setting is adding a line
 _TABLE: dict[str, tuple[Any, Any]] = {
@@ -20,6 +25,9 @@ _TABLE: dict[str, tuple[Any, Any]] = {
     "deterministic": (lambda: True, lambda value: _require_deterministic(value)),
     "keep_memory": (_C.freed_memory_is_kept, lambda value: _C.keep_freed_memory(_bool(value))),
     "workspace": (_C.arena_cap, lambda value: _C.arena_set_cap(_bytes(value))),
+    "cuda_conv": (lambda: cuda_conv(), lambda value: _set_cuda_conv(value)),
+    "cuda_math": (lambda: _cuda_math(), lambda value: _set_cuda_math(value)),
+    "cuda_fallback": (lambda: cuda_fallback(), lambda value: _set_cuda_fallback(value)),
 }
 
 
@@ -41,6 +49,41 @@ def _require_deterministic(value: bool) -> None:
         raise TypeError(f"deterministic must be a bool, got {value!r}")
 
 
+def cuda_conv() -> str:
+    """Whose dense convolution CUDA tensors get: ``"cudnn"`` (torch's) or ``"native"``."""
+    return str(_cuda["cuda_conv"])
+
+
+def _set_cuda_conv(value: str) -> None:
+    if value not in ("cudnn", "native"):
+        raise ValueError(f"cuda_conv must be 'cudnn' or 'native', got {value!r}")
+    _cuda["cuda_conv"] = value
+
+
+def _cuda_math() -> str:
+    return next(name for name, value in _C.CUDA_MATH.items() if value == _C.cuda_math())
+
+
+def _set_cuda_math(value: str) -> None:
+    if value not in _C.CUDA_MATH:
+        raise ValueError(f"cuda_math must be one of {', '.join(_C.CUDA_MATH)}, got {value!r}")
+    _C.set_cuda_math(_C.CUDA_MATH[value])
+
+
+def cuda_fallback() -> bool:
+    """Whether torch's kernels take CUDA tensors where the plug-in cannot run."""
+    return bool(_cuda["cuda_fallback"])
+
+
+def _set_cuda_fallback(value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"cuda_fallback must be a bool, got {value!r}")
+    _cuda["cuda_fallback"] = value
+
+
+_set_cuda_conv(os.environ.get("PYCONVOPT_CUDA_CONV", "cudnn"))
+
+
 def generation() -> int:
     """A number that changes with every change of a setting: part of the key of cached choices."""
     return _generation
@@ -50,7 +93,7 @@ def current() -> dict[str, Any]:
     """All settings as a dict.
 
     >>> sorted(current())
-    ['deterministic', 'isa', 'keep_memory', 'winograd', 'workspace']
+    ['cuda_conv', 'cuda_fallback', 'cuda_math', 'deterministic', 'isa', 'keep_memory', 'winograd', 'workspace']
     """
     return {name: read() for name, (read, _) in _TABLE.items()}
 
@@ -98,10 +141,19 @@ class _CallableModule(ModuleType):
                 ``PYCONVOPT_KEEP_MEMORY``). False gives back what it can at once. Whole process.
             workspace: bytes the kernels' workspace may keep while idle (default 1 GiB); less is
                 given back at once, 0 empties it.
+            cuda_conv: whose dense convolution CUDA tensors get: ``"cudnn"``, torch's (default), or
+                ``"native"``, this library's (environment: ``PYCONVOPT_CUDA_CONV``).
+            cuda_math: what ``cuda_conv="native"`` computes in: ``"float32"`` (default), or on tensor
+                cores ``"tf32"`` or ``"bfloat16"``, to which both factors are rounded (11 and 8 bits
+                of mantissa); sums are float32.
+            cuda_fallback: whether torch's kernels take CUDA tensors where this library's plug-in is
+                missing or cannot run; else that is an error (default False; environment:
+                ``PYCONVOPT_CUDA_FALLBACK=1``).
 
         Raises:
             TypeError: for an unknown setting.
-            ValueError: for an instruction set that the processor has not, or a negative number of bytes.
+            ValueError: for an instruction set that the processor has not, a negative number of
+                bytes, or an unknown value.
 
         >>> import pyconvopt as pco
         >>> with pco.settings(winograd=False):

@@ -16,6 +16,7 @@ namespace py = pybind11;
 namespace pyconvopt::binding {
 
 void define_elementwise(py::module_& m);  // pymodule_elementwise.cpp
+void define_cuda(py::module_& m);         // pymodule_cuda.cpp
 
 namespace {
 
@@ -232,6 +233,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("argmax") = py::none());
 
   define_elementwise(m);
+  define_cuda(m);
 }
 
 }  // namespace pyconvopt::binding

@@ -1,51 +1,20 @@
 // torch.ops.pyconvopt: the three passes of convolution. All maps are float32, channels_last, dense.
-#include "conv.hpp"
+#include "torch_conv.hpp"
 #include "dispatch.hpp"
 #include "torch_rows.hpp"
-#include "torch_tensor.hpp"
 
 namespace pyconvopt::binding {
 namespace {
 
-WeightStrides strides_of(const Tensor& weight) {
-  return {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
-}
-
-struct Hyper {  // the arguments every pass shares
-  int64_t stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups;
-};
-
-ConvShape shape_of(const char* op, int64_t batch, int64_t channels, int64_t height, int64_t width, const Tensor& weight,
-                   const Hyper& h) {
+void check_weight(const char* op, const Tensor& weight) {
   check_float32_cpu(weight, op, "weight");
-  STD_TORCH_CHECK(weight.dim() == 4, op, ": expected weight of 4 dimensions, but got shape ", shape_text(weight));
-  STD_TORCH_CHECK(h.stride_height > 0 && h.stride_width > 0, op, ": non-positive stride is not supported");
-  STD_TORCH_CHECK(h.padding_height >= 0 && h.padding_width >= 0, op, ": negative padding is not supported");
-  STD_TORCH_CHECK(h.dilation_height > 0 && h.dilation_width > 0, op, ": dilation should be greater than zero");
-  for (const int64_t value :
-       {h.stride_height, h.stride_width, h.padding_height, h.padding_width, h.dilation_height, h.dilation_width})
-    STD_TORCH_CHECK(value <= largest_hyper, op, ": expected stride, padding and dilation of at most ", largest_hyper,
-                    ", but got ", value);
-  STD_TORCH_CHECK(h.groups > 0 && weight.size(0) % h.groups == 0, op, ": expected groups to divide the ",
-                  weight.size(0), " output channels, but got groups=", h.groups);
-  STD_TORCH_CHECK(weight.size(1) * h.groups == channels, op, ": given groups=", h.groups, ", weight of size ",
-                  shape_text(weight), ", expected input to have ", weight.size(1) * h.groups, " channels, but got ",
-                  channels, " channels instead");
-  const ConvShape s{batch,           channels,          height,           width,          weight.size(0),
-                    weight.size(2),  weight.size(3),    h.stride_height,  h.stride_width, h.padding_height,
-                    h.padding_width, h.dilation_height, h.dilation_width, h.groups};
-  const int64_t reach_height = h.dilation_height * (weight.size(2) - 1) + 1;
-  const int64_t reach_width = h.dilation_width * (weight.size(3) - 1) + 1;
-  STD_TORCH_CHECK(height + 2 * h.padding_height >= reach_height && width + 2 * h.padding_width >= reach_width, op,
-                  ": calculated padded input size per channel: (", height + 2 * h.padding_height, " x ",
-                  width + 2 * h.padding_width, "). Kernel size: (", reach_height, " x ", reach_width,
-                  "). Kernel size can't be greater than actual input size");
-  return s;
+  check_weight_dimensions(op, weight);
 }
 
 ConvForward forward_problem(const char* op, const Tensor& input, const Tensor& weight,
                             const std::optional<Tensor>& bias, const Hyper& h, bool relu) {
   check_map(input, op, "input");
+  check_float32_cpu(weight, op, "weight");
   const ConvShape s = shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight, h);
   if (bias) check_vector(*bias, s.out_channels, op, "bias");
   return {.shape = s,
@@ -146,14 +115,11 @@ Tensor conv2d_data_gradient(const Tensor& output_gradient, const Tensor& weight,
                             int64_t dilation_height, int64_t dilation_width, int64_t groups) {
   const char* op = "conv2d_data_gradient";
   check_map(output_gradient, op, "output_gradient");
-  STD_TORCH_CHECK(weight.dim() == 4, op, ": expected weight of 4 dimensions, but got shape ", shape_text(weight));
+  check_weight(op, weight);
   const ConvShape s =
       shape_of(op, output_gradient.size(0), weight.size(1) * groups, height, width, weight,
                {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
-  STD_TORCH_CHECK(output_gradient.size(1) == s.out_channels && output_gradient.size(2) == s.out_height() &&
-                      output_gradient.size(3) == s.out_width(),
-                  op, ": expected output_gradient of shape [", s.batch, ", ", s.out_channels, ", ", s.out_height(),
-                  ", ", s.out_width(), "], but got ", shape_text(output_gradient));
+  check_output_gradient(op, output_gradient, s);
   Tensor gradient = empty_map(s.batch, s.in_channels, height, width);
   if (gradient.numel())
     run(ConvDataGradient{s, output_gradient.const_data_ptr<float>(), weight.const_data_ptr<float>(), strides_of(weight),
@@ -174,7 +140,7 @@ Tensor conv2d_max_pool_data_gradient(const Tensor& output_gradient, const Tensor
                                      int64_t padding_height, int64_t padding_width, int64_t dilation_height,
                                      int64_t dilation_width, int64_t groups) {
   const char* op = "conv2d_max_pool_data_gradient";
-  STD_TORCH_CHECK(weight.dim() == 4, op, ": expected weight of 4 dimensions, but got shape ", shape_text(weight));
+  check_weight(op, weight);
   STD_TORCH_CHECK(output_gradient.dim() == 4, op, ": expected output_gradient of 4 dimensions, but got shape ",
                   shape_text(output_gradient));
   const ConvShape s =
@@ -189,13 +155,7 @@ Tensor conv2d_max_pool_data_gradient(const Tensor& output_gradient, const Tensor
   return gradient;
 }
 
-// Of the weight's own strides where it is dense, so that autograd keeps the gradient instead of copying it.
-Tensor empty_like_weight(const Tensor& weight) {
-  const int64_t k = weight.size(0), c = weight.size(1), r = weight.size(2), q = weight.size(3);
-  if (dense_contiguous(weight) || dense_channels_last(weight))
-    return empty_strided({k, c, r, q}, {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)});
-  return empty_strided({k, c, r, q}, {c * r * q, r * q, q, 1});
-}
+Tensor empty_like_weight(const Tensor& weight) { return empty_strided(sizes_of(weight), gradient_strides(weight)); }
 
 // `weight` gives the shape and the strides of the result; its values are not read.
 Tensor conv2d_weight_gradient(const Tensor& input, const Tensor& output_gradient, const Tensor& weight,
@@ -204,13 +164,11 @@ Tensor conv2d_weight_gradient(const Tensor& input, const Tensor& output_gradient
   const char* op = "conv2d_weight_gradient";
   check_map(input, op, "input");
   check_map(output_gradient, op, "output_gradient");
+  check_float32_cpu(weight, op, "weight");
   const ConvShape s =
       shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight,
                {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
-  STD_TORCH_CHECK(output_gradient.size(0) == s.batch && output_gradient.size(1) == s.out_channels &&
-                      output_gradient.size(2) == s.out_height() && output_gradient.size(3) == s.out_width(),
-                  op, ": expected output_gradient of shape [", s.batch, ", ", s.out_channels, ", ", s.out_height(),
-                  ", ", s.out_width(), "], but got ", shape_text(output_gradient));
+  check_output_gradient(op, output_gradient, s);
   Tensor gradient = empty_like_weight(weight);
   if (!gradient.numel()) return gradient;
   if (!output_gradient.numel()) return torch::stable::zero_(gradient);
@@ -228,6 +186,7 @@ std::tuple<Tensor, Tensor> conv2d_max_pool_weight_gradient(const Tensor& input, 
                                                            int64_t groups) {
   const char* op = "conv2d_max_pool_weight_gradient";
   check_map(input, op, "input");
+  check_float32_cpu(weight, op, "weight");
   const ConvShape s =
       shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight,
                {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});

@@ -9,18 +9,6 @@ void check_optional_vector(const std::optional<Tensor>& t, int64_t size, const c
   if (t) check_vector(*t, size, op, argument);
 }
 
-// Checks the options and returns the activation.
-Activation options(const char* op, int64_t activation, bool pool, double dropout, bool residual) {
-  check_probability(dropout, op);
-  const Activation known = activation_of(activation, op);
-  STD_TORCH_CHECK(dropout == 0 || known == Activation::relu || pool, op,
-                  ": dropout is fused behind relu or pool only; use torch.ops.pyconvopt.dropout without them");
-  STD_TORCH_CHECK(!(residual && pool), op, ": a residual together with pool is not supported");
-  STD_TORCH_CHECK(known <= Activation::relu || !(residual || pool), op,
-                  ": residual and pool go with relu or no activation");
-  return known;
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const std::optional<Tensor>& weight,
                                                    const std::optional<Tensor>& bias,
                                                    const std::optional<Tensor>& residual,
@@ -30,7 +18,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
                                                    int64_t seed, int64_t offset) {
   const char* op = "batch_norm_forward";
   check_rows(input, op, "input");
-  const Activation known = options(op, activation, pool, dropout, residual.has_value());
+  const Activation known = norm_options(op, activation, pool, dropout, residual.has_value());
   const MapShape shape = map_shape(input);
   check_optional_vector(weight, shape.channels, op, "weight");
   check_optional_vector(bias, shape.channels, op, "bias");
@@ -75,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradien
                                                     const std::optional<Tensor>& bias) {
   const char* op = "batch_norm_backward";
   check_rows(input, op, "input");
-  const Activation known = options(op, activation, pool, dropout, residual_needed);
+  const Activation known = norm_options(op, activation, pool, dropout, residual_needed);
   const MapShape shape = map_shape(input);
   check_optional_vector(weight, shape.channels, op, "weight");
   check_vector(saved_mean, shape.channels, op, "saved_mean");

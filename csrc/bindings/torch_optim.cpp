@@ -37,15 +37,10 @@ void adam_step(Tensors parameters, const Tensors& gradients, Tensors exp_avgs, T
   check_list(gradients, parameters, op, "gradients");
   check_list(exp_avgs, parameters, op, "exp_avgs");
   check_list(exp_avg_sqs, parameters, op, "exp_avg_sqs");
-  STD_TORCH_CHECK(steps.size() == parameters.size(), op, ": expected as many steps as parameters, but got ",
-                  steps.size(), " and ", parameters.size());
+  check_steps(steps, parameters.size(), op);
   std::vector<AdamTensor> tensors;
   tensors.reserve(parameters.size());
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    check_dense(parameters[i], op, "parameters");
-    check_float32_cpu(steps[i], op, "steps");
-    STD_TORCH_CHECK(steps[i].numel() == 1, op, ": expected steps of one element, but got shape ", shape_text(steps[i]));
-  }
+  for (const Tensor& t : parameters) check_dense(t, op, "parameters");
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     float& step = *steps[i].mutable_data_ptr<float>();
     step += 1;

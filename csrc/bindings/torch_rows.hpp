@@ -89,4 +89,27 @@ inline void check_probability(double p, const char* op) {
   STD_TORCH_CHECK(p >= 0 && p <= 1, op, ": dropout probability has to be between 0 and 1, but got ", p);
 }
 
+// Adam's counts, on the CPU whatever device the parameters are on.
+inline void check_steps(const std::vector<Tensor>& steps, std::size_t parameters, const char* op) {
+  STD_TORCH_CHECK(steps.size() == parameters, op, ": expected as many steps as parameters, but got ", steps.size(),
+                  " and ", parameters);
+  for (const Tensor& step : steps) {
+    check_float32_cpu(step, op, "steps");
+    STD_TORCH_CHECK(step.numel() == 1, op, ": expected steps of one element, but got shape ", shape_text(step));
+  }
+}
+
+// Of batch norm and what follows it.
+// Checks what follows a batch norm and returns the activation.
+inline Activation norm_options(const char* op, int64_t activation, bool pool, double dropout, bool residual) {
+  check_probability(dropout, op);
+  const Activation known = activation_of(activation, op);
+  STD_TORCH_CHECK(dropout == 0 || known == Activation::relu || pool, op,
+                  ": dropout is fused behind relu or pool only; use torch.ops.pyconvopt.dropout without them");
+  STD_TORCH_CHECK(!(residual && pool), op, ": a residual together with pool is not supported");
+  STD_TORCH_CHECK(known <= Activation::relu || !(residual || pool), op,
+                  ": residual and pool go with relu or no activation");
+  return known;
+}
+
 }  // namespace pyconvopt::binding

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..functional.gate import activate, needs_gradient, pair, takes
+from ..functional.gate import activate, needs_gradient, pair, suits
 from .frozen import FrozenConvolution, constants_of
 from .operations import CONVOLUTION, NORMALIZATION, POOL, Operation
 
@@ -123,6 +123,7 @@ def folds(x: Tensor, weight: Tensor, geometry: list[Any], tensors: tuple[Any, ..
     outputs_a_filter = x.shape[0] * x.shape[2] * x.shape[3] // (sh * sw)
     return (
         outputs_a_filter >= WORTHWHILE * weight[0].numel()
-        and takes(x)
+        and suits(x)
+        and x.dtype is torch.float32
         and not needs_gradient(x, *tensors)
     )

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .. import _C, ops, settings
 from ..autograd.norm import NAMES
-from ..functional.gate import activate, is_channels_last, pair, takes
+from ..functional.gate import activate, pair, takes
+from ..memory import is_channels_last
 from .operations import NORMALIZATION
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ class FrozenConvolution:
 
 def fits(x: Tensor) -> bool:
     """Whether the operator can be called on the tensor as it is, outside autograd."""
-    return takes(x) and is_channels_last(x) and not (x.requires_grad and torch.is_grad_enabled())
+    differentiated = x.requires_grad and torch.is_grad_enabled()
+    return x.is_cpu and takes(x) and is_channels_last(x) and not differentiated
 
 
 def constants_of(chain: Chain, folded: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:

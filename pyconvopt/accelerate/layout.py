@@ -1,6 +1,6 @@
 """Maps in channels_last between the door of a graph and its exit.
 
-The kernels work in channels_last. For a model in torch's own order (N, C, H, W) each input is
+The kernels for CPUs work in channels_last. For a model in torch's own order (N, C, H, W) each input is
 converted once, everything that does not look at the order in memory stays in channels_last, and
 what does look (``view``, a module of the user's, the result) gets the order that torch would have
 had there. A model or input that is in channels_last by itself is left alone.
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from ..functional.gate import is_channels_last, takes
+from ..functional.gate import suits
 from ..hooks import has_hooks
+from ..memory import is_channels_last
 from .operations import memory_of, mutated
 
 Modules = Mapping[str, nn.Module]
@@ -167,7 +168,11 @@ def convertor(layers: list[nn.Module]) -> Any:
 
     def converts(inputs: tuple[Any, ...], weights: tuple[Tensor, ...]) -> bool:
         maps = [x for x in inputs if isinstance(x, Tensor) and x.dim() == 4]
-        if not maps or not all(map(takes, maps)) or any(map(is_channels_last, maps)):
+        if (
+            not maps
+            or not all(x.is_cpu and suits(x) for x in maps)
+            or any(map(is_channels_last, maps))
+        ):
             return False
         held = (*(layer.weight for layer in layers), *weights)
         return not any(w.dim() == 4 and is_channels_last(w) for w in held)  # type: ignore[operator, arg-type, union-attr]

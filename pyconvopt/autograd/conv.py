@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..memory import memory_format
 from ..ops import TORCH, ConvPlan
 from .pool import unpool
 
@@ -28,7 +29,7 @@ _max_pool_backward = torch.ops.pyconvopt.max_pool2x2_backward.default
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: ConvPlan, relu: bool) -> Tensor:
-    """The forward pass alone, on the plan's kernel; `x` is dense channels_last."""
+    """The forward pass alone, on the plan's kernel; `x` is dense, in the kernels' format."""
     if plan.forward != TORCH:
         return _conv2d(x, weight, bias, *plan.hyper, relu)
     sh, sw, ph, pw, dh, dw, groups = plan.hyper
@@ -101,7 +102,7 @@ class Conv2dFunction(Function):
         if torch.is_grad_enabled():
             dz = g * (y > 0) if ctx.relu else g
             return *_reference_gradients(ctx, x, weight, dz), None, None
-        dz, db = g.contiguous(memory_format=torch.channels_last), None
+        dz, db = g.contiguous(memory_format=memory_format(x)), None
         if ctx.relu:
             dz, db = _relu_backward(dz, y, need_bias)
         elif need_bias:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from ..memory import memory_format
+
 _forward = torch.ops.pyconvopt.batch_norm_forward.default
 _backward = torch.ops.pyconvopt.batch_norm_backward.default
 _dropout = torch.ops.pyconvopt.dropout.default
@@ -86,7 +88,7 @@ class BatchNormFunction(Function):
                 None,
                 None,
             )
-        g = g.contiguous(memory_format=torch.channels_last) if g.dim() == 4 else g.contiguous()
+        g = g.contiguous(memory_format=memory_format(x))
         dx, dresidual, dweight, dbias = _backward(
             g, x, y, argmax, weight, mean, invstd, options.training, options.activation, options.pool,
             options.dropout, need_x, need_residual, bias,
@@ -129,8 +131,7 @@ def _reference_backward(
         y = F.max_pool2d(y, 2) if options.pool else y
         if options.dropout:
             ones = torch.ones_like(y)
-            if ones.dim() == 4:
-                ones = ones.contiguous(memory_format=torch.channels_last)
+            ones = ones.contiguous(memory_format=memory_format(x))
             y = y * _dropout(ones, options.dropout, options.seed, 0)
         wanted = [t for t, need in zip(aliases, needed, strict=False) if need and t is not None]
         found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))

@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..memory import memory_format
+
 _max_pool = torch.ops.pyconvopt.max_pool2x2.default
 _max_pool_backward = torch.ops.pyconvopt.max_pool2x2_backward.default
 
 
 class MaxPool2x2Function(Function):
-    """``max_pool2d(x, 2)`` of a channels_last map."""
+    """``max_pool2d(x, 2)`` of a dense map in the kernels' format."""
 
     @staticmethod
     def forward(ctx, x):  # noqa: D102
         y, argmax = _max_pool(x)
-        ctx.size = x.shape[2], x.shape[3]
+        ctx.size, ctx.format = (x.shape[2], x.shape[3]), memory_format(x)
         ctx.save_for_backward(argmax)
         return y
 
@@ -25,7 +27,7 @@ class MaxPool2x2Function(Function):
         (argmax,) = ctx.saved_tensors
         if torch.is_grad_enabled():
             return unpool(g, argmax, *ctx.size)
-        g = g.contiguous(memory_format=torch.channels_last)
+        g = g.contiguous(memory_format=ctx.format)
         return _max_pool_backward(g, argmax, *ctx.size, False)[0]
 
 

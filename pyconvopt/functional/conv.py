@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import explanation
+from .. import cuda, explanation
 from ..autograd import conv as autograd
+from ..memory import is_channels_last
 from ..ops import PASSES, TORCH, ConvPlan, conv_plan
-from .gate import Activation, Size, activate, is_channels_last, needs_gradient, pair, takes
+from .gate import Activation, Size, activate, needs_gradient, pair, suits
 from .pool import max_pool2d
 
 
@@ -112,12 +113,15 @@ def _native_call(
     dilation: Size,
     groups: int,
 ) -> tuple[Tensor, ConvPlan, bool] | None:
-    """The input in dense channels_last, its plan, and whether the result is to be channels_last."""
-    if input.dim() != 4 or weight.dim() != 4 or not takes(input) or not takes(weight):
+    """The input, dense in the kernels' format, its plan, and whether the result is channels_last."""
+    if input.dim() != 4 or weight.dim() != 4 or not suits(input) or not suits(weight):
         return None
     if bias is not None and not (
-        takes(bias) and bias.shape == weight.shape[:1] and bias.is_contiguous()
+        suits(bias) and bias.shape == weight.shape[:1] and bias.is_contiguous()
     ):
+        return None
+    on_cuda = input.is_cuda
+    if on_cuda and not _fits_cuda(input, weight, bias):
         return None
     pair_stride, pair_dilation = pair(stride), pair(dilation)
     x = input
@@ -130,11 +134,22 @@ def _native_call(
             x = F.pad(x, (0, extra[1], 0, extra[0]))
     else:
         pair_padding = pair(padding)
-    plan = conv_plan(x.shape, weight.shape, pair_stride, pair_padding, pair_dilation, groups)
-    if plan is None or not plan.native:
+    plan = conv_plan(
+        x.shape, weight.shape, pair_stride, pair_padding, pair_dilation, groups, on_cuda
+    )
+    if plan is None or not plan.native or (on_cuda and not cuda.ready(x)):
         return None
     channels_last = is_channels_last(x) or is_channels_last(weight)
-    return x.contiguous(memory_format=torch.channels_last), plan, channels_last
+    order = torch.channels_last if channels_last or not on_cuda else torch.contiguous_format
+    return x.contiguous(memory_format=order), plan, channels_last
+
+
+def _fits_cuda(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether all are float32 tensors of one GPU, and autocast is not to choose their type."""
+    return not torch.is_autocast_enabled("cuda") and all(
+        t.dtype is torch.float32 and t.device == input.device
+        for t in (input, weight, *(() if bias is None else (bias,)))
+    )
 
 
 def _resolve_padding(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import explanation
+from .. import cuda, explanation
 from ..autograd.dropout import DropoutFunction, draw_seed
 from ..ops import TORCH
 from .gate import Activation, activate, takes
@@ -67,6 +67,8 @@ def dropout2d(
 def _dropout(input: Tensor, p: float, training: bool, inplace: bool, channels: bool) -> Tensor:
     name = "dropout2d" if channels else "dropout"
     x = _dense(input, channels) if training and 0 < p < 1 and takes(input) else None
+    if x is not None and x.is_cuda and cuda.capturing():
+        x = None  # torch's dropout draws anew at every replay
     if x is None:
         y = (F.dropout2d if channels else F.dropout)(input, p, training, inplace)
         kernel, reason = TORCH, "not training, or a tensor that no kernel here takes"
@@ -81,9 +83,9 @@ def _dropout(input: Tensor, p: float, training: bool, inplace: bool, channels: b
 
 
 def _dense(x: Tensor, channels: bool) -> Tensor | None:
-    """The tensor if its memory has no gaps (and, for whole channels, is channels_last)."""
+    """The tensor if its memory has no gaps (and, for whole channels on a CPU, is channels_last)."""
     if x.numel() == 0 or (channels and x.dim() != 4):
         return None
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         return x
-    return x if x.is_contiguous() and not channels else None
+    return x if x.is_contiguous() and (x.is_cuda or not channels) else None

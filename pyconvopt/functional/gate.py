@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .. import cuda
+
 Activation = Callable[[Tensor], Tensor] | str | None
 Size = int | tuple[int, ...]
 
@@ -22,34 +24,32 @@ _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
-def takes(x: Tensor) -> bool:
-    """Whether `x` is a tensor for this library's kernels: float32, dense layout, CPU, plain autograd.
+_CUDA_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-    Inside ``torch.compile`` and ``torch.export`` none is: the compiler sees torch's own operations
-    (and ``backend="pyconvopt"`` joins those).
+
+def suits(x: Tensor) -> bool:
+    """Whether `x` is a tensor for this library's kernels, under plain autograd.
+
+    On a CPU float32 without autocast, on a GPU float32, float16 or bfloat16. Inside
+    ``torch.compile`` and ``torch.export`` none is: the compiler sees torch's own operations (and
+    ``backend="pyconvopt"`` joins those).
     """
+    if x.is_cuda:
+        fits = x.dtype in _CUDA_TYPES
+    else:
+        fits = x.dtype is torch.float32 and x.is_cpu and not torch.is_autocast_enabled("cpu")
     return (
-        x.dtype is torch.float32
-        and x.is_cpu
+        fits
         and x.layout is torch.strided
-        and not torch.is_autocast_enabled("cpu")
         and not _functorch_active()
         and forward_ad._current_level < 0
         and not torch.compiler.is_compiling()
     )
 
 
-def is_channels_last(x: Tensor) -> bool:
-    """Whether torch would take the 4-D tensor `x` to be in channels_last order (its stride rule)."""
-    _, channels, height, width = x.shape
-    sn, sc, sh, sw = x.stride()
-    return (
-        sc > 0
-        and sw >= sc * channels
-        and sh >= sw * width
-        and sn >= sh * height
-        and sh * height != sc
-    )
+def takes(x: Tensor) -> bool:
+    """Whether the kernels take `x`; for a CUDA tensor also whether the plug-in runs (`cuda.ready`)."""
+    return suits(x) and (not x.is_cuda or cuda.ready(x))
 
 
 def pair(value: Size) -> tuple[int, int]:

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import explanation
+from .. import cuda, explanation
 from ..autograd.dropout import draw_seed
 from ..autograd.norm import NAMES, RELU, BatchNormFunction, NormOptions
+from ..memory import memory_format
 from ..ops import TORCH
 from .elementwise import dropout as apply_dropout
-from .gate import Activation, activate, takes
+from .gate import Activation, activate, suits, takes
 from .pool import max_pool2d
 
 
@@ -33,7 +34,8 @@ def batch_norm(
     """``y = (x − E[x]) / √(Var[x] + eps) · weight + bias`` for each channel, and what follows it.
 
     Args:
-        input: (N, C) or (N, C, H, W); channels_last maps run on this library's kernels.
+        input: (N, C) or (N, C, H, W); channels_last maps run on this library's kernels, on a GPU
+            also contiguous ones.
         running_mean, running_var: (C); in training updated as ``running += momentum · (batch −
             running)`` with the unbiased variance, otherwise used instead of the batch's.
         weight, bias: (C) or None.
@@ -62,23 +64,32 @@ def batch_norm(
             f"Expected more than 1 value per channel when training, got input size {input.size()}"
         )
     fused = NAMES.index(activation) if activation in NAMES else None
+    if pool and input.is_cuda:  # the plug-in pools in a pass of its own
+        y = batch_norm(
+            input, running_mean, running_var, weight, bias, training, momentum, eps,
+            activation=activation, residual=residual,
+        )  # fmt: skip
+        y = max_pool2d(y, 2)
+        return apply_dropout(y, dropout) if dropout else y
     x = _rows(input, training, running_mean, running_var, weight, bias)
     fusable = fused is not None and not (residual is not None and pool)
     if fused is not None and fused > RELU:
-        fusable = residual is None and not pool
+        fusable = residual is None and not pool and not input.is_cuda
     if residual is not None and x is not None:
-        fusable = fusable and takes(residual) and residual.shape == input.shape
+        fusable = fusable and _alike(residual, input)
     if x is None or not fusable or (pool and (x.dim() != 4 or min(x.shape[2:]) < 2)):
         y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        _explain("batch_norm", TORCH, "not a channels_last float32 map", input, y)
+        _explain("batch_norm", TORCH, "dtype or memory format that no kernel here takes", input, y)
         y = y if residual is None else y + residual
         y = activate(y, activation)
         y = max_pool2d(y, 2) if pool else y
         return apply_dropout(y, dropout) if dropout else y
-    if residual is not None and x.dim() == 4:
-        residual = residual.contiguous(memory_format=torch.channels_last)
+    if residual is not None:
+        residual = residual.contiguous(memory_format=memory_format(x))
     assert fused is not None
     fused_dropout = dropout if fused == RELU or pool else 0.0
+    if fused_dropout and x.is_cuda and cuda.capturing():
+        fused_dropout = 0.0  # torch's dropout draws anew at every replay
     options = NormOptions(
         training, momentum, eps, fused, pool, fused_dropout, draw_seed() if fused_dropout else 0
     )
@@ -97,12 +108,27 @@ def _rows(input: Tensor, training: bool, *vectors: Tensor | None) -> Tensor | No
         return None
     for vector in vectors:
         if vector is not None and not (
-            takes(vector) and vector.shape == input.shape[1:2] and vector.is_contiguous()
+            suits(vector)
+            and vector.dtype is torch.float32
+            and vector.is_cuda == input.is_cuda
+            and vector.shape == input.shape[1:2]
+            and vector.is_contiguous()
         ):
             return None
     if input.dim() == 2:
         return input.contiguous()
-    return input if input.is_contiguous(memory_format=torch.channels_last) else None
+    if input.is_contiguous(memory_format=torch.channels_last):
+        return input
+    return input if input.is_cuda and input.is_contiguous() else None
+
+
+def _alike(residual: Tensor, x: Tensor) -> bool:
+    return (
+        suits(residual)
+        and residual.dtype is x.dtype
+        and residual.is_cuda == x.is_cuda
+        and residual.shape == x.shape
+    )
 
 
 def _explain(op: str, kernel: str, reason: str, x: Tensor, y: Tensor) -> None:

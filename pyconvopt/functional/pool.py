@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import explanation
 from ..autograd.pool import MaxPool2x2Function
+from ..memory import is_channels_last, memory_format
 from ..ops import TORCH
-from .gate import Size, is_channels_last, pair, takes
+from .gate import Size, pair, takes
 
 
 def max_pool2d(
@@ -25,7 +25,7 @@ def max_pool2d(
 ) -> Any:
     """Largest value of each window; arguments, shapes and errors as ``torch.nn.functional.max_pool2d``.
 
-    2×2 windows with stride 2 on channels_last maps run on a kernel that remembers one byte an
+    2×2 windows with stride 2 on channels_last maps (on a GPU: any) run on a kernel that remembers one byte an
     output instead of an int64 index; everything else is torch's.
 
     >>> import torch, pyconvopt as pco
@@ -41,13 +41,13 @@ def max_pool2d(
         and pair(dilation) == (1, 1)
         and not return_indices
         and input.dim() == 4
-        and takes(input)
-        and is_channels_last(input)
+        and (input.is_cuda or is_channels_last(input))
         and input.numel()
         and min(input.shape[2:]) >= 2
         and not (ceil_mode and (input.shape[2] % 2 or input.shape[3] % 2))
+        and takes(input)
     ):
-        y = MaxPool2x2Function.apply(input.contiguous(memory_format=torch.channels_last))
+        y = MaxPool2x2Function.apply(input.contiguous(memory_format=memory_format(input)))
         kernel, reason = "max_pool2x2", "2x2 windows: one byte an output instead of an index"
     else:
         windows: Any = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)

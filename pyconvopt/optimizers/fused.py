@@ -2,9 +2,10 @@
 
 `SGD`, `Adam` and `AdamW` are torch's classes of those names: the same arguments, the same
 `state_dict` (it loads both ways), the same `param_groups`, so schedulers go on working. Where every
-tensor of a group is a dense float32 one on the CPU, `step` is a single operator that reads each
-parameter, gradient and state once; torch's own step does the rest (other dtypes and devices, sparse
-gradients, `amsgrad`, `capturable`, `differentiable`, `fused=True`, a tensor as learning rate).
+tensor of a group is a dense float32 one on the CPU, or on one GPU, `step` is a single operator that
+reads each parameter, gradient and state once; torch's own step does the rest (other dtypes and
+devices, sparse gradients, `amsgrad`, `capturable`, `differentiable`, `fused=True`, a tensor as
+learning rate).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from pyconvopt.optimizers.closures import loss_of
 
-from .. import _C  # noqa: F401  _C registers the operators
+from .. import _C, cuda  # noqa: F401  _C registers the operators
 
 
 @dataclass
@@ -115,12 +116,19 @@ class _Fused:
 
     def plan(self, group: dict[str, Any]) -> _Plan:
         """Sorts the parameters of a group, and makes the states that are missing."""
-        fused, idle, rest = [], [], []
+        fused: list[Tensor] = []
+        idle: list[Tensor] = []
+        rest: list[Tensor] = []
         fusable = self.fusable(group)
         for p in group["params"]:
             if p.grad is None:
                 idle.append(p)
-            elif fusable and _fits(p, p.grad) and self.prepare(p, group):
+            elif (
+                fusable
+                and _fits(p, p.grad)
+                and (not fused or p.device == fused[0].device)
+                and self.prepare(p, group)
+            ):
                 fused.append(p)
             else:
                 rest.append(p)
@@ -169,11 +177,12 @@ def _same_layout(a: Tensor, b: Tensor) -> bool:
 
 
 def _fits(p: Tensor, like: Tensor) -> bool:
-    """Whether `p` is a dense float32 tensor on the CPU, and `like` one of the same layout."""
+    """Whether `p` is a dense float32 tensor on the CPU or a GPU, and `like` one of the same layout."""
     return (
         p.layout == like.layout == torch.strided
         and p.dtype == like.dtype == torch.float32
-        and p.device.type == like.device.type == "cpu"
+        and p.device == like.device
+        and (p.is_cpu or (p.is_cuda and cuda.ready(p)))
         and (
             p.is_contiguous()
             or (p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last))
@@ -283,7 +292,8 @@ class Adam(_Fused, torch.optim.Adam):
         """Whether the options of a group are those of the fused operator."""
         beta1, beta2 = group["betas"]
         return not (
-            group["amsgrad"]
+            cuda.capturing()  # the graph would repeat one step's count: torch's step says so
+            or group["amsgrad"]
             or group["capturable"]
             or group["differentiable"]
             or group["fused"]

@@ -8,6 +8,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <random>
 #include <vector>
@@ -31,6 +32,8 @@ struct Fiber {
   Collective collective;
   unsigned mask, source;
   uint64_t bits, result;
+  std::deque<Copy> copies;  // not waited for yet
+  unsigned copy_groups;
 };
 
 struct Warp {
@@ -148,7 +151,8 @@ void run_block() {
   begin_block();
   device.block_interval = 0;
   device.warps.assign((device.threads + lanes - 1) / lanes, {});
-  for (unsigned t = 0; t < device.threads; ++t) fiber(t).state = State::ready, fiber(t).started = false;
+  for (unsigned t = 0; t < device.threads; ++t)
+    fiber(t).state = State::ready, fiber(t).started = false, fiber(t).copies.clear(), fiber(t).copy_groups = 0;
   std::vector<unsigned> order(device.warps.size());
   for (unsigned w = 0; w < order.size(); ++w) order[w] = w;
   do {
@@ -238,6 +242,19 @@ void warp_barrier(unsigned mask) { collective(Collective::barrier, mask, 0, lane
 uint64_t exchange(unsigned mask, uint64_t bits, unsigned source) {
   return collective(Collective::exchange, mask, bits, source);
 }
+void copy_later(float* to, float value) {
+  Fiber& f = fiber(this_thread());
+  f.copies.push_back({to, value, f.copy_groups});
+}
+void commit_copies() { ++fiber(this_thread()).copy_groups; }
+bool next_copy(unsigned groups_left, Copy& copy) {
+  Fiber& f = fiber(this_thread());
+  if (f.copies.empty() || f.copies.front().group + groups_left >= f.copy_groups) return false;
+  copy = f.copies.front();
+  f.copies.pop_front();
+  return true;
+}
+
 unsigned vote(unsigned mask, bool predicate) { return unsigned(collective(Collective::vote, mask, predicate, lane())); }
 
 }  // namespace emulation

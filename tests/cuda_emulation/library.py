@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -68,31 +68,37 @@ def compile_library(sources: list[pathlib.Path], folder: pathlib.Path, flags: li
     subprocess.run([*link, "-o", str(folder / "library.so")], check=True)
 
 
-@functools.cache
-def built(variant: str, sources: tuple[pathlib.Path, ...]) -> pathlib.Path:
-    """The library of these sources, compiled if the sources changed."""
-    flags = VARIANTS[variant]
-    inputs = sorted(
-        {*KERNELS.iterdir(), *HERE.glob("*.?pp"), *(HERE / "include").iterdir(), *sources}
-    )
-    digest = hashlib.sha256(" ".join([str(COMPILER), *COMMON, *flags]).encode())
-    for path in [p for p in inputs if p.is_file()]:
+def cached(inputs: list[pathlib.Path], told: list[str], build: Callable) -> pathlib.Path:
+    """The folder that `build` filled, once for a state of the inputs and of what else was told."""
+    digest = hashlib.sha256(repr(told).encode())
+    for path in sorted({p for p in inputs if p.is_file()}):
         digest.update(path.name.encode() + path.read_bytes())
-    digest.update(repr([s.name for s in sources]).encode())
     folder = pathlib.Path(tempfile.gettempdir()) / f"pyconvopt_cuda_emulation_{os.getuid()}"
     folder.mkdir(exist_ok=True)
     final = folder / digest.hexdigest()[:20]
     if not final.exists():
         work = pathlib.Path(tempfile.mkdtemp(dir=folder))
         try:
-            compile_library(list(sources), work, flags)
+            build(work)
             work.rename(final)
         except OSError:
             if not final.exists():  # else another process was first
                 raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    return final / "library.so"
+    return final
+
+
+@functools.cache
+def built(variant: str, sources: tuple[pathlib.Path, ...]) -> pathlib.Path:
+    """The library of these sources, compiled if the sources changed."""
+    flags = VARIANTS[variant]
+    inputs = [*KERNELS.iterdir(), *HERE.glob("*.?pp"), *(HERE / "include").iterdir(), *sources]
+    told = [str(COMPILER), *COMMON, *flags, *(s.name for s in sources)]
+    return (
+        cached(inputs, told, lambda folder: compile_library(list(sources), folder, flags))
+        / "library.so"
+    )
 
 
 @functools.cache

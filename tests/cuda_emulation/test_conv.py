@@ -13,6 +13,7 @@ from tests.cuda_emulation.maps import LAYOUTS, TYPES, assert_close, image, shape
 CHECKED = 1_000_000
 SMALL = [c for c in CONV_CASES if c.macs <= CHECKED]
 LARGE = [c for c in CONV_CASES if CHECKED < c.macs <= 30 * CHECKED]
+TENSOR_CORES = {"float32": 0, "tf32": 1, "bfloat16": 2}
 HALF = [c for c in SMALL if c.name in ("channel_tails", "grouped", "depthwise_5x5", "strided")]
 
 
@@ -151,3 +152,78 @@ def test_empty_batch(cuda):
         dw = torch.full_like(weight, float("nan"))
         cuda.run("conv_weight_gradient", shape=shape, weight_gradient=dw)
         assert torch.equal(dw, torch.zeros_like(dw))
+
+
+# --- tensor cores ---------------------------------------------------------------------------------
+
+
+def rounded(x, math):
+    """What a factor is rounded to before it is multiplied."""
+    if math == "bfloat16":
+        return x.to(torch.bfloat16).double()
+    bits = x.float().contiguous().view(torch.int32)  # ties away from zero
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).double()
+
+
+def tensor_core_passes(library, case, layout, math, dtype=torch.float32):
+    """(what the three passes give, what they should, the sums of the terms' absolute values)."""
+    x = image((case.batch, case.channels, case.height, case.width), layout, dtype)
+    weight = image((case.out_channels, case.channels // case.groups, *case.kernel), layout)
+    hyper = (case.stride, case.padding, case.dilation, case.groups)
+    shape_y = F.conv2d(x.double(), weight.double(), None, *hyper).shape
+    gradient = image(shape_y, layout, dtype)
+    shape = {**fields_of(case, x, weight, layout), "math": TENSOR_CORES[math]}
+    y, dx = unset(shape_y, layout, dtype), unset(x.shape, layout, dtype)
+    dw = torch.full_like(weight, float("nan"))
+    library.run("conv_forward", shape=shape, input=x, weight=weight, output=y)
+    fields = {"output_gradient": gradient, "weight": weight, "input_gradient": dx}
+    library.run("conv_data_gradient", shape=shape, **fields)
+    fields = {"input": x, "output_gradient": gradient, "weight_gradient": dw}
+    library.run("conv_weight_gradient", shape=shape, **fields)
+
+    def passes(change):
+        a, b, g = (change(t) for t in (x, weight, gradient))
+        a, b = a.requires_grad_(), b.requires_grad_()
+        output = F.conv2d(a, b, None, *hyper)
+        return output.detach(), *torch.autograd.grad(output, (a, b), g)
+
+    exact, inside = passes(lambda t: t.double()), passes(lambda t: rounded(t, math))
+    return (y, dx, dw), exact, inside, passes(lambda t: t.double().abs())
+
+
+@pytest.mark.parametrize("case", [c for c in SMALL if c.groups < c.channels], ids=str)
+@pytest.mark.parametrize("math", ["tf32", "bfloat16"])
+def test_tensor_cores_multiply_the_rounded_factors(fast_cuda, math, case):
+    layout = "nhwc" if len(case.name) % 2 else "nchw"
+    ours, exact, inside, absolute = tensor_core_passes(fast_cuda, case, layout, math)
+    bound = {"tf32": 2**-10, "bfloat16": 2**-7}[math]  # as api.h states
+    for got, wanted, of_rounded, terms in zip(ours, exact, inside, absolute, strict=True):
+        assert_close(got, of_rounded, 1e-5)
+        assert ((got.double() - wanted).abs() <= bound * terms + 1e-6).all()
+
+
+@pytest.mark.parametrize("case", HALF[:2], ids=str)
+@pytest.mark.parametrize("dtype", list(TYPES)[1:], ids=str)
+@pytest.mark.parametrize("math", ["tf32", "bfloat16"])
+def test_tensor_cores_of_half_precision_maps(fast_cuda, math, dtype, case):
+    ours, _, inside, _ = tensor_core_passes(fast_cuda, case, "nhwc", math, dtype)
+    for got, of_rounded in zip(ours, inside, strict=True):
+        assert_close(got, of_rounded)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("math", ["tf32", "bfloat16"])
+def test_tensor_cores_with_every_access_checked(cuda, math, layout):
+    case = ConvCase("two_tiles", 1, 20, 9, 9, 70, padding=(1, 1))
+    with cuda.tracing() as counted:
+        ours, _, inside, _ = tensor_core_passes(cuda, case, layout, math)
+    for got, of_rounded in zip(ours, inside, strict=True):
+        assert_close(got, of_rounded, 1e-5)
+    assert counted["bank_conflicts"] == 0
+
+
+def test_refuses_unknown_arithmetic(cuda):
+    case = ConvCase("small", 1, 4, 5, 5, 4)
+    x, weight = image((1, 4, 5, 5), "nhwc"), image((4, 4, 3, 3), "nhwc")
+    with pytest.raises(RuntimeError, match="out of its range"):
+        cuda.run("conv_forward", shape={**fields_of(case, x, weight, "nhwc"), "math": 3})

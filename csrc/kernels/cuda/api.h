@@ -21,8 +21,12 @@ extern "C" {
 enum { PYCONVOPT_CUDA_BAD_ARGUMENT = -1, PYCONVOPT_CUDA_BAD_TYPE = -2, PYCONVOPT_CUDA_TOO_LARGE = -3 };
 PYCONVOPT_CUDA_API const char* pyconvopt_cuda_error(int code);
 /* The version of this boundary; a plug-in of another version is not to be used. */
-#define PYCONVOPT_CUDA_VERSION 1
+#define PYCONVOPT_CUDA_VERSION 2
 PYCONVOPT_CUDA_API int pyconvopt_cuda_version(void);
+/* What a machine must have: a driver of this CUDA version (1000 · major + 10 · minor) or of a later one of the same
+ * or a later major; a GPU of this compute capability (10 · major + minor) or a later one. */
+PYCONVOPT_CUDA_API int pyconvopt_cuda_runtime(void);
+PYCONVOPT_CUDA_API int pyconvopt_cuda_oldest_capability(void);
 
 /* Types of maps; sums are always kept in float32 or wider, parameters and statistics are float32. */
 enum { PYCONVOPT_FLOAT32 = 0, PYCONVOPT_FLOAT16 = 1, PYCONVOPT_BFLOAT16 = 2 };
@@ -115,6 +119,11 @@ PYCONVOPT_CUDA_API int pyconvopt_cuda_max_pool_backward(const struct PyconvoptMa
 
 /* --- convolution --- */
 
+/* What dense products are computed in; sums are float32. With TF32 both factors are rounded to 11 bits of mantissa,
+ * with BFLOAT16 to 8, and multiplied by tensor cores: an element is within 2^-10, 2^-7 of the sum of the absolute
+ * values of its terms. Depthwise convolution is float32 always. */
+enum { PYCONVOPT_MATH_FLOAT32 = 0, PYCONVOPT_MATH_TF32 = 1, PYCONVOPT_MATH_BFLOAT16 = 2 };
+
 /* The weights are float32, (out_channels, channels / groups, kernel_height, kernel_width), by their strides in
  * elements; `input` tells the layout and the type of both maps. Depthwise where groups = channels = out_channels. */
 struct PyconvoptConv {
@@ -122,6 +131,7 @@ struct PyconvoptConv {
   int64_t out_channels, kernel_height, kernel_width;
   int64_t stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups;
   int64_t weight_out_channel, weight_in_channel, weight_row, weight_column;
+  int32_t math;
 };
 
 /* output = relu(convolution(input, weight) + bias), bias and ReLU optional. */

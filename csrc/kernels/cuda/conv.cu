@@ -14,6 +14,7 @@ int check_convolution(const PyconvoptConv& c) {
     if (value < 1) return PYCONVOPT_CUDA_BAD_ARGUMENT;
     if (value >= 1 << 15) return PYCONVOPT_CUDA_TOO_LARGE;
   }
+  if (c.math < PYCONVOPT_MATH_FLOAT32 || c.math > PYCONVOPT_MATH_BFLOAT16) return PYCONVOPT_CUDA_BAD_ARGUMENT;
   if (c.padding_height < 0 || c.padding_width < 0 || c.input.channels < 1 || c.input.channels % c.groups ||
       c.out_channels % c.groups)
     return PYCONVOPT_CUDA_BAD_ARGUMENT;

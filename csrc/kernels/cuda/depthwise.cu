@@ -1,9 +1,13 @@
 // Depthwise convolution: every channel by a kernel of its own, k² multiplications an element, so that the maps'
 // way through memory decides; the taps of a pixel find their neighbours in the cache.
 //
-// Forward and data gradient are one kernel, a thread an element, lanes along the layout's neighbours. The weight
+// Forward and data gradient are one kernel, a thread an element, lanes along the layout's neighbours. In NHWC these
+// have channels of their own, whose weights lie a kernel apart: 32 sectors a load. So the threads step by a multiple
+// of the channels, and the weights of a thread's one channel wait in shared memory. The weight
 // gradient sums output gradient times input over all pixels, nine taps in registers at a time (a 3×3 kernel:
 // all), in the two stages of reduce.cuh.
+#include <numeric>
+
 #include "conv.cuh"
 #include "reduce.cuh"
 
@@ -12,15 +16,24 @@ namespace {
 
 constexpr int line_threads = 32, block_lines = 8;
 constexpr int tap_group = 9;
+constexpr int staged_taps = 49;  // a 7×7 kernel; larger ones are read where they lie
 
 // From `from` to `to`: input to output, or back. A line is a row of pixels, of all channels (NHWC) or of one.
-template <class T, bool back>
-__global__ void __launch_bounds__(line_threads* block_lines)
+template <class T, bool back, bool staged>
+__global__ void __launch_bounds__(line_threads* block_lines, 4)
     depthwise(const T* source, Geometry g, const float* weight, const float* bias, bool relu, T* result,
               int64_t lines) {
   const StridedMap &from = back ? g.output : g.input, &to = back ? g.input : g.output;
   const bool all_channels = to.channel == 1;
   const int pixel = all_channels ? to.channels : 1;
+  __shared__ float taps[staged ? staged_taps : 1][line_threads];
+  if constexpr (staged) {
+    const int64_t channel = (int64_t(blockIdx.y) * line_threads + threadIdx.x) % pixel;
+    for (int tap = int(threadIdx.y); tap < g.taps(); tap += block_lines)
+      taps[tap][threadIdx.x] = weight[channel * g.weight_out_channel + tap / g.kernel_width * g.weight_row +
+                                      tap % g.kernel_width * g.weight_column];
+    __syncthreads();
+  }
   for (int64_t line = int64_t(blockIdx.x) * block_lines + threadIdx.y; line < lines;
        line += int64_t(gridDim.x) * block_lines) {
     const int64_t plane = line / to.height;
@@ -39,8 +52,9 @@ __global__ void __launch_bounds__(line_threads* block_lines)
         if (!g.vertical.source<back>(y, r, from.height, sy)) continue;
         for (int q = 0; q < g.kernel_width; ++q) {
           if (!g.horizontal.source<back>(x, q, from.width, sx)) continue;
-          sum = fmaf(to_float(map[(int64_t(sy) * from.width + sx) * from.pixel]),
-                     kernel[r * g.weight_row + q * g.weight_column], sum);
+          const float tap =
+              staged ? taps[r * g.kernel_width + q][threadIdx.x] : kernel[r * g.weight_row + q * g.weight_column];
+          sum = fmaf(to_float(map[(int64_t(sy) * from.width + sx) * from.pixel]), tap, sum);
         }
       }
       if (relu && sum < 0) sum = 0;
@@ -101,11 +115,13 @@ int run(const PyconvoptConv& c, const void* source, const float* weight, const f
   const int64_t lines = c.input.batch * to.height * (nhwc ? 1 : to.channels);
   const int64_t line = int64_t(to.width) * (nhwc ? to.channels : 1);
   if (line >= int64_t(1) << 31) return PYCONVOPT_CUDA_TOO_LARGE;
+  const int64_t repeat = to.channels / std::gcd(int64_t(to.channels), int64_t(line_threads));
+  const bool staged = nhwc && g.taps() <= staged_taps && repeat * line_threads <= line && repeat < 1 << 15;
   const dim3 grid(unsigned(least(ceil_divide(lines, block_lines), 1 << 20)),
-                  unsigned(least(ceil_divide(line, line_threads), 1 << 15)));
+                  unsigned(staged ? repeat : least(ceil_divide(line, line_threads), 1 << 15)));
   return with_type(c.input.type, [&]<class T>() {
-    return launch(depthwise<T, back>, grid, dim3(line_threads, block_lines), stream, static_cast<const T*>(source), g,
-                  weight, bias, relu, static_cast<T*>(result), lines);
+    return launch(staged ? depthwise<T, back, true> : depthwise<T, back, false>, grid, dim3(line_threads, block_lines),
+                  stream, static_cast<const T*>(source), g, weight, bias, relu, static_cast<T*>(result), lines);
   });
 }
 

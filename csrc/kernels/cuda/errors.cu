@@ -1,4 +1,4 @@
-// What an entry's code means.
+// What an entry's code means, and what the library was built for.
 #include "device.cuh"
 
 const char* pyconvopt_cuda_error(int code) {
@@ -11,3 +11,10 @@ const char* pyconvopt_cuda_error(int code) {
 }
 
 int pyconvopt_cuda_version() { return PYCONVOPT_CUDA_VERSION; }
+
+int pyconvopt_cuda_runtime() { return CUDART_VERSION; }
+
+int pyconvopt_cuda_oldest_capability() {
+  constexpr int architectures[] = {__CUDA_ARCH_LIST__};  // ascending: 800 is 8.0
+  return architectures[0] / 10;
+}

@@ -10,108 +10,31 @@
 // with which neither the columns that the loads write nor the pairs that the products read meet in a bank.
 // Threads load along whichever of pixel and channel are neighbours in memory. The weight gradient's long sum is
 // split among blocks in a number that depends on the shape alone and merged in double.
-#include "conv.cuh"
+#include "implicit_gemm.cuh"
 
 namespace pyconvopt::cuda {
 namespace {
 
-constexpr int tile = 64, depth = 16, threads = 256, line = 66, share = tile * depth / threads;
-
-enum class Pass { forward, data_gradient, weight_gradient };
-
-// Where a thread's `share` elements of a tile lie: along the terms first, or along the tile's own side.
-struct Place {
-  int term, side, term_step, side_step;
-  __device__ Place(bool terms_first)
-      : term(terms_first ? threadIdx.x % depth : threadIdx.x / tile),
-        side(terms_first ? threadIdx.x / depth : threadIdx.x % tile),
-        term_step(terms_first ? 0 : threads / tile),
-        side_step(terms_first ? threads / depth : 0) {}
-};
-
-template <class T>
-struct Product {
-  Geometry g;
-  const T* gathered;  // input, or output gradient in the data gradient
-  const T* dense;     // output gradient, in the weight gradient
-  const float* weight;
-  const float* bias;
-  bool relu;
-  T* result;
-  float* partial;            // weight gradient: (group, split, tap, out channel)
-  int height, width, terms;  // of the product
-  int splits, terms_a_split;
-  bool gathered_terms_first, other_terms_first;
-};
-
-struct Tap {
-  int row, column, channel;
-};
-__device__ __forceinline__ Tap tap_of(int index, int channels, int kernel_width) {
-  const unsigned pixel = unsigned(index) / unsigned(channels), row = pixel / unsigned(kernel_width);
-  return {int(row), int(pixel - row * unsigned(kernel_width)), int(index - pixel * unsigned(channels))};
-}
+constexpr int line = 66;
 
 template <class T, Pass pass>
 __global__ void __launch_bounds__(threads, 2) implicit_gemm(const Product<T> p) {
-  constexpr bool back = pass == Pass::data_gradient, of_weights = pass == Pass::weight_gradient;
   __shared__ float a_tiles[2][depth][line], b_tiles[2][depth][line];
-  const Geometry& g = p.g;
-  const StridedMap& from = back ? g.output : g.input;    // that is gathered
-  const StridedMap& pixels = back ? g.input : g.output;  // whose pixels are counted
-  const int group = int(blockIdx.z) / p.splits, split = int(blockIdx.z) % p.splits;
-  const int group_from = from.channels / g.groups, group_to = pixels.channels / g.groups;
-  const T* map = p.gathered + int64_t(group) * group_from * from.channel;
-  const int first_row = int(blockIdx.x) * tile, first_column = int(blockIdx.y) * tile;
-  const int first_term = split * p.terms_a_split, end = int(least(p.terms, int64_t(first_term) + p.terms_a_split));
-
-  const auto gather = [&](const Pixel& at, const Tap& tap) {
-    int y, x;
-    if (!g.vertical.source<back>(at.y, tap.row, from.height, y)) return 0.0f;
-    if (!g.horizontal.source<back>(at.x, tap.column, from.width, x)) return 0.0f;
-    return to_float(
-        map[at.image * from.image + (int64_t(y) * from.width + x) * from.pixel + tap.channel * from.channel]);
-  };
-  // The element of the weights at a tap and a channel of the product's other side.
-  const auto weight_at = [&](const Tap& tap, int other) {
-    const int64_t out = int64_t(group) * (back ? group_from : group_to) + (back ? tap.channel : other);
-    return out * g.weight_out_channel + (back ? other : tap.channel) * g.weight_in_channel + tap.row * g.weight_row +
-           tap.column * g.weight_column;
-  };
-  const auto dense_at = [&](const Pixel& at, int channel) {
-    return at.image * pixels.image + at.position * pixels.pixel +
-           (int64_t(group) * group_to + channel) * pixels.channel;
-  };
-
+  const Operands<T, pass> operands(p);
   const Place a_place(p.gathered_terms_first), b_place(p.other_terms_first);
-  Pixel row_pixels[share];
-  Tap row_taps[share];
-#pragma unroll
-  for (int i = 0; i < share; ++i) {
-    const int row = first_row + a_place.side + i * a_place.side_step;
-    if constexpr (of_weights) row_taps[i] = tap_of(row, group_from, g.kernel_width);
-    else row_pixels[i] = pixel_of(unsigned(row), pixels);
-  }
+  const auto rows = operands.rows(a_place);
 
   float a_next[share], b_next[share];
   const auto fetch = [&](int begin) {
 #pragma unroll
     for (int i = 0; i < share; ++i) {
-      const int term = begin + a_place.term + i * a_place.term_step;
-      const bool inside = term < end && first_row + a_place.side + i * a_place.side_step < p.height;
-      a_next[i] = 0;
-      if (!inside) continue;
-      if constexpr (of_weights) a_next[i] = gather(pixel_of(unsigned(term), pixels), row_taps[i]);
-      else a_next[i] = gather(row_pixels[i], tap_of(term, group_from, g.kernel_width));
+      const T* a = operands.a(rows, a_place, begin, i);
+      a_next[i] = a ? to_float(*a) : 0.0f;
     }
 #pragma unroll
     for (int i = 0; i < share; ++i) {
-      const int term = begin + b_place.term + i * b_place.term_step;
-      const int column = first_column + b_place.side + i * b_place.side_step;
-      b_next[i] = 0;
-      if (term >= end || column >= p.width) continue;
-      if constexpr (of_weights) b_next[i] = to_float(p.dense[dense_at(pixel_of(unsigned(term), pixels), column)]);
-      else b_next[i] = p.weight[weight_at(tap_of(term, group_from, g.kernel_width), column)];
+      const auto* b = operands.b(b_place, begin, i);
+      b_next[i] = b ? to_float(*b) : 0.0f;
     }
   };
   const auto keep = [&](int buffer) {
@@ -126,12 +49,12 @@ __global__ void __launch_bounds__(threads, 2) implicit_gemm(const Product<T> p) 
   const int x = int(threadIdx.x) % 16, y = int(threadIdx.x) / 16;
   const auto offset = [](int at, int i) { return i / 2 * (tile / 2) + 2 * at + i % 2; };
   float sums[4][4] = {};
-  fetch(first_term);
+  fetch(operands.first_term);
   keep(0);
   __syncthreads();
   int buffer = 0;
-  for (int begin = first_term; begin < end; begin += depth, buffer ^= 1) {
-    const bool more = begin + depth < end;
+  for (int begin = operands.first_term; begin < operands.end; begin += depth, buffer ^= 1) {
+    const bool more = begin + depth < operands.end;
     if (more) fetch(begin + depth);
 #pragma unroll 4  // unrolled wholly it needs more registers than two blocks leave
     for (int k = 0; k < depth; ++k) {
@@ -152,24 +75,10 @@ __global__ void __launch_bounds__(threads, 2) implicit_gemm(const Product<T> p) 
   }
 
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = first_row + offset(y, i);
-    if (row >= p.height) continue;
-    const Pixel at = of_weights ? Pixel{} : pixel_of(unsigned(row), pixels);
+  for (int i = 0; i < 4; ++i)
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int column = first_column + offset(x, j);
-      if (column >= p.width) continue;
-      float sum = sums[i][j];
-      if constexpr (of_weights) {
-        p.partial[(int64_t(blockIdx.z) * p.height + row) * p.width + column] = sum;
-      } else {
-        if (p.bias) sum += p.bias[group * group_to + column];
-        if (p.relu && sum < 0) sum = 0;
-        p.result[dense_at(at, column)] = from_float<T>(sum);
-      }
-    }
-  }
+    for (int j = 0; j < 4; ++j)
+      operands.store(operands.first_row + offset(y, i), operands.first_column + offset(x, j), sums[i][j]);
 }
 
 __global__ void __launch_bounds__(block_threads) merge_splits(const float* partial, Geometry g, int splits, float* to) {
@@ -187,6 +96,12 @@ __global__ void __launch_bounds__(block_threads) merge_splits(const float* parti
 
 dim3 grid_of(int64_t height, int64_t width, int64_t depth) {
   return dim3(unsigned(ceil_divide(height, tile)), unsigned(ceil_divide(width, tile)), unsigned(depth));
+}
+
+template <class T, Pass pass>
+int launch_gemm(int32_t math, const Product<T>& product, dim3 grid, void* stream) {
+  if (math != PYCONVOPT_MATH_FLOAT32) return launch_tensor_gemm<T, pass>(math, product, grid, stream);
+  return launch(implicit_gemm<T, pass>, grid, threads, stream, product);
 }
 
 template <Pass pass>
@@ -215,7 +130,7 @@ int run(const PyconvoptConv& c, const void* gathered, const float* weight, const
                              int(terms),
                              c.input.layout == PYCONVOPT_NHWC,
                              !back};
-    return launch(implicit_gemm<T, pass>, grid, threads, stream, product);
+    return launch_gemm<T, pass>(c.math, product, grid, stream);
   });
 }
 
@@ -271,7 +186,7 @@ int gemm_weight_gradient(const PyconvoptConvWeightGradient& p, void* stream) {
                              int(splits.terms),
                              !nhwc,
                              !nhwc};
-    return launch(implicit_gemm<T, Pass::weight_gradient>, grid, threads, stream, product);
+    return launch_gemm<T, Pass::weight_gradient>(c.math, product, grid, stream);
   });
   if (error) return error;
   const int64_t size = taps * outs * g.groups;

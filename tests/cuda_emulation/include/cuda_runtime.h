@@ -12,6 +12,8 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define CUDART_VERSION 13000
+#define __CUDA_ARCH_LIST__ 800, 900
 // Blocks run one after another, so one copy serves them all; the recorder knows it by its section.
 #define __shared__ static
 

@@ -37,6 +37,16 @@ uint64_t exchange(unsigned mask, uint64_t bits, unsigned source);
 unsigned vote(unsigned mask, bool predicate);
 unsigned lane();
 
+// An asynchronous copy to shared memory: its value is written when the thread waits for it.
+struct Copy {
+  float* to;
+  float value;
+  unsigned group;
+};
+void copy_later(float* to, float value);
+void commit_copies();
+bool next_copy(unsigned groups_left, Copy& copy);  // of those that a wait has to finish
+
 // For the race detector: an access that may meet others of its kind.
 void atomic_access(const void* at, std::size_t bytes);
 

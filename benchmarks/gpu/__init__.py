@@ -1,0 +1,1 @@
+"""The CUDA kernels on a GPU, beside torch's and cuDNN's: ``python -m benchmarks.gpu``."""
