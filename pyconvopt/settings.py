@@ -92,8 +92,9 @@ def generation() -> int:
 def current() -> dict[str, Any]:
     """All settings as a dict.
 
-    >>> sorted(current())
-    ['cuda_conv', 'cuda_fallback', 'cuda_math', 'deterministic', 'isa', 'keep_memory', 'winograd', 'workspace']
+    >>> sorted(current())  # doctest: +NORMALIZE_WHITESPACE
+    ['cuda_conv', 'cuda_fallback', 'cuda_math', 'deterministic', 'isa', 'keep_memory', 'winograd',
+     'workspace']
     """
     return {name: read() for name, (read, _) in _TABLE.items()}
 
