@@ -61,7 +61,8 @@ def batch_norm(
             f"Expected more than 1 value per channel when training, got input size {input.size()}"
         )
     relu = activation == "relu"
-    x = _rows(input, training, running_mean, running_var, weight, bias)
+    # Any other eps is torch's to refuse.
+    x = _rows(input, training, running_mean, running_var, weight, bias) if eps > 0 else None
     fusable = (activation is None or relu) and not (residual is not None and pool)
     if residual is not None and x is not None:
         fusable = fusable and takes(residual) and residual.shape == input.shape
