@@ -30,11 +30,14 @@ LAYERS = {
         "Conv2d",
         "Dropout",
         "Dropout2d",
+        "LazyBatchNorm2d",
+        "LazyConv2d",
+        "LazyLinear",
         "Linear",
         "MaxPool2d",
         "ReLU",
+        "SyncBatchNorm",
     )
-    if hasattr(own, name)
 }
 _PLAIN = {ours: theirs for theirs, ours in LAYERS.items()}
 
