@@ -11,14 +11,15 @@ from torch.autograd import forward_ad
 Activation = Callable[[Tensor], Tensor] | str | None
 Size = int | tuple[int, ...]
 
+_tracing = torch._C._is_tracing
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
 def takes(x: Tensor) -> bool:
     """Whether `x` is a tensor for this library's kernels: float32, dense layout, CPU, plain autograd.
 
-    Inside ``torch.compile`` and ``torch.export`` none is: the compiler sees torch's own operations
-    (and ``backend="pyconvopt"`` joins those).
+    Inside ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` none is: the compiler sees
+    torch's own operations (and ``backend="pyconvopt"`` joins those).
     """
     return (
         x.dtype is torch.float32
@@ -28,6 +29,7 @@ def takes(x: Tensor) -> bool:
         and not _functorch_active()
         and forward_ad._current_level < 0
         and not torch.compiler.is_compiling()
+        and not _tracing()
     )
 
 
