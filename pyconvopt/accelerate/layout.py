@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from .. import nn as own
 from ..functional.gate import is_channels_last, takes
 from ..hooks import has_hooks
 from .operations import memory_of, mutated
@@ -25,10 +26,10 @@ Modules = Mapping[str, nn.Module]
 
 # Results keep the order of their inputs, values do not depend on it.
 _MODULES = (
-    nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU,
-    nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish,
-    nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.PReLU, nn.Upsample, nn.ZeroPad2d,
+    nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, own.SyncBatchNorm, nn.GroupNorm, nn.MaxPool2d,
+    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.ReLU, nn.ReLU6,
+    nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
+    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.PReLU, nn.Upsample, nn.ZeroPad2d,
 )  # fmt: skip
 _FUNCTIONS = {
     operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv,

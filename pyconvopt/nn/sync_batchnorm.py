@@ -1,8 +1,11 @@
 """Batch normalisation over the batches of all processes, on the CPU too.
 
-torch's own SyncBatchNorm wants an accelerator. Here every process contributes its count, mean and
-mean square a channel, in double, to one all-reduce; the gradient of that sum is again a sum over
-all processes. So forward and backward each take one message of 2·C + 1 numbers.
+torch's own SyncBatchNorm wants an accelerator, and DistributedDataParallel refuses every subclass
+of it on the CPU: the one here is a class beside it, of the same arguments, state and results.
+
+Every process contributes its count, mean and mean square a channel, in double, to one all-reduce;
+the gradient of that sum is again a sum over all processes. So forward and backward each take one
+message of 2·C + 1 numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class SumOverProcesses(Function):
         return SumOverProcesses.apply(g, ctx.group), None
 
 
-class SyncBatchNorm(torch.nn.SyncBatchNorm):
+class SyncBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     """``torch.nn.SyncBatchNorm`` that works on CPUs (gloo) as on other devices.
 
     In training mean and variance are those of the joined batch of all processes of the group;
@@ -50,6 +53,27 @@ class SyncBatchNorm(torch.nn.SyncBatchNorm):
     """
 
     statistics = BatchNorm2d.statistics
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, **options
+        )
+        self.process_group = process_group
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         self._check_input_dim(input)
@@ -75,10 +99,10 @@ class SyncBatchNorm(torch.nn.SyncBatchNorm):
     @classmethod
     def convert_sync_batchnorm(cls, module: Any, process_group: Any = None) -> Any:
         """The model with every batch norm made one of these; torch's method of that name."""
-        converted = super().convert_sync_batchnorm(module, process_group)
+        converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module, process_group)
         for each in converted.modules():
             if type(each) is torch.nn.SyncBatchNorm:
-                each.__class__ = cls
+                each.__class__ = cls  # type: ignore[assignment]
         return converted
 
 

@@ -149,10 +149,13 @@ def test_linear():
 @pytest.mark.parametrize("name", [name for name in pco.nn.__all__ if hasattr(torch.nn, name)])
 def test_every_module_of_a_torch_name_is_torchs_subclass_and_pickles(name):
     ours, theirs = getattr(pco.nn, name), getattr(torch.nn, name)
-    assert issubclass(ours, theirs)
+    # DistributedDataParallel takes no subclass of torch's SyncBatchNorm on the CPU.
+    assert issubclass(ours, theirs) or name == "SyncBatchNorm"
     arguments = {
         "Conv2d": (4, 8, 3),
         "Linear": (4, 8),
+        "LazyConv2d": (8, 3),
+        "LazyLinear": (8,),
         "BatchNorm2d": (4,),
         "SyncBatchNorm": (4,),
         "MaxPool2d": (2,),
