@@ -21,6 +21,7 @@ from torch import nn
 from ..explanation import state_kept
 from .classes import accelerated_class, plain_class
 from .copying import copy_tree, require_model
+from .plan import is_lazy
 
 __all__ = ["accelerate", "restore"]
 
@@ -50,7 +51,8 @@ def accelerate(model: nn.Module, *, example_input: Any = None, frozen: bool = Fa
 
     Raises:
         TypeError: for something that is no module, or one of TorchScript.
-        ValueError: for a model that is already compiled or wrapped.
+        ValueError: for a model that is already compiled or wrapped, or is to be frozen while it has
+            lazy layers that were never called.
 
     >>> import torch, pyconvopt as pco
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
@@ -62,6 +64,8 @@ def accelerate(model: nn.Module, *, example_input: Any = None, frozen: bool = Fa
     True
     """
     require_model(model)
+    if frozen and is_lazy(model):
+        raise ValueError("model has lazy layers without weights to freeze: call it once before")
     fast = copy_tree(model, lambda module: accelerated_class(plain_class(module), frozen))
     if frozen:
         nn.Module.train(fast, False)

@@ -30,11 +30,14 @@ LAYERS = {
         "Conv2d",
         "Dropout",
         "Dropout2d",
+        "LazyBatchNorm2d",
+        "LazyConv2d",
+        "LazyLinear",
         "Linear",
         "MaxPool2d",
         "ReLU",
+        "SyncBatchNorm",
     )
-    if hasattr(own, name)
 }
 _PLAIN = {ours: theirs for theirs, ours in LAYERS.items()}
 
@@ -92,13 +95,18 @@ class Frozen:
         self._refuse("move or cast it")
 
 
+def of_library(cls: type) -> bool:
+    """Whether containers of that class join their layers themselves, or are one operation.
+
+    So do those of torch and of this library, but for its architectures: they are like a user's.
+    """
+    architecture = cls.__module__.startswith("pyconvopt.models.architectures.")
+    return cls.__module__.startswith(("torch.", "pyconvopt.")) and not architecture
+
+
 def accelerated_class(plain: type, frozen: bool) -> type:
     """The class of a copy of a module of class `plain`."""
-    libraries = (
-        "torch.",
-        "pyconvopt.",
-    )  # whose containers join their layers themselves, or are one
-    if plain.__module__.startswith(libraries) and plain is not nn.Sequential:
+    if of_library(plain) and plain is not nn.Sequential:
         layer = LAYERS.get(plain, plain)
         return _generated(layer, False, True) if frozen else layer
     return _generated(plain, True, frozen)

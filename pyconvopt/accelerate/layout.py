@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from .. import nn as own
 from ..functional.gate import suits
 from ..hooks import has_hooks
 from ..memory import is_channels_last
@@ -26,10 +27,10 @@ Modules = Mapping[str, nn.Module]
 
 # Results keep the order of their inputs, values do not depend on it.
 _MODULES = (
-    nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU,
-    nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish,
-    nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.PReLU, nn.Upsample, nn.ZeroPad2d,
+    nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, own.SyncBatchNorm, nn.GroupNorm, nn.MaxPool2d,
+    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.ReLU, nn.ReLU6,
+    nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
+    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.PReLU, nn.Upsample, nn.ZeroPad2d,
 )  # fmt: skip
 _FUNCTIONS = {
     operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv,
@@ -174,10 +175,15 @@ def convertor(layers: list[nn.Module]) -> Any:
             or any(map(is_channels_last, maps))
         ):
             return False
-        held = (*(layer.weight for layer in layers), *weights)
-        return not any(w.dim() == 4 and is_channels_last(w) for w in held)  # type: ignore[operator, arg-type, union-attr]
+        held = (*map(held_weight, layers), *weights)
+        return not any(w is not None and w.dim() == 4 and is_channels_last(w) for w in held)
 
     return converts
+
+
+def held_weight(layer: nn.Module) -> Tensor | None:
+    """The layer's weight as far as it holds one: to read a parametrized one is to compute it anew."""
+    return layer._parameters.get("weight", layer.__dict__.get("weight"))
 
 
 def enter(x: Any, converting: bool) -> Any:

@@ -9,6 +9,7 @@ so going back and forth between training and evaluation traces nothing twice.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph
+from torch.nn import parameter
 from torch.nn.modules import module as torch_module
 
 from .. import explanation
@@ -43,6 +45,12 @@ def watched_globally() -> bool:
         or torch_module._global_backward_hooks
         or torch_module._global_backward_pre_hooks
     )
+
+
+def is_lazy(module: nn.Module) -> bool:
+    """Whether there are weights or statistics that get their shapes at the first call."""
+    held = itertools.chain(module.parameters(), module.buffers())
+    return any(map(parameter.is_lazy, held))
 
 
 def attributes(module: nn.Module) -> dict[str, Any]:
@@ -163,7 +171,7 @@ class Plans:
         from .fusion import fuse
         from .tracing import trace
 
-        if module in self.as_written:
+        if module in self.as_written or is_lazy(module):
             return None
         try:
             traced = trace(module, inputs, self.as_written)

@@ -26,6 +26,7 @@ from torch.fx import Graph, Node, Proxy, Tracer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..hooks import has_hooks
+from .classes import of_library
 from .plan import attributes, changed
 
 # Frames of these files between an operation and the forward: a context that no graph node keeps.
@@ -163,11 +164,10 @@ class _Tracer(Tracer):
         return self.create_proxy("call_module", path, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        of_library = type(m).__module__.startswith(("torch.", "pyconvopt."))
         return (
             m in self.as_written
             or has_hooks(m)
-            or (of_library and not isinstance(m, nn.Sequential))
+            or (of_library(type(m)) and not isinstance(m, nn.Sequential))
         )
 
 

@@ -21,6 +21,7 @@ _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "hardswish": F.hardswish,
 }
 
+_tracing = torch._C._is_tracing
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
@@ -31,8 +32,8 @@ def suits(x: Tensor) -> bool:
     """Whether `x` is a tensor for this library's kernels, under plain autograd.
 
     On a CPU float32 without autocast, on a GPU float32, float16 or bfloat16. Inside
-    ``torch.compile`` and ``torch.export`` none is: the compiler sees torch's own operations (and
-    ``backend="pyconvopt"`` joins those).
+    ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` none is: the compiler sees torch's
+    own operations (and ``backend="pyconvopt"`` joins those).
     """
     if x.is_cuda:
         fits = x.dtype in _CUDA_TYPES
@@ -44,6 +45,7 @@ def suits(x: Tensor) -> bool:
         and not _functorch_active()
         and forward_ad._current_level < 0
         and not torch.compiler.is_compiling()
+        and not _tracing()
     )
 
 

@@ -71,7 +71,8 @@ def batch_norm(
         )  # fmt: skip
         y = max_pool2d(y, 2)
         return apply_dropout(y, dropout) if dropout else y
-    x = _rows(input, training, running_mean, running_var, weight, bias)
+    # Any other eps is torch's to refuse.
+    x = _rows(input, training, running_mean, running_var, weight, bias) if eps > 0 else None
     fusable = fused is not None and not (residual is not None and pool)
     if fused is not None and fused > RELU:
         fusable = residual is None and not pool and not input.is_cuda

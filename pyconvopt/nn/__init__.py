@@ -9,6 +9,7 @@ from .batch_statistics import BatchRenorm2d, FilterResponseNorm2d, GhostBatchNor
 from .batchnorm import BatchNorm2d
 from .conv import Conv2d, WeightStandardizedConv2d
 from .dropout import Dropout, Dropout2d
+from .lazy import LazyBatchNorm2d, LazyConv2d, LazyLinear
 from .linear import Linear
 from .monte_carlo import monte_carlo_dropout, monte_carlo_predict
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, BlurPool2d, MaxPool2d
@@ -29,6 +30,9 @@ __all__ = [
     "Dropout2d",
     "FilterResponseNorm2d",
     "GhostBatchNorm2d",
+    "LazyBatchNorm2d",
+    "LazyConv2d",
+    "LazyLinear",
     "Linear",
     "MaxPool2d",
     "ReLU",

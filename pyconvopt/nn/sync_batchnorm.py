@@ -1,8 +1,11 @@
 """Batch normalisation over the batches of all processes, on the CPU too.
 
-torch's own SyncBatchNorm wants an accelerator. Here every process contributes its count, mean and
-mean square a channel, in double, to one all-reduce; the gradient of that sum is again a sum over
-all processes. So forward and backward each take one message of 2·C + 1 numbers.
+torch's own SyncBatchNorm wants an accelerator, and DistributedDataParallel refuses every subclass
+of it on the CPU: the one here is a class beside it, of the same arguments, state and results.
+
+Every process contributes its count, mean and mean square a channel, in double, to one all-reduce;
+the gradient of that sum is again a sum over all processes. So forward and backward each take one
+message of 2·C + 1 numbers.
 """
 
 from __future__ import annotations
@@ -64,8 +67,11 @@ class SyncBatchNorm(_BatchNorm):
         process_group: Any = None,
         device: Any = None,
         dtype: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, **options
+        )
         self.process_group = process_group
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -154,6 +154,8 @@ def test_every_module_of_a_torch_name_is_torchs_subclass_and_pickles(name):
     arguments = {
         "Conv2d": (4, 8, 3),
         "Linear": (4, 8),
+        "LazyConv2d": (8, 3),
+        "LazyLinear": (8,),
         "BatchNorm2d": (4,),
         "SyncBatchNorm": (4,),
         "MaxPool2d": (2,),
