@@ -203,7 +203,7 @@ def _(input, output_gradient, argmax, weight, sh, sw, ph, pw, dh, dw, groups):
     return _empty_like_weight(weight), weight.new_empty(weight.shape[0])
 
 
-# --- Elementwise operators: batch norm, ReLU, dropout, pooling, optimiser steps -------------------
+# --- Elementwise operators: batch norm, activations, dropout, pooling, optimisers -------------------
 
 
 def _nothing(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -268,6 +268,16 @@ def _(input):
 @torch.library.register_fake("pyconvopt::relu_backward")
 def _(output_gradient, output, channel_sum):
     return torch.empty_like(output), _channels(output) if channel_sum else _nothing(output)
+
+
+@torch.library.register_fake("pyconvopt::activation")
+def _(input, function, alpha, scale):
+    return torch.empty_like(input)
+
+
+@torch.library.register_fake("pyconvopt::activation_backward")
+def _(output_gradient, kept, function, alpha, scale):
+    return torch.empty_like(kept)
 
 
 @torch.library.register_fake("pyconvopt::channel_sum")

@@ -87,6 +87,12 @@ void add_batch_norm_relu(std::string_view networks, const MapShape& s) {
   add<ReluBackward>("ReluBackward", label, 2 * n, 12 * n, [=](Buffers& b) {
     return ReluBackward{s.rows(), c, b.floats(x), b.floats(x), b.floats(x), b.floats(c)};
   });
+  add<ActivationForward>("ActivationForward", label + " mish", 20 * n, 8 * n, [=](Buffers& b) {
+    return ActivationForward{Function::mish, 1, 1, x, b.floats(x), b.floats(x)};
+  });
+  add<ActivationBackward>("ActivationBackward", label + " mish", 25 * n, 12 * n, [=](Buffers& b) {
+    return ActivationBackward{Function::mish, 1, 1, x, b.floats(x), b.floats(x), b.floats(x)};
+  });
   add<ChannelSum>("ChannelSum", label, n, 4 * n,
                   [=](Buffers& b) { return ChannelSum{s.rows(), c, b.floats(x), b.floats(c)}; });
 }

@@ -1,4 +1,4 @@
-// torch.ops.pyconvopt: ReLU, sums over rows, dropout and 2×2 max-pooling.
+// torch.ops.pyconvopt: ReLU and other activations, sums over rows, dropout and 2×2 max-pooling.
 #include "activation.hpp"
 #include "dispatch.hpp"
 #include "dropout.hpp"
@@ -27,6 +27,33 @@ std::tuple<Tensor, Tensor> relu_backward(const Tensor& output_gradient, const Te
                    output.const_data_ptr<float>(), gradient.mutable_data_ptr<float>(),
                    channel_sum ? sum.mutable_data_ptr<float>() : nullptr});
   return {gradient, sum};
+}
+
+Function checked_function(int64_t function, const char* op) {
+  STD_TORCH_CHECK(function >= 0 && function < functions, op, ": expected a function of 0 to ", functions - 1,
+                  ", but got ", function);
+  return Function(function);
+}
+
+Tensor activation(const Tensor& input, int64_t function, double alpha, double scale) {
+  check_dense(input, "activation", "input");
+  const Function checked = checked_function(function, "activation");
+  Tensor output = torch::stable::empty_like(input);
+  run(ActivationForward{checked, float(alpha), float(scale), input.numel(), input.const_data_ptr<float>(),
+                        output.mutable_data_ptr<float>()});
+  return output;
+}
+
+Tensor activation_backward(const Tensor& output_gradient, const Tensor& kept, int64_t function, double alpha,
+                           double scale) {
+  const char* op = "activation_backward";
+  const Function checked = checked_function(function, op);
+  check_dense(kept, op, "kept");
+  check_like(output_gradient, kept, op, "output_gradient");
+  Tensor gradient = torch::stable::empty_like(kept);
+  run(ActivationBackward{checked, float(alpha), float(scale), kept.numel(), output_gradient.const_data_ptr<float>(),
+                         kept.const_data_ptr<float>(), gradient.mutable_data_ptr<float>()});
+  return gradient;
 }
 
 Tensor channel_sum(const Tensor& input) {
@@ -91,6 +118,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
   m.def("relu(Tensor input) -> Tensor");
   m.def(
       "relu_backward(Tensor output_gradient, Tensor output, bool channel_sum) -> (Tensor input_gradient, Tensor sum)");
+  m.def("activation(Tensor input, int function, float alpha, float scale) -> Tensor");
+  m.def("activation_backward(Tensor output_gradient, Tensor kept, int function, float alpha, float scale) -> Tensor");
   m.def("channel_sum(Tensor input) -> Tensor");
   m.def("dropout(Tensor input, float p, int seed, int offset) -> Tensor");
   m.def("dropout_channels(Tensor input, float p, int seed, int offset) -> Tensor");
@@ -103,6 +132,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("relu", TORCH_BOX(&relu));
   m.impl("relu_backward", TORCH_BOX(&relu_backward));
+  m.impl("activation", TORCH_BOX(&activation));
+  m.impl("activation_backward", TORCH_BOX(&activation_backward));
   m.impl("channel_sum", TORCH_BOX(&channel_sum));
   m.impl("dropout", TORCH_BOX(&dropout));
   m.impl("dropout_channels", TORCH_BOX(&dropout_channels));

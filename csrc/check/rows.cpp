@@ -1,4 +1,4 @@
-// Batch normalisation, dropout, pooling, ReLU and sums over the maps of tests/cases.py, and over one
+// Batch normalisation, dropout, pooling, activations and sums over the maps of tests/cases.py, and over one
 // of more than 4 MB, where the rows are walked in another order.
 #include "activation.hpp"
 #include "check.hpp"
@@ -119,6 +119,25 @@ void check_relu(const MapShape& s, const Floats& x) {
         [&](ChannelSum& p, Results& r) { p.sum = r.floats(s.channels); });
 }
 
+void check_activations(const MapShape& s) {
+  const Floats x = draw(size_of(s), 3), g = draw(size_of(s));
+  for (int function = 0; function < functions; ++function) {
+    const Function f = Function(function);
+    const std::string text = text_of(s) + " function " + std::to_string(function);
+    const float alpha = 1.5f, scale = f == Function::softplus ? 4.0f : 1.25f;
+    ActivationForward forward{f, alpha, scale, size_of(s), x.data()};
+    const auto bind = [&](ActivationForward& p, Results& r) { p.output = r.floats(p.size); };
+    check("ActivationForward", text, forward, 1e-6, bind);
+    Results left;  // by the reference, for the backward of all
+    set_isa("reference");
+    bind(forward, left);
+    run(forward);
+    const float* kept = derivative_from_output(f) ? forward.output : x.data();
+    check("ActivationBackward", text, ActivationBackward{f, alpha, scale, size_of(s), g.data(), kept}, 3e-6,
+          [&](ActivationBackward& p, Results& r) { p.input_gradient = r.floats(p.size); });
+  }
+}
+
 }  // namespace
 
 void check_rows() {
@@ -128,6 +147,7 @@ void check_rows() {
     check_dropout(s, x);
     check_max_pool(s, x);
     check_relu(s, x);
+    check_activations(s);
   }
 }
 

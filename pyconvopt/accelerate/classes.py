@@ -30,9 +30,16 @@ LAYERS = {
         "Conv2d",
         "Dropout",
         "Dropout2d",
+        "ELU",
+        "GELU",
         "Linear",
         "MaxPool2d",
+        "Mish",
         "ReLU",
+        "SELU",
+        "SiLU",
+        "Softplus",
+        "Tanh",
     )
     if hasattr(own, name)
 }

@@ -6,6 +6,20 @@ one for the shape; everything else (other types and devices, autocast, ``torch.f
 forward-mode differentiation) is torch's.
 """
 
+from .activation import (
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    mish,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
 from .conv import conv2d, conv2d_max_pool
 from .elementwise import dropout, dropout2d, linear, relu
 from .norm import batch_norm
@@ -17,7 +31,19 @@ __all__ = [
     "conv2d_max_pool",
     "dropout",
     "dropout2d",
+    "elu",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
     "linear",
     "max_pool2d",
+    "mish",
     "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "tanh",
 ]

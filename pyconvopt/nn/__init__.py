@@ -4,7 +4,21 @@ The first are subclasses of the torch modules whose names they bear, with the sa
 ``state_dict`` and results.
 """
 
-from .activation import ReLU
+from .activation import (
+    ELU,
+    GELU,
+    SELU,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyReLU,
+    Mish,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from .batch_statistics import BatchRenorm2d, FilterResponseNorm2d, GhostBatchNorm2d
 from .batchnorm import BatchNorm2d
 from .conv import Conv2d, WeightStandardizedConv2d
@@ -17,6 +31,9 @@ from .stochastic import DropBlock2d, DropPath, ScheduledDropout
 from .sync_batchnorm import SyncBatchNorm
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm2d",
@@ -29,12 +46,21 @@ __all__ = [
     "Dropout2d",
     "FilterResponseNorm2d",
     "GhostBatchNorm2d",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "LeakyReLU",
     "Linear",
     "MaxPool2d",
+    "Mish",
     "ReLU",
     "ScheduledDropout",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
     "SqueezeExcite",
     "SyncBatchNorm",
+    "Tanh",
     "WeightStandardizedConv2d",
     "monte_carlo_dropout",
     "monte_carlo_predict",
