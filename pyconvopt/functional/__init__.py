@@ -21,14 +21,18 @@ from .activation import (
     tanh,
 )
 from .conv import conv2d, conv2d_max_pool
+from .conv1d import conv1d
+from .conv_transpose import conv_transpose2d
 from .elementwise import dropout, dropout2d, linear, relu
 from .norm import batch_norm
 from .pool import max_pool2d
 
 __all__ = [
     "batch_norm",
+    "conv1d",
     "conv2d",
     "conv2d_max_pool",
+    "conv_transpose2d",
     "dropout",
     "dropout2d",
     "elu",

@@ -21,7 +21,7 @@ from .activation import (
 )
 from .batch_statistics import BatchRenorm2d, FilterResponseNorm2d, GhostBatchNorm2d
 from .batchnorm import BatchNorm2d
-from .conv import Conv2d, WeightStandardizedConv2d
+from .conv import Conv1d, Conv2d, ConvTranspose2d, WeightStandardizedConv2d
 from .dropout import Dropout, Dropout2d
 from .linear import Linear
 from .monte_carlo import monte_carlo_dropout, monte_carlo_predict
@@ -39,7 +39,9 @@ __all__ = [
     "BatchNorm2d",
     "BatchRenorm2d",
     "BlurPool2d",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "DropBlock2d",
     "DropPath",
     "Dropout",
