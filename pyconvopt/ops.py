@@ -307,6 +307,11 @@ def _(output_gradient, argmax, height, width, channel_sum):
     return gradient, _channels(output_gradient) if channel_sum else _nothing(output_gradient)
 
 
+@torch.library.register_fake("pyconvopt::avg_pool2d_backward")
+def _(output_gradient, height, width, *windows):
+    return _empty_map(output_gradient, *output_gradient.shape[:2], height, width)
+
+
 @torch.library.register_fake("pyconvopt::sgd_step_")
 def _(
     parameters, gradients, buffers, lr, momentum, dampening, weight_decay, nesterov, maximize, first

@@ -499,6 +499,14 @@ PLAIN = (None, None, None, None, None, True, 0.1, 1e-5, False, False, 0.0, 0, 0)
             "argmax of shape",
         ),
         (lambda x: OPS.max_pool2x2_backward(x, x, 4, 4, False), "2 x 2 pixels"),
+        (
+            lambda x: OPS.avg_pool2d_backward(x, 8, 8, 2, 2, 2, 2, 2, 0, True, 0),
+            "at most half the kernel, but got 2, 2 and 2",
+        ),
+        (
+            lambda x: OPS.avg_pool2d_backward(x, 3, 8, 2, 2, 2, 2, 0, 0, True, 0),
+            "4 windows do not begin within a height of 3",
+        ),
         (lambda x: OPS.batch_norm_forward(x, torch.ones(4), *PLAIN[1:]), "weight"),
         (
             lambda x: OPS.batch_norm_forward(x, *PLAIN[:2], x[:1].clone(), *PLAIN[3:]),
@@ -585,6 +593,7 @@ def test_operators_pass_opcheck():
         (OPS.dropout_channels, (x, 0.5, 1, 2)),
         (OPS.max_pool2x2, (x,)),
         (OPS.max_pool2x2_backward, (g, argmax, 4, 4, True)),
+        (OPS.avg_pool2d_backward, (g, 4, 4, 3, 3, 2, 2, 1, 1, False, 0)),
         (
             OPS.sgd_step_,
             (state[:1], state[1:2], state[2:3], 0.1, 0.9, 0.0, 0.0, False, False, False),

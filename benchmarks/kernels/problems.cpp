@@ -105,6 +105,10 @@ void add_max_pool(std::string_view networks, const MapShape& s) {
                       [=](Buffers& b) { return MaxPoolForward{s, b.floats(x), b.floats(y), b.bytes(y)}; });
   add<MaxPoolBackward>("MaxPoolBackward", label, 0, bytes,
                        [=](Buffers& b) { return MaxPoolBackward{s, b.floats(y), b.bytes(y), b.floats(x)}; });
+  add<AveragePoolBackward>("AveragePoolBackward", label, double(x), 4.0 * double(x + y), [=](Buffers& b) {
+    const PoolAxis rows{s.height, s.height / 2, 2, 2, 0}, columns{s.width, s.width / 2, 2, 2, 0};
+    return AveragePoolBackward{s.batch, s.channels, rows, columns, true, 0, b.floats(y), b.floats(x)};
+  });
 }
 
 void add_dropout(std::string_view networks, const MapShape& s) {

@@ -1,4 +1,4 @@
-// torch.ops.pyconvopt: ReLU and other activations, sums over rows, dropout and 2×2 max-pooling.
+// torch.ops.pyconvopt: ReLU and other activations, sums over rows, dropout and pooling.
 #include "activation.hpp"
 #include "dispatch.hpp"
 #include "dropout.hpp"
@@ -112,6 +112,31 @@ std::tuple<Tensor, Tensor> max_pool2x2_backward(const Tensor& output_gradient, c
   return {gradient, sum};
 }
 
+PoolAxis pool_axis(const char* axis, int64_t size, int64_t pooled, int64_t kernel, int64_t stride, int64_t padding) {
+  const char* op = "avg_pool2d_backward";
+  STD_TORCH_CHECK(kernel >= 1 && stride >= 1 && padding >= 0 && 2 * padding <= kernel && kernel < (1ll << 31) &&
+                      stride < (1ll << 31),
+                  op, ": expected kernel and stride of at least 1 and padding of at most half the kernel, but got ",
+                  kernel, ", ", stride, " and ", padding);
+  STD_TORCH_CHECK(size >= 1 && pooled >= 1 && (pooled - 1) * stride - padding < size, op, ": ", pooled,
+                  " windows do not begin within a ", axis, " of ", size);
+  return {size, pooled, kernel, stride, padding};
+}
+
+Tensor avg_pool2d_backward(const Tensor& output_gradient, int64_t height, int64_t width, int64_t kernel_height,
+                           int64_t kernel_width, int64_t stride_height, int64_t stride_width, int64_t padding_height,
+                           int64_t padding_width, bool count_include_pad, int64_t divisor) {
+  check_map(output_gradient, "avg_pool2d_backward", "output_gradient");
+  STD_TORCH_CHECK(divisor >= 0, "avg_pool2d_backward: expected a divisor of at least 0, but got ", divisor);
+  const MapShape shape = map_shape(output_gradient);
+  const PoolAxis rows = pool_axis("height", height, shape.height, kernel_height, stride_height, padding_height);
+  const PoolAxis columns = pool_axis("width", width, shape.width, kernel_width, stride_width, padding_width);
+  Tensor gradient = empty_map(shape.batch, shape.channels, height, width);
+  run(AveragePoolBackward{shape.batch, shape.channels, rows, columns, count_include_pad, divisor,
+                          output_gradient.const_data_ptr<float>(), gradient.mutable_data_ptr<float>()});
+  return gradient;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
@@ -127,6 +152,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
   m.def(
       "max_pool2x2_backward(Tensor output_gradient, Tensor argmax, SymInt height, SymInt width, bool channel_sum) "
       "-> (Tensor input_gradient, Tensor sum)");
+  m.def(
+      "avg_pool2d_backward(Tensor output_gradient, SymInt height, SymInt width, SymInt kernel_height, "
+      "SymInt kernel_width, SymInt stride_height, SymInt stride_width, int padding_height, int padding_width, "
+      "bool count_include_pad, int divisor) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
@@ -139,6 +168,7 @@ STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("dropout_channels", TORCH_BOX(&dropout_channels));
   m.impl("max_pool2x2", TORCH_BOX(&max_pool2x2));
   m.impl("max_pool2x2_backward", TORCH_BOX(&max_pool2x2_backward));
+  m.impl("avg_pool2d_backward", TORCH_BOX(&avg_pool2d_backward));
 }
 
 }  // namespace pyconvopt::binding

@@ -106,6 +106,25 @@ void check_max_pool(const MapShape& s, const Floats& x) {
           });
 }
 
+void check_average_pool(const MapShape& s) {
+  struct Window {
+    int64_t kernel, stride, padding;
+    bool count_padding;
+    int64_t divisor;
+  };
+  for (const Window& w : {Window{2, 2, 0, true, 0}, {3, 2, 1, true, 0}, {3, 1, 1, false, 0}, {2, 3, 0, true, 5}}) {
+    if (s.height < w.kernel || s.width < w.kernel) continue;
+    const auto axis = [&](int64_t size) {
+      return PoolAxis{size, (size + 2 * w.padding - w.kernel) / w.stride + 1, w.kernel, w.stride, w.padding};
+    };
+    const PoolAxis rows = axis(s.height), columns = axis(s.width);
+    const Floats g = draw(s.batch * rows.pooled * columns.pooled * s.channels);
+    const AveragePoolBackward problem{s.batch, s.channels, rows, columns, w.count_padding, w.divisor, g.data()};
+    check("AveragePoolBackward", text_of(s), problem, 1e-6,
+          [&](AveragePoolBackward& p, Results& r) { p.input_gradient = r.floats(size_of(s)); });
+  }
+}
+
 void check_relu(const MapShape& s, const Floats& x) {
   check("ReluForward", text_of(s), ReluForward{size_of(s), x.data()}, 0,
         [&](ReluForward& p, Results& r) { p.output = r.floats(p.size); });
@@ -146,6 +165,7 @@ void check_rows() {
     const Floats x = draw(size_of(s));
     check_dropout(s, x);
     check_max_pool(s, x);
+    check_average_pool(s);
     check_relu(s, x);
     check_activations(s);
   }

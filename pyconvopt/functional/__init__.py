@@ -25,9 +25,11 @@ from .conv1d import conv1d
 from .conv_transpose import conv_transpose2d
 from .elementwise import dropout, dropout2d, linear, relu
 from .norm import batch_norm
-from .pool import max_pool2d
+from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 
 __all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
     "batch_norm",
     "conv1d",
     "conv2d",
