@@ -56,7 +56,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def tanh(x: Tensor) -> Tensor:
     """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
-    return torch.tanh(x)
+    return functional.tanh(x)
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def log_softmax(x: Tensor) -> Tensor:
 
 def gelu(x: Tensor) -> Tensor:
     """x·Φ(x), Φ the normal distribution function, exact. Hendrycks and Gimpel 2016."""
-    return torch_functional.gelu(x)
+    return functional.gelu(x)
 
 
 def exponential(x: Tensor) -> Tensor:
@@ -111,16 +111,16 @@ TABLE: dict[str, Activation] = {
     "tanh": tanh,
     "softmax": softmax,
     "log_softmax": log_softmax,
-    "softplus": torch_functional.softplus,
+    "softplus": functional.softplus,
     "softsign": torch_functional.softsign,
-    "elu": torch_functional.elu,
-    "selu": torch_functional.selu,
+    "elu": functional.elu,
+    "selu": functional.selu,
     "gelu": gelu,
-    "silu": torch_functional.silu,
-    "swish": torch_functional.silu,
+    "silu": functional.silu,
+    "swish": functional.silu,
     "hard_swish": torch_functional.hardswish,
     "hard_silu": torch_functional.hardswish,
-    "mish": torch_functional.mish,
+    "mish": functional.mish,
     "celu": torch_functional.celu,
     "hard_tanh": torch_functional.hardtanh,
     "log_sigmoid": torch_functional.logsigmoid,

@@ -248,7 +248,7 @@ def _(input, output_gradient, argmax, weight, sh, sw, ph, pw, dh, dw, groups):
     return _empty_like_weight(weight), weight.new_empty(weight.shape[0])
 
 
-# --- Elementwise operators: batch norm, ReLU, dropout, pooling, optimiser steps -------------------
+# --- Elementwise operators: batch norm, activations, dropout, pooling, optimisers -------------------
 
 
 def _nothing(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -338,6 +338,16 @@ def _(output_gradient, output, channel_sum):
     return torch.empty_like(output), _channels(output) if channel_sum else _nothing(output)
 
 
+@torch.library.register_fake("pyconvopt::activation")
+def _(input, function, alpha, scale):
+    return torch.empty_like(input)
+
+
+@torch.library.register_fake("pyconvopt::activation_backward")
+def _(output_gradient, kept, function, alpha, scale):
+    return torch.empty_like(kept)
+
+
 @torch.library.register_fake("pyconvopt::channel_sum")
 def _(input):
     return _channels(input)
@@ -363,6 +373,11 @@ def _(output_gradient, argmax, height, width, channel_sum):
     batch, channels = output_gradient.shape[:2]
     gradient = _empty_map(output_gradient, batch, channels, height, width)
     return gradient, _channels(output_gradient) if channel_sum else _nothing(output_gradient)
+
+
+@torch.library.register_fake("pyconvopt::avg_pool2d_backward")
+def _(output_gradient, height, width, *windows):
+    return _empty_map(output_gradient, *output_gradient.shape[:2], height, width)
 
 
 @torch.library.register_fake("pyconvopt::sgd_step_")

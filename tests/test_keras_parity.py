@@ -83,7 +83,35 @@ def per_sample(kinds) -> list:
     ]
 
 
-@pytest.fixture(params=[article, normalised, pooled, per_sample])
+def transposed(kinds) -> list:
+    return [
+        kinds.Conv2D(4, 3, strides=2, padding="same", activation="relu"),
+        kinds.Conv2DTranspose(6, 3, strides=2, padding="same", activation="elu"),
+        kinds.Conv2DTranspose(5, (2, 4), padding="same"),
+        kinds.Conv2D(8, 3, strides=3, activation="mish"),
+        kinds.Conv2DTranspose(4, 3, activation="tanh"),
+        kinds.Conv2DTranspose(4, (2, 3), strides=(3, 2), output_padding=(1, 0)),
+        kinds.MaxPooling2D(3),
+        kinds.Conv2DTranspose(3, 3, dilation_rate=2, use_bias=False),
+        kinds.Conv2DTranspose(3, 5, strides=2, padding="same", output_padding=1),
+        kinds.GlobalAveragePooling2D(),
+        kinds.Dense(10, activation="softmax"),
+    ]
+
+
+def along_one_axis(kinds) -> list:
+    return [
+        kinds.Reshape((28, 28)),
+        kinds.Conv1D(8, 5, padding="causal", activation="relu"),
+        kinds.Conv1D(6, 3, strides=2, padding="same", groups=2),
+        kinds.Conv1D(6, 3, padding="causal", dilation_rate=2, use_bias=False),
+        kinds.Conv1D(4, 2, strides=3, activation="silu"),
+        kinds.Flatten(),
+        kinds.Dense(10, activation="softmax"),
+    ]
+
+
+@pytest.fixture(params=[article, normalised, pooled, per_sample, transposed, along_one_axis])
 def pair(request):
     """The same model in Keras and here, with the same weights, none at its start."""
     keras.utils.set_random_seed(0)
@@ -213,3 +241,19 @@ def test_activations():
     for name in activations.TABLE:
         wanted = keras.activations.get(name)(x)
         torch.testing.assert_close(activations.get(name)(x), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("stride", "output_padding"), [(1, None), (2, None), (3, None), (3, 2)])
+def test_conv2d_transpose_over_its_sizes(padding, kernel, stride, output_padding):
+    arguments = {"strides": stride, "padding": padding, "output_padding": output_padding}
+    ours = layers.Conv2DTranspose(3, kernel, **arguments, input_shape=(5, 4, 2))
+    theirs = keras.layers.Conv2DTranspose(3, kernel, **arguments)
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 2)).astype(np.float32)
+    wanted = keras.ops.convert_to_numpy(theirs(x))
+    ours.build((None, 5, 4, 2))
+    ours.set_weights(theirs.get_weights())
+    y = ours(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    assert ours.output_shape == (None, *wanted.shape[1:])
+    np.testing.assert_allclose(y.detach().numpy(), wanted, atol=1e-5)

@@ -492,6 +492,8 @@ PLAIN = (None, None, None, None, None, True, 0.1, 1e-5, False, False, 0.0, 0, 0)
         (lambda x: OPS.relu(x[:, ::2]), "dense channels_last"),
         (lambda x: OPS.relu_backward(x, x[:1].clone(), False), "output_gradient of shape"),
         (lambda x: OPS.relu_backward(x, x.contiguous(), False), "same memory format"),
+        (lambda x: OPS.activation(x, 99, 1.0, 1.0), "function of 0 to 6, but got 99"),
+        (lambda x: OPS.activation_backward(x[:1], x, 0, 1.0, 1.0), "output_gradient of shape"),
         (lambda x: OPS.channel_sum(x.flatten()), "4 dimensions"),
         (lambda x: OPS.channel_sum(x.contiguous()), "channels_last"),
         (lambda x: OPS.dropout(x, 1.5, 0, 0), "between 0 and 1"),
@@ -503,6 +505,14 @@ PLAIN = (None, None, None, None, None, True, 0.1, 1e-5, False, False, 0.0, 0, 0)
             "argmax of shape",
         ),
         (lambda x: OPS.max_pool2x2_backward(x, x, 4, 4, False), "2 x 2 pixels"),
+        (
+            lambda x: OPS.avg_pool2d_backward(x, 8, 8, 2, 2, 2, 2, 2, 0, True, 0),
+            "at most half the kernel, but got 2, 2 and 2",
+        ),
+        (
+            lambda x: OPS.avg_pool2d_backward(x, 3, 8, 2, 2, 2, 2, 0, 0, True, 0),
+            "4 windows do not begin within a height of 3",
+        ),
         (lambda x: OPS.batch_norm_forward(x, torch.ones(4), *PLAIN[1:]), "weight"),
         (
             lambda x: OPS.batch_norm_forward(x, *PLAIN[:2], x[:1].clone(), *PLAIN[3:]),
@@ -582,11 +592,14 @@ def test_operators_pass_opcheck():
         ),
         (OPS.relu, (x,)),
         (OPS.relu_backward, (x, x, True)),
+        (OPS.activation, (x, 3, 1.0, 1.0)),
+        (OPS.activation_backward, (x, x, 3, 1.0, 1.0)),
         (OPS.channel_sum, (x,)),
         (OPS.dropout, (x, 0.5, 1, 2)),
         (OPS.dropout_channels, (x, 0.5, 1, 2)),
         (OPS.max_pool2x2, (x,)),
         (OPS.max_pool2x2_backward, (g, argmax, 4, 4, True)),
+        (OPS.avg_pool2d_backward, (g, 4, 4, 3, 3, 2, 2, 1, 1, False, 0)),
         (
             OPS.sgd_step_,
             (state[:1], state[1:2], state[2:3], 0.1, 0.9, 0.0, 0.0, False, False, False),

@@ -108,6 +108,46 @@ class TestConv2D:
         np.testing.assert_array_equal(layer.get_weights()[0], before[0])
 
 
+class TestConv2DTranspose:
+    def test_numbers_by_hand(self):
+        layer = layers.Conv2DTranspose(1, 2, strides=2, activation="relu", use_bias=False)
+        layer.build((None, 1, 2, 1))
+        layer.set_weights([np.array([[1.0, 2.0], [3.0, -4.0]]).reshape(2, 2, 1, 1)])
+        y = layer(torch.tensor([[[[1.0, 10.0]]]]))
+        assert y.tolist() == [[[[1.0, 2.0, 10.0, 20.0], [3.0, 0.0, 30.0, 0.0]]]]
+
+    def test_weights_lie_in_channels_last_memory(self):
+        layer = layers.Conv2DTranspose(5, 3)
+        layer.build((None, 8, 8, 4))
+        assert layer.weight.shape == (4, 5, 3, 3)
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+        assert layer.get_weights()[0].shape == (3, 3, 5, 4)
+        assert layer.flops() == 2 * 9 * 4 * 5 * 64 + 10 * 10 * 5
+
+    def test_refusals(self):
+        with pytest.raises(ValueError, match=r"smaller than the strides \(2, 2\), got \(2, 2\)"):
+            layers.Conv2DTranspose(4, 3, strides=2, output_padding=2)
+        with pytest.raises(ValueError, match="cannot both be above 1"):
+            layers.Conv2DTranspose(4, 3, strides=2, dilation_rate=2)
+
+
+class TestConv1D:
+    def test_causal_sees_no_later_step(self):
+        layer = layers.Conv1D(1, 2, padding="causal", use_bias=False)
+        layer.build((None, 3, 1))
+        layer.set_weights([np.array([10.0, 1.0]).reshape(2, 1, 1)])
+        assert layer(torch.tensor([[[1.0], [2.0], [3.0]]])).flatten().tolist() == [1.0, 12.0, 23.0]
+
+    def test_configuration_and_refusals(self):
+        config = layers.Conv1D(4, (3,), strides=2, padding="causal").get_config()
+        assert config["kernel_size"] == [3] and config["padding"] == "causal"
+        assert layers.Conv1D(**config).get_config() == config
+        with pytest.raises(ValueError, match="kernel_size must be one whole number >= 1, got"):
+            layers.Conv1D(4, (3, 3))
+        with pytest.raises(ValueError, match="takes inputs of 3 axes"):
+            layers.Conv1D(4, 3).build((None, 8, 8, 4))
+
+
 class TestPooling:
     def test_maximum_of_windows(self):
         x = torch.arange(25.0).reshape(1, 1, 5, 5)
@@ -403,6 +443,8 @@ def test_window_arithmetic_against_counting():
 def test_every_layer_comes_back_from_its_configuration():
     arguments = {
         "Conv2D": (4, 3),
+        "Conv1D": (4, 3),
+        "Conv2DTranspose": (4, 3),
         "Dense": (4,),
         "Dropout": (0.1,),
         "SpatialDropout2D": (0.1,),

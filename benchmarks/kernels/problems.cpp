@@ -87,6 +87,12 @@ void add_batch_norm_relu(std::string_view networks, const MapShape& s) {
   add<ReluBackward>("ReluBackward", label, 2 * n, 12 * n, [=](Buffers& b) {
     return ReluBackward{s.rows(), c, b.floats(x), b.floats(x), b.floats(x), b.floats(c)};
   });
+  add<ActivationForward>("ActivationForward", label + " mish", 20 * n, 8 * n, [=](Buffers& b) {
+    return ActivationForward{Function::mish, 1, 1, x, b.floats(x), b.floats(x)};
+  });
+  add<ActivationBackward>("ActivationBackward", label + " mish", 25 * n, 12 * n, [=](Buffers& b) {
+    return ActivationBackward{Function::mish, 1, 1, x, b.floats(x), b.floats(x), b.floats(x)};
+  });
   add<ChannelSum>("ChannelSum", label, n, 4 * n,
                   [=](Buffers& b) { return ChannelSum{s.rows(), c, b.floats(x), b.floats(c)}; });
 }
@@ -99,6 +105,10 @@ void add_max_pool(std::string_view networks, const MapShape& s) {
                       [=](Buffers& b) { return MaxPoolForward{s, b.floats(x), b.floats(y), b.bytes(y)}; });
   add<MaxPoolBackward>("MaxPoolBackward", label, 0, bytes,
                        [=](Buffers& b) { return MaxPoolBackward{s, b.floats(y), b.bytes(y), b.floats(x)}; });
+  add<AveragePoolBackward>("AveragePoolBackward", label, double(x), 4.0 * double(x + y), [=](Buffers& b) {
+    const PoolAxis rows{s.height, s.height / 2, 2, 2, 0}, columns{s.width, s.width / 2, 2, 2, 0};
+    return AveragePoolBackward{s.batch, s.channels, rows, columns, true, 0, b.floats(y), b.floats(x)};
+  });
 }
 
 void add_dropout(std::string_view networks, const MapShape& s) {

@@ -1,4 +1,4 @@
-// torch.ops.pyconvopt: ReLU, sums over rows, dropout and 2×2 max-pooling.
+// torch.ops.pyconvopt: ReLU and other activations, sums over rows, dropout and pooling.
 #include "activation.hpp"
 #include "dispatch.hpp"
 #include "dropout.hpp"
@@ -27,6 +27,33 @@ std::tuple<Tensor, Tensor> relu_backward(const Tensor& output_gradient, const Te
                    output.const_data_ptr<float>(), gradient.mutable_data_ptr<float>(),
                    channel_sum ? sum.mutable_data_ptr<float>() : nullptr});
   return {gradient, sum};
+}
+
+Function checked_function(int64_t function, const char* op) {
+  STD_TORCH_CHECK(function >= 0 && function < functions, op, ": expected a function of 0 to ", functions - 1,
+                  ", but got ", function);
+  return Function(function);
+}
+
+Tensor activation(const Tensor& input, int64_t function, double alpha, double scale) {
+  check_dense(input, "activation", "input");
+  const Function checked = checked_function(function, "activation");
+  Tensor output = torch::stable::empty_like(input);
+  run(ActivationForward{checked, float(alpha), float(scale), input.numel(), input.const_data_ptr<float>(),
+                        output.mutable_data_ptr<float>()});
+  return output;
+}
+
+Tensor activation_backward(const Tensor& output_gradient, const Tensor& kept, int64_t function, double alpha,
+                           double scale) {
+  const char* op = "activation_backward";
+  const Function checked = checked_function(function, op);
+  check_dense(kept, op, "kept");
+  check_like(output_gradient, kept, op, "output_gradient");
+  Tensor gradient = torch::stable::empty_like(kept);
+  run(ActivationBackward{checked, float(alpha), float(scale), kept.numel(), output_gradient.const_data_ptr<float>(),
+                         kept.const_data_ptr<float>(), gradient.mutable_data_ptr<float>()});
+  return gradient;
 }
 
 Tensor channel_sum(const Tensor& input) {
@@ -85,12 +112,39 @@ std::tuple<Tensor, Tensor> max_pool2x2_backward(const Tensor& output_gradient, c
   return {gradient, sum};
 }
 
+PoolAxis pool_axis(const char* axis, int64_t size, int64_t pooled, int64_t kernel, int64_t stride, int64_t padding) {
+  const char* op = "avg_pool2d_backward";
+  STD_TORCH_CHECK(kernel >= 1 && stride >= 1 && padding >= 0 && 2 * padding <= kernel && kernel < (1ll << 31) &&
+                      stride < (1ll << 31),
+                  op, ": expected kernel and stride of at least 1 and padding of at most half the kernel, but got ",
+                  kernel, ", ", stride, " and ", padding);
+  STD_TORCH_CHECK(size >= 1 && pooled >= 1 && (pooled - 1) * stride - padding < size, op, ": ", pooled,
+                  " windows do not begin within a ", axis, " of ", size);
+  return {size, pooled, kernel, stride, padding};
+}
+
+Tensor avg_pool2d_backward(const Tensor& output_gradient, int64_t height, int64_t width, int64_t kernel_height,
+                           int64_t kernel_width, int64_t stride_height, int64_t stride_width, int64_t padding_height,
+                           int64_t padding_width, bool count_include_pad, int64_t divisor) {
+  check_map(output_gradient, "avg_pool2d_backward", "output_gradient");
+  STD_TORCH_CHECK(divisor >= 0, "avg_pool2d_backward: expected a divisor of at least 0, but got ", divisor);
+  const MapShape shape = map_shape(output_gradient);
+  const PoolAxis rows = pool_axis("height", height, shape.height, kernel_height, stride_height, padding_height);
+  const PoolAxis columns = pool_axis("width", width, shape.width, kernel_width, stride_width, padding_width);
+  Tensor gradient = empty_map(shape.batch, shape.channels, height, width);
+  run(AveragePoolBackward{shape.batch, shape.channels, rows, columns, count_include_pad, divisor,
+                          output_gradient.const_data_ptr<float>(), gradient.mutable_data_ptr<float>()});
+  return gradient;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
   m.def("relu(Tensor input) -> Tensor");
   m.def(
       "relu_backward(Tensor output_gradient, Tensor output, bool channel_sum) -> (Tensor input_gradient, Tensor sum)");
+  m.def("activation(Tensor input, int function, float alpha, float scale) -> Tensor");
+  m.def("activation_backward(Tensor output_gradient, Tensor kept, int function, float alpha, float scale) -> Tensor");
   m.def("channel_sum(Tensor input) -> Tensor");
   m.def("dropout(Tensor input, float p, int seed, int offset) -> Tensor");
   m.def("dropout_channels(Tensor input, float p, int seed, int offset) -> Tensor");
@@ -98,16 +152,23 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
   m.def(
       "max_pool2x2_backward(Tensor output_gradient, Tensor argmax, SymInt height, SymInt width, bool channel_sum) "
       "-> (Tensor input_gradient, Tensor sum)");
+  m.def(
+      "avg_pool2d_backward(Tensor output_gradient, SymInt height, SymInt width, SymInt kernel_height, "
+      "SymInt kernel_width, SymInt stride_height, SymInt stride_width, int padding_height, int padding_width, "
+      "bool count_include_pad, int divisor) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("relu", TORCH_BOX(&relu));
   m.impl("relu_backward", TORCH_BOX(&relu_backward));
+  m.impl("activation", TORCH_BOX(&activation));
+  m.impl("activation_backward", TORCH_BOX(&activation_backward));
   m.impl("channel_sum", TORCH_BOX(&channel_sum));
   m.impl("dropout", TORCH_BOX(&dropout));
   m.impl("dropout_channels", TORCH_BOX(&dropout_channels));
   m.impl("max_pool2x2", TORCH_BOX(&max_pool2x2));
   m.impl("max_pool2x2_backward", TORCH_BOX(&max_pool2x2_backward));
+  m.impl("avg_pool2d_backward", TORCH_BOX(&avg_pool2d_backward));
 }
 
 }  // namespace pyconvopt::binding

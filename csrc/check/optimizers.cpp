@@ -21,7 +21,7 @@ void check_sgd(bool momentum, bool nesterov, bool first, bool maximize) {
   step.dampening = nesterov ? 0 : 0.1;
   step.weight_decay = nesterov ? 0 : 0.01;
   step.nesterov = nesterov, step.maximize = maximize;
-  check("SgdStep", momentum ? "momentum" : "plain", step, 1e-6, [&](SgdStep& p, Results& r) {
+  check("SgdStep", momentum ? "momentum" : "plain", step, 2e-6, [&](SgdStep& p, Results& r) {
     tensors.clear();
     for (std::size_t t = 0; t < std::size(sizes); ++t)
       tensors.push_back({sizes[t], r.floats(parameters[t]), gradients[t].data(),

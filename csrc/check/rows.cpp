@@ -1,4 +1,4 @@
-// Batch normalisation, dropout, pooling, ReLU and sums over the maps of tests/cases.py, and over one
+// Batch normalisation, dropout, pooling, activations and sums over the maps of tests/cases.py, and over one
 // of more than 4 MB, where the rows are walked in another order.
 #include "activation.hpp"
 #include "check.hpp"
@@ -111,6 +111,25 @@ void check_max_pool(const MapShape& s, const Floats& x) {
           });
 }
 
+void check_average_pool(const MapShape& s) {
+  struct Window {
+    int64_t kernel, stride, padding;
+    bool count_padding;
+    int64_t divisor;
+  };
+  for (const Window& w : {Window{2, 2, 0, true, 0}, {3, 2, 1, true, 0}, {3, 1, 1, false, 0}, {2, 3, 0, true, 5}}) {
+    if (s.height < w.kernel || s.width < w.kernel) continue;
+    const auto axis = [&](int64_t size) {
+      return PoolAxis{size, (size + 2 * w.padding - w.kernel) / w.stride + 1, w.kernel, w.stride, w.padding};
+    };
+    const PoolAxis rows = axis(s.height), columns = axis(s.width);
+    const Floats g = draw(s.batch * rows.pooled * columns.pooled * s.channels);
+    const AveragePoolBackward problem{s.batch, s.channels, rows, columns, w.count_padding, w.divisor, g.data()};
+    check("AveragePoolBackward", text_of(s), problem, 1e-6,
+          [&](AveragePoolBackward& p, Results& r) { p.input_gradient = r.floats(size_of(s)); });
+  }
+}
+
 void check_relu(const MapShape& s, const Floats& x) {
   check("ReluForward", text_of(s), ReluForward{size_of(s), x.data()}, 0,
         [&](ReluForward& p, Results& r) { p.output = r.floats(p.size); });
@@ -124,6 +143,25 @@ void check_relu(const MapShape& s, const Floats& x) {
         [&](ChannelSum& p, Results& r) { p.sum = r.floats(s.channels); });
 }
 
+void check_activations(const MapShape& s) {
+  const Floats x = draw(size_of(s), 3), g = draw(size_of(s));
+  for (int function = 0; function < functions; ++function) {
+    const Function f = Function(function);
+    const std::string text = text_of(s) + " function " + std::to_string(function);
+    const float alpha = 1.5f, scale = f == Function::softplus ? 4.0f : 1.25f;
+    ActivationForward forward{f, alpha, scale, size_of(s), x.data()};
+    const auto bind = [&](ActivationForward& p, Results& r) { p.output = r.floats(p.size); };
+    check("ActivationForward", text, forward, 1e-6, bind);
+    Results left;  // by the reference, for the backward of all
+    set_isa("reference");
+    bind(forward, left);
+    run(forward);
+    const float* kept = derivative_from_output(f) ? forward.output : x.data();
+    check("ActivationBackward", text, ActivationBackward{f, alpha, scale, size_of(s), g.data(), kept}, 3e-6,
+          [&](ActivationBackward& p, Results& r) { p.input_gradient = r.floats(p.size); });
+  }
+}
+
 }  // namespace
 
 void check_rows() {
@@ -132,7 +170,9 @@ void check_rows() {
     const Floats x = draw(size_of(s));
     check_dropout(s, x);
     check_max_pool(s, x);
+    check_average_pool(s);
     check_relu(s, x);
+    check_activations(s);
   }
 }
 

@@ -1,4 +1,5 @@
-// 2×2 max-pooling with stride 2, NHWC; an odd last row or column belongs to no window.
+// 2×2 max-pooling with stride 2, NHWC; an odd last row or column belongs to no window. And the gradient
+// of average pooling, whose forward pass torch does at the speed of memory.
 //
 // One byte per pooled element remembers where its maximum lies, 0..3 as 2·row + column, against the
 // eight bytes of an int64 index. The backward also takes the bytes that a fused convolution or batch
@@ -22,6 +23,39 @@ struct MaxPoolBackward {
   const uint8_t* argmax;
   float* input_gradient = nullptr;  // every element is written
   float* channel_sum = nullptr;     // Σ of the input's gradient a channel (a convolution's bias gradient), or null
+};
+
+// One axis of average pooling: window o covers `kernel` pixels from o·stride − padding, cut at the
+// far padding's end.
+struct PoolAxis {
+  int64_t size, pooled, kernel, stride, padding;
+
+  int64_t begin(int64_t o) const { return o * stride - padding; }
+  // Pixels that the mean of window o is over, with or without those of the padding.
+  int64_t counted(int64_t o, bool with_padding) const {
+    const int64_t end = begin(o) + kernel, limit = with_padding ? size + padding : size;
+    const int64_t first = with_padding || begin(o) > 0 ? begin(o) : 0;
+    return (end < limit ? end : limit) - first;
+  }
+  // Windows first_over(i) to last_over(i) cover pixel i.
+  int64_t first_over(int64_t i) const { return i + padding < kernel ? 0 : (i + padding - kernel) / stride + 1; }
+  int64_t last_over(int64_t i) const {
+    const int64_t o = (i + padding) / stride;
+    return o < pooled ? o : pooled - 1;
+  }
+};
+
+struct AveragePoolBackward {
+  int64_t batch, channels;
+  PoolAxis rows, columns;
+  bool count_padding;
+  int64_t divisor;  // 0: the number of pixels
+  const float* output_gradient;
+  float* input_gradient = nullptr;  // every element is written
+
+  float share(int64_t y, int64_t x) const {
+    return 1.0f / float(divisor ? divisor : rows.counted(y, count_padding) * columns.counted(x, count_padding));
+  }
 };
 
 }  // namespace pyconvopt

@@ -1,4 +1,4 @@
-"""2×2 max-pooling that remembers one byte an output, and its gradient."""
+"""2×2 max-pooling that remembers one byte an output, average pooling that keeps nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..memory import memory_format
 
 _max_pool = torch.ops.pyconvopt.max_pool2x2.default
 _max_pool_backward = torch.ops.pyconvopt.max_pool2x2_backward.default
+_avg_pool_backward = torch.ops.pyconvopt.avg_pool2d_backward.default
 
 
 class MaxPool2x2Function(Function):
@@ -41,3 +42,20 @@ def unpool(g: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
     rows, columns = g.shape[2], g.shape[3]
     dz = spread.permute(2, 3, 4, 0, 5, 1).reshape(*g.shape[:2], 2 * rows, 2 * columns)
     return torch.nn.functional.pad(dz, (0, width - 2 * columns, 0, height - 2 * rows))
+
+
+class AveragePoolFunction(Function):
+    """An average pool of torch's, which keeps nothing but shapes, with this library's gradient."""
+
+    @staticmethod
+    def forward(ctx, x, by_torch, windows):  # noqa: D102
+        ctx.shape, ctx.by_torch, ctx.windows = x.shape, by_torch, windows
+        return by_torch(x)
+
+    @staticmethod
+    def backward(ctx, g):  # noqa: D102
+        if torch.is_grad_enabled():  # the pool is linear: its gradient anywhere is that at 0
+            x = g.new_zeros(ctx.shape).requires_grad_()
+            return *torch.autograd.grad(ctx.by_torch(x), x, g, create_graph=True), None, None
+        g = g.contiguous(memory_format=torch.channels_last)
+        return _avg_pool_backward(g, *ctx.shape[2:], *ctx.windows), None, None

@@ -6,18 +6,50 @@ one for the shape; everything else (other types and devices, autocast, ``torch.f
 forward-mode differentiation) is torch's.
 """
 
+from .activation import (
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    mish,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
 from .conv import conv2d, conv2d_max_pool
+from .conv1d import conv1d
+from .conv_transpose import conv_transpose2d
 from .elementwise import dropout, dropout2d, linear, relu
 from .norm import batch_norm
-from .pool import max_pool2d
+from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 
 __all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
     "batch_norm",
+    "conv1d",
     "conv2d",
     "conv2d_max_pool",
+    "conv_transpose2d",
     "dropout",
     "dropout2d",
+    "elu",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
     "linear",
     "max_pool2d",
+    "mish",
     "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "tanh",
 ]

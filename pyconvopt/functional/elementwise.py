@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import cuda, explanation
 from ..autograd.dropout import DropoutFunction, draw_seed
 from ..ops import TORCH
-from .gate import Activation, activate, takes
+from .gate import Activation, activate, dense, takes
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -66,7 +65,7 @@ def dropout2d(
 
 def _dropout(input: Tensor, p: float, training: bool, inplace: bool, channels: bool) -> Tensor:
     name = "dropout2d" if channels else "dropout"
-    x = _dense(input, channels) if training and 0 < p < 1 and takes(input) else None
+    x = dense(input, channels) if training and 0 < p < 1 and takes(input) else None
     if x is not None and x.is_cuda and cuda.capturing():
         x = None  # torch's dropout draws anew at every replay
     if x is None:
@@ -80,12 +79,3 @@ def _dropout(input: Tensor, p: float, training: bool, inplace: bool, channels: b
         explanation.note(name, "forward", kernel, reason, input.numel(), [input, y])
         explanation.note(name, "backward", kernel, reason, input.numel(), [input, y])
     return y
-
-
-def _dense(x: Tensor, channels: bool) -> Tensor | None:
-    """The tensor if its memory has no gaps (and, for whole channels on a CPU, is channels_last)."""
-    if x.numel() == 0 or (channels and x.dim() != 4):
-        return None
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return x
-    return x if x.is_contiguous() and (x.is_cuda or not channels) else None

@@ -54,6 +54,15 @@ def takes(x: Tensor) -> bool:
     return suits(x) and (not x.is_cuda or cuda.ready(x))
 
 
+def dense(x: Tensor, channels: bool = False) -> Tensor | None:
+    """The tensor if its memory has no gaps (and, for whole channels on a CPU, is channels_last)."""
+    if x.numel() == 0 or (channels and x.dim() != 4):
+        return None
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    return x if x.is_contiguous() and (x.is_cuda or not channels) else None
+
+
 def pair(value: Size) -> tuple[int, int]:
     """Height and width from one number or two."""
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))

@@ -15,6 +15,7 @@ from pyconvopt.layers.activation import (
 from pyconvopt.layers.architecture import Architecture
 from pyconvopt.layers.base import Layer
 from pyconvopt.layers.convolution import Conv2D
+from pyconvopt.layers.convolution_variants import Conv1D, Conv2DTranspose
 from pyconvopt.layers.core import Dense, Flatten, Input, InputLayer
 from pyconvopt.layers.dropout import Dropout, SpatialDropout2D
 from pyconvopt.layers.noise import AlphaDropout, GaussianDropout, GaussianNoise
@@ -40,6 +41,8 @@ TABLE: dict[str, type[Layer]] = {
     layer.__name__: layer
     for layer in (
         Conv2D,
+        Conv1D,
+        Conv2DTranspose,
         MaxPooling2D,
         AveragePooling2D,
         GlobalAveragePooling2D,

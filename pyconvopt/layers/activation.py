@@ -168,7 +168,7 @@ class ELU(Layer):
 
     @override
     def call(self, x: Tensor) -> Tensor:
-        return torch_functional.elu(x, self.alpha)
+        return functional.elu(x, self.alpha)
 
     @override
     def flops(self) -> int | None:

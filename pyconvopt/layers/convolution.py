@@ -116,9 +116,13 @@ class Conv2D(Layer):
 
     @override
     def call(self, x: Tensor, logits: bool = False, pool: bool = False) -> Tensor:
-        padding = (0, 0)
-        if self.padding == "same":
-            x, padding = windows.pad_same(x, self.kernel_size, self.strides, self.dilation_rate)
+        return self.convolve(x, self.padding, logits, pool)
+
+    def convolve(self, x: Tensor, padding: str, logits: bool, pool: bool = False) -> Tensor:
+        """The layer's function with 'valid' or 'same' padding."""
+        border = (0, 0)
+        if padding == "same":
+            x, border = windows.pad_same(x, self.kernel_size, self.strides, self.dilation_rate)
         fused = "relu" if self.activation is activations.relu else None
         run = functional.conv2d_max_pool if pool else functional.conv2d
         y = run(
@@ -126,7 +130,7 @@ class Conv2D(Layer):
             self.weight,
             self.bias,
             self.strides,
-            padding,
+            border,
             self.dilation_rate,
             self.groups,
             activation=fused,

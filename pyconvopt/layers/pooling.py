@@ -92,7 +92,7 @@ class AveragePooling2D(Pooling2D):
     @override
     def call(self, x: Tensor) -> Tensor:
         padded, padding = self.pad(x, 0.0)
-        mean = torch_functional.avg_pool2d(
+        mean = functional.avg_pool2d(
             padded, self.pool_size, self.strides, padding, count_include_pad=False
         )
         if padded is x:
@@ -141,7 +141,8 @@ class GlobalAveragePooling2D(GlobalPooling2D):
 
     @override
     def call(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3), keepdim=self.keepdims)
+        mean = functional.adaptive_avg_pool2d(x, 1)
+        return mean if self.keepdims else mean.flatten(1)
 
 
 class GlobalMaxPooling2D(GlobalPooling2D):

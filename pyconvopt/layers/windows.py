@@ -66,6 +66,24 @@ def pad_same(
     return torch_functional.pad(x, (left, right, top, bottom), value=value), (0, 0)
 
 
+def transposed_crop(
+    reach: int, stride: int, padding: str, output_padding: int | None
+) -> tuple[int, int]:
+    """What Keras cuts off a transposed convolution's full map, s·(H - 1) + reach, along one axis.
+
+    (before, after); below 0: so many are added.
+
+    >>> transposed_crop(3, 2, 'same', None), transposed_crop(2, 3, 'valid', None)
+    ((0, 1), (0, -1))
+    """
+    if padding == "valid":
+        return 0, -(max(reach, stride) - reach if output_padding is None else output_padding)
+    beyond = stride if output_padding is None else reach % 2 + output_padding
+    kept = reach + beyond - 2
+    before = reach - 1 - min(kept - kept // 2, reach - 1)
+    return before, reach - beyond - before
+
+
 def require_room(
     name: str, what: str, input_shape: tuple[int | None, ...], window: tuple[int, int], padding: str
 ) -> None:

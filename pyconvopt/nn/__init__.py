@@ -4,10 +4,24 @@ The first are subclasses of the torch modules whose names they bear, with the sa
 ``state_dict`` and results.
 """
 
-from .activation import ReLU
+from .activation import (
+    ELU,
+    GELU,
+    SELU,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyReLU,
+    Mish,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from .batch_statistics import BatchRenorm2d, FilterResponseNorm2d, GhostBatchNorm2d
 from .batchnorm import BatchNorm2d
-from .conv import Conv2d, WeightStandardizedConv2d
+from .conv import Conv1d, Conv2d, ConvTranspose2d, WeightStandardizedConv2d
 from .dropout import Dropout, Dropout2d
 from .lazy import LazyBatchNorm2d, LazyConv2d, LazyLinear
 from .linear import Linear
@@ -18,27 +32,41 @@ from .stochastic import DropBlock2d, DropPath, ScheduledDropout
 from .sync_batchnorm import SyncBatchNorm
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm2d",
     "BatchRenorm2d",
     "BlurPool2d",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "DropBlock2d",
     "DropPath",
     "Dropout",
     "Dropout2d",
     "FilterResponseNorm2d",
     "GhostBatchNorm2d",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
     "LazyBatchNorm2d",
     "LazyConv2d",
     "LazyLinear",
+    "LeakyReLU",
     "Linear",
     "MaxPool2d",
+    "Mish",
     "ReLU",
     "ScheduledDropout",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
     "SqueezeExcite",
     "SyncBatchNorm",
+    "Tanh",
     "WeightStandardizedConv2d",
     "monte_carlo_dropout",
     "monte_carlo_predict",

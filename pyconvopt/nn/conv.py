@@ -1,4 +1,4 @@
-"""Convolution module."""
+"""Convolution modules."""
 
 from __future__ import annotations
 
@@ -29,6 +29,41 @@ class Conv2d(torch.nn.Conv2d):
             padding = (0, 0)
         return functional.conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.groups
+        )
+
+
+class Conv1d(torch.nn.Conv1d):
+    """``torch.nn.Conv1d`` (`pyconvopt.functional.conv1d`).
+
+    >>> import torch, pyconvopt as pco
+    >>> pco.nn.Conv1d(3, 16, 3, padding=1)(torch.zeros(2, 3, 8)).shape
+    torch.Size([2, 16, 8])
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = (0,)
+        return functional.conv1d(
+            input, weight, bias, self.stride, padding, self.dilation, self.groups
+        )
+
+
+class ConvTranspose2d(torch.nn.ConvTranspose2d):
+    """``torch.nn.ConvTranspose2d`` (`pyconvopt.functional.conv_transpose2d`).
+
+    >>> import torch, pyconvopt as pco
+    >>> pco.nn.ConvTranspose2d(3, 16, 2, stride=2)(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 16, 16, 16])
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: D102
+        window: Any = (self.stride, self.padding, self.kernel_size, 2, self.dilation)
+        extra = tuple(self._output_padding(input, output_size, *window))
+        padding: Any = self.padding
+        return functional.conv_transpose2d(
+            input, self.weight, self.bias, self.stride, padding, extra, self.groups, self.dilation
         )
 
 

@@ -32,21 +32,35 @@ class MaxPool2d(torch.nn.MaxPool2d):
 
 
 class AvgPool2d(torch.nn.AvgPool2d):
-    """``torch.nn.AvgPool2d``, on torch's kernels: none here is faster.
+    """``torch.nn.AvgPool2d`` (`pyconvopt.functional.avg_pool2d`).
 
     >>> import torch, pyconvopt as pco
     >>> pco.nn.AvgPool2d(2)(torch.arange(4.0).view(1, 1, 2, 2)).item()
     1.5
     """
 
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+        return functional.avg_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
 
 class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
-    """``torch.nn.AdaptiveAvgPool2d``, on torch's kernels: none here is faster.
+    """``torch.nn.AdaptiveAvgPool2d`` (`pyconvopt.functional.adaptive_avg_pool2d`).
 
     >>> import torch, pyconvopt as pco
     >>> pco.nn.AdaptiveAvgPool2d(1)(torch.arange(4.0).view(1, 1, 2, 2)).item()
     1.5
     """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+        return functional.adaptive_avg_pool2d(input, self.output_size)
 
 
 class BlurPool2d(torch.nn.Module):

@@ -160,6 +160,8 @@ def test_every_module_of_a_torch_name_is_torchs_subclass_and_pickles(name):
         "SyncBatchNorm": (4,),
         "MaxPool2d": (2,),
         "AvgPool2d": (3, 2, 1),
+        "Conv1d": (3, 4, 3),
+        "ConvTranspose2d": (3, 4, 3),
         "AdaptiveAvgPool2d": ((2, 3),),
     }
     module = ours(*arguments.get(name, ()))

@@ -1,4 +1,4 @@
-// 2×2 max-pooling with stride 2, plainly.
+// 2×2 max-pooling with stride 2 and the gradient of average pooling, plainly.
 #include "../pool.hpp"
 
 #include <cmath>
@@ -46,6 +46,24 @@ void backward(const MaxPoolBackward& p) {
     for (int64_t c = 0; c < p.shape.channels; ++c) p.channel_sum[c] = float(sums[std::size_t(c)]);
 }
 
+// Window by window, each spread over its pixels: the other way round than the fast kernel.
+void average_backward(const AveragePoolBackward& p) {
+  const PoolAxis &rows = p.rows, &columns = p.columns;
+  std::vector<double> sums(std::size_t(p.batch * rows.size * columns.size * p.channels), 0.0);
+  for (int64_t n = 0; n < p.batch; ++n)
+    for (int64_t oy = 0; oy < rows.pooled; ++oy)
+      for (int64_t ox = 0; ox < columns.pooled; ++ox)
+        for (int64_t y = rows.begin(oy); y < rows.begin(oy) + rows.kernel; ++y)
+          for (int64_t x = columns.begin(ox); x < columns.begin(ox) + columns.kernel; ++x) {
+            if (y < 0 || y >= rows.size || x < 0 || x >= columns.size) continue;
+            for (int64_t c = 0; c < p.channels; ++c)
+              sums[std::size_t(((n * rows.size + y) * columns.size + x) * p.channels + c)] +=
+                  double(p.output_gradient[((n * rows.pooled + oy) * columns.pooled + ox) * p.channels + c]) *
+                  p.share(oy, ox);
+          }
+  for (std::size_t i = 0; i < sums.size(); ++i) p.input_gradient[i] = float(sums[i]);
+}
+
 }  // namespace
 
 extern const Kernel<MaxPoolForward> reference_max_pool_forward;
@@ -54,5 +72,9 @@ const Kernel<MaxPoolForward> reference_max_pool_forward{"reference", reference::
 extern const Kernel<MaxPoolBackward> reference_max_pool_backward;
 const Kernel<MaxPoolBackward> reference_max_pool_backward{"reference", reference::last_resort, reference::takes_all,
                                                           backward};
+
+extern const Kernel<AveragePoolBackward> reference_average_pool_backward;
+const Kernel<AveragePoolBackward> reference_average_pool_backward{"reference", reference::last_resort,
+                                                                  reference::takes_all, average_backward};
 
 }  // namespace pyconvopt
