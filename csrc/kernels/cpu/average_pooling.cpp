@@ -47,6 +47,7 @@ bool applies(const AveragePoolBackward&) { return true; }
 }  // namespace
 
 extern const Kernel<AveragePoolBackward> average_pool_backward;
-const Kernel<AveragePoolBackward> average_pool_backward{"gather", "each pixel gathers from its windows", applies, backward};
+const Kernel<AveragePoolBackward> average_pool_backward{"gather", "each pixel gathers from its windows", applies,
+                                                        backward};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA
