@@ -111,3 +111,9 @@ def test_kernels_of_one_instruction_set_share_no_code_with_another():
 
 def test_version_is_the_distributions():
     assert importlib.metadata.version("pyconvopt") == pco.__version__
+
+
+@pytest.mark.parametrize("module", ["averaging", "callbacks", "layers", "nn", "training"])
+def test_every_part_can_be_imported_first(module):
+    code = f"import pyconvopt.{module}"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -43,7 +43,9 @@ Tensor conv2d_prepare(const Tensor& weight, int64_t batch, int64_t channels, int
   if (residual) p.residual = p.weight;  // only whether there is one counts
   const Kernel<ConvForward>& kernel = choose(p);
   Tensor prepared = empty_vector(kernel.prepare && weight.numel() ? kernel.prepared_floats(p) : 0);
-  if (prepared.numel()) kernel.prepare(p, prepared.mutable_data_ptr<float>());
+  if (!prepared.numel()) return prepared;
+  torch::stable::zero_(prepared);  // gaps too: the same weight gives the same bytes
+  kernel.prepare(p, prepared.mutable_data_ptr<float>());
   return prepared;
 }
 

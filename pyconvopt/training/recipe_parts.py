@@ -48,9 +48,10 @@ UNITS: dict[str, Callable[[schedules.Schedule], schedules.Schedule]] = {
     "run": lambda schedule: schedule.over_run(),
 }
 
+# Looked up when they are made: averages are callbacks, and may be imported before this package.
 AVERAGES: dict[str, Callable[..., averaging.Averaging]] = {
-    "ema": averaging.EMA,
-    "swa": averaging.SWA,
+    "ema": lambda **settings: averaging.EMA(**settings),
+    "swa": lambda **settings: averaging.SWA(**settings),
 }
 
 TRANSFORMS: dict[str, type[augment.Transform]] = {

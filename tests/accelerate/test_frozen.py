@@ -1,0 +1,98 @@
+"""Frozen models: weights prepared once, everything behind a convolution in its pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import pyconvopt as pco
+from pyconvopt.accelerate import frozen
+
+from ..nn.helpers import assert_same
+from .networks import NETWORKS, image, pair_of
+
+BOUND = 1e-3
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sizes_and_settings_that_change(name, memory_format):
+    """The weights are prepared anew where another kernel is chosen: no result rests on stale ones."""
+    if name == "view" and memory_format is torch.channels_last:
+        pytest.skip("views of channels_last maps are refused by torch too")
+    theirs, x = pair_of(name)
+    theirs.eval()
+    fast = pco.accelerate(theirs, frozen=True)
+    x = x.contiguous(memory_format=memory_format)
+    with torch.inference_mode():
+        for _ in range(2):
+            for part in (x, x[:1], x[:3]):
+                assert_same(fast(part), theirs(part), BOUND)
+            for changed in ({"winograd": False}, {"isa": "baseline"}):
+                with pco.settings(**changed):
+                    assert_same(fast(x), theirs(x), BOUND)
+    assert_same(fast(x), theirs(x), BOUND)  # with autograd on, and an input without gradient
+
+
+class Activations(nn.Module):
+    """Each activation behind a convolution of each kernel, with and without batch norm and residual."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        kinds = ((16, 16, 3, 1), (16, 24, 1, 1), (24, 24, 3, 24))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, kernel, padding=kernel // 2, groups=groups)
+            for a, b, kernel, groups in kinds
+        )
+        self.norm = nn.BatchNorm2d(24)
+        self.act = make(inplace=True)
+
+    def forward(self, x):
+        first, second, third = self.convs
+        x = self.act(first(x))
+        y = self.act(self.norm(second(x)))
+        return self.act(third(y) + y)
+
+
+@pytest.mark.parametrize("make", [nn.ReLU, nn.ReLU6, nn.Hardswish])
+def test_activations(make):
+    model = Activations(make).eval()
+    nn.init.normal_(model.norm.running_mean), nn.init.uniform_(model.norm.running_var, 0.5, 2)
+    x = 4 * image(2, 16, 12, 12)
+    fast = pco.accelerate(model, frozen=True)
+    with torch.no_grad():
+        assert_same(fast(x), model(x), BOUND)
+
+
+@pytest.mark.parametrize("make", [nn.ReLU6, nn.Hardswish])
+def test_batch_norm_takes_the_activation_along_in_training(make):
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), make())
+    fast = pco.accelerate(model)
+    x = 5 * image(4, 3, 10, 10).contiguous(memory_format=torch.channels_last)
+    rows = pco.explain(fast, x).rows
+    assert any(make.__name__.lower() in row["reason"] for row in rows)
+    gradients = []
+    for each in (model, fast):
+        each.zero_grad()
+        y = each(x)
+        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for wanted, ours in zip(*gradients, strict=True):
+        assert_same(ours, wanted, BOUND)
+
+
+def test_one_copy_of_the_weights_for_all_batches():
+    model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1)).eval()
+    fast = pco.accelerate(model, frozen=True)
+    with torch.inference_mode():
+        for batch in (2, 4, 8):
+            fast(image(batch, 32, 16, 16).contiguous(memory_format=torch.channels_last))
+    steps = [
+        each.__self__
+        for plan in fast._pyconvopt_plans.plans.values()
+        for each in plan[0].run.__globals__.values()
+        if isinstance(getattr(each, "__self__", None), frozen.FrozenConvolution)
+    ]
+    packed = {ready.packed.data_ptr() for ready in steps[0].ready.values()}
+    assert len(steps[0].ready) == 3 and len(packed) == 1
