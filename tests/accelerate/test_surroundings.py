@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
 
 import pytest
@@ -72,6 +73,8 @@ def train_a_share(rank, folder):
         model.zero_grad()
         model(x[2 * rank : 2 * rank + 2]).square().mean().backward()
     torch.save([p.grad for p in model.parameters()], f"{folder}/{rank}.pt")
+    del model
+    gc.collect()  # DistributedDataParallel is part of a cycle, and holds the group
     torch.distributed.destroy_process_group()
 
 
