@@ -6,6 +6,7 @@ FOLDER/RANK.pt: for each way of preparing the model its gradients, statistics an
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import torch
@@ -68,6 +69,8 @@ def main(folder):
         model = DistributedDataParallel(prepare(model))
         results[way] = two_steps(model, x.chunk(size)[rank])
     torch.save(results, f"{folder}/{rank}.pt")
+    del model
+    gc.collect()  # DistributedDataParallel is part of a cycle, and holds the group
     torch.distributed.destroy_process_group()
 
 
