@@ -194,10 +194,11 @@ def test_inference_is_one_function() -> None:
         pyconvopt_.make_inference(model, 4, 1, manner="layers").check(),
         pyconvopt_.make_inference(model, 4, 1, manner="nn").check(),
         pyconvopt_.make_inference(model, 4, 1, manner="accelerate").check(),
+        pyconvopt_.make_inference(model, 4, 1, manner="frozen").check(),
         torch_.make_inference(model, 4, 1, channels_last=False).check(),
         torch_.make_inference(model, 4, 1, channels_last=True, frozen=True).check(),
     ]
-    assert losses == pytest.approx([losses[0]] * 5, rel=1e-4)
+    assert losses == pytest.approx([losses[0]] * 6, rel=1e-4)
     with pytest.raises(NotImplementedError, match="manner 'other'"):
         pyconvopt_.make_inference(model, 4, 1, manner="other")
 

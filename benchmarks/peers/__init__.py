@@ -75,6 +75,9 @@ TABLE: dict[str, Peer] = {
         Peer("pyconvopt", "pyconvopt_", {"manner": "layers"}, ours=True, works=(*ALL, "fit")),
         Peer("pyconvopt.nn", "pyconvopt_", {"manner": "nn"}, ours=True),
         Peer("pyconvopt.accelerate", "pyconvopt_", {"manner": "accelerate"}, ours=True),
+        Peer(
+            "pyconvopt.frozen", "pyconvopt_", {"manner": "frozen"}, ours=True, works=("inference",)
+        ),
         Peer("torch.channels_last", "torch_", {"channels_last": True}, works=ALL),
         Peer("torch.nchw", "torch_", {"channels_last": False}, works=ALL),
         Peer("torch.compile", "torch_", {"channels_last": True, "compiled": True}),

@@ -1,5 +1,6 @@
 """This project: a model of pyconvopt.layers with its own training step, pyconvopt.nn's modules in
-a plain torch program, and a torch program with the one line `pyconvopt.accelerate`.
+a plain torch program, and a torch program with the one line `pyconvopt.accelerate`,
+for inference also with frozen weights.
 """
 
 from __future__ import annotations
@@ -120,8 +121,9 @@ def make_inference(
     elif manner == "nn":
         module = torch_.start(model.torch(NN)).to(memory_format=torch.channels_last)
         x, y = torch_.example(model, batch)
-    elif manner == "accelerate":
-        module = pco.accelerate(torch_.start(model.torch(torch.nn)).eval())
+    elif manner in ("accelerate", "frozen"):
+        module = torch_.start(model.torch(torch.nn)).eval()
+        module = pco.accelerate(module, frozen=manner == "frozen")
         x, y = torch_.example(model, batch)
     else:
         raise NotImplementedError(f"inference is not written for the manner {manner!r}")
