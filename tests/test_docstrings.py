@@ -13,7 +13,7 @@ import pyconvopt
 MODULES = [
     found.name
     for found in pkgutil.walk_packages(pyconvopt.__path__, "pyconvopt.")
-    if not found.name.startswith(("pyconvopt._C", "pyconvopt.__main__"))
+    if not found.name.startswith(("pyconvopt._C", "pyconvopt.__main__", "pyconvopt.libpyconvopt"))
 ]
 
 
