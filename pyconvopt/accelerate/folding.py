@@ -18,7 +18,6 @@ from torch import Tensor
 
 from .. import functional
 from ..functional.gate import activate, needs_gradient, pair, suits
-from .frozen import FrozenConvolution, constants_of
 from .operations import CONVOLUTION, NORMALIZATION, POOL, Operation
 
 if TYPE_CHECKING:
@@ -112,8 +111,6 @@ def step(chain: Chain, frozen: bool) -> Callable[..., Tensor]:
         y = y if residual is None else y + residual
         return activate(y, activation, in_place=True)
 
-    if frozen and not pool:
-        return FrozenConvolution(chain, constants_of(chain, folded), folded_convolution).run
     return folded_convolution
 
 

@@ -17,6 +17,7 @@ from .. import _C, ops, settings
 from ..autograd.norm import NAMES
 from ..functional.gate import activate, pair, takes
 from ..memory import is_channels_last
+from .folding import fold
 from .operations import NORMALIZATION
 
 if TYPE_CHECKING:
@@ -32,38 +33,40 @@ TAKE_RESIDUAL = ("winograd_f4x3", "direct")
 
 @dataclass(frozen=True)
 class Ready:
-    """What a call with inputs of one shape needs; `weight` is None where it is not for this library."""
+    """What a call with inputs of one shape needs; `weight` is None where it is not for this library.
+
+    shape: of the result.
+    """
 
     generation: int
     weight: Tensor | None = None
     packed: Tensor | None = None
     bias: Tensor | None = None
     hyper: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
     takes_residual: bool = False
 
 
 class FrozenConvolution:
     """The step of a chain that begins with a convolution and does not pool."""
 
-    def __init__(
-        self,
-        chain: Chain,
-        constants: Callable[..., tuple[Tensor, Tensor | None]],
-        otherwise: Callable[..., Tensor],
-    ) -> None:
-        self.constants = constants
+    def __init__(self, chain: Chain, otherwise: Callable[..., Tensor]) -> None:
         self.otherwise = otherwise
         self.activation = chain.activation
         self.index = NAMES.index(chain.activation)
         self.bind, self.split = chain.first.bind, len(chain.first.extra)
+        self.norm = chain.rest.get(NORMALIZATION)
+        self.folded: tuple[Tensor, Tensor | None] | None = None
         self.ready: dict[torch.Size, Ready] = {}
 
     def run(self, x: Tensor, residual: Tensor | None, *extra: Any) -> Tensor:
         """The chain's result."""
+        if not fits(x) or (residual is not None and not fits(residual)):
+            return self.otherwise(x, residual, *extra)
         ready = self.ready.get(x.shape)
         if ready is None or ready.generation != settings.generation():
             ready = self.make_ready(x, residual is not None, extra)
-        if ready.weight is None or not fits(x) or (residual is not None and not fits(residual)):
+        if ready.weight is None or (residual is not None and residual.shape != ready.shape):
             return self.otherwise(x, residual, *extra)
         if residual is None or ready.takes_residual:
             return _prepared(
@@ -78,10 +81,21 @@ class FrozenConvolution:
         kept = [each for each in self.ready.values() if each.generation == generation]
         if len(kept) != len(self.ready) or len(kept) >= KEPT:
             self.ready.clear()
-        ready = self.ready[x.shape] = self.prepared_for(x, residual, extra, kept) or Ready(
-            generation
-        )
+        ready = self.prepared_for(x, residual, extra, kept) or Ready(generation)
+        self.ready[x.shape] = ready
         return ready
+
+    def constants(self, extra: tuple[Any, ...]) -> tuple[Tensor, Tensor | None] | None:
+        """Weight and bias, batch norm folded in; None where that normalises by the batch."""
+        weight, bias, *_ = self.bind(*extra[: self.split])
+        if self.norm is None:
+            return weight, bias
+        mean, var, gamma, beta, use_batch, _, eps = self.norm.bind(*extra[self.split :])
+        if use_batch:
+            return None
+        if self.folded is None:
+            self.folded = fold([weight, bias, mean, var, gamma, beta], eps)
+        return self.folded
 
     @torch.no_grad()
     def prepared_for(
@@ -89,9 +103,12 @@ class FrozenConvolution:
     ) -> Ready | None:
         """None where torch's convolution, or the step as it is without freezing, is to run."""
         _, _, stride, padding, dilation, groups = self.bind(*extra[: self.split])
-        if isinstance(padding, str) or x.dim() != 4 or not fits(x.detach()):
+        if isinstance(padding, str):
             return None
-        weight, bias = self.constants(*extra)
+        constants = self.constants(extra)
+        if constants is None:
+            return None
+        weight, bias = constants
         if not takes(weight) or (bias is not None and not takes(bias)):
             return None
         geometry = (pair(stride), pair(padding), pair(dilation), groups)
@@ -113,25 +130,18 @@ class FrozenConvolution:
             if other.packed is not None and torch.equal(other.packed, packed):
                 packed = other.packed
         bias = None if bias is None else bias.detach().contiguous()
-        return Ready(settings.generation(), weight, packed, bias, plan.hyper, takes_residual)
+        shape = (batch, weight.shape[0], *plan.out_size)
+        return Ready(settings.generation(), weight, packed, bias, plan.hyper, shape, takes_residual)
 
 
 def fits(x: Tensor) -> bool:
     """Whether the operator can be called on the tensor as it is, outside autograd."""
     differentiated = x.requires_grad and torch.is_grad_enabled()
-    return x.is_cpu and takes(x) and is_channels_last(x) and not differentiated
-
-
-def constants_of(chain: Chain, folded: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """What gives the chain's weight and bias, batch norm folded in, for its extra arguments."""
-    conv, norm = chain.first, chain.rest.get(NORMALIZATION)
-
-    def constants(*extra: Any) -> tuple[Tensor, Tensor | None]:
-        split = len(conv.extra)
-        weight, bias, *_ = conv.bind(*extra[:split])
-        if norm is None:
-            return weight, bias
-        mean, var, gamma, beta, _, _, eps = norm.bind(*extra[split:])
-        return folded.get([weight, bias, mean, var, gamma, beta], eps)
-
-    return constants
+    return (
+        x.is_cpu
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and is_channels_last(x)
+        and takes(x)
+        and not differentiated
+    )

@@ -23,7 +23,7 @@ from torch.fx import Graph, Node
 from .. import explanation, functional
 from ..hooks import has_hooks
 from . import folding, layout
-from .frozen import FrozenConvolution, constants_of
+from .frozen import FrozenConvolution
 from .operations import (
     ACTIVATIONS,
     ADD,
@@ -208,6 +208,7 @@ def undisturbed(chain: Chain, after: Operation, modules: Modules) -> bool:
 def join(graph: Graph, chain: Chain, frozen: bool, listening: bool) -> None:
     """Put one step in the place of the chain's last operation."""
     alone = len(chain.members) == 1
+    frozen = frozen and has_constants(chain)
     kept = frozen and chain.first.kind == CONVOLUTION and POOL not in chain.rest
     if alone and chain.first.module is not None and not kept:
         return  # the layer itself
@@ -215,10 +216,10 @@ def join(graph: Graph, chain: Chain, frozen: bool, listening: bool) -> None:
         step = folding.step(chain, frozen)
     elif chain.first.kind == CONVOLUTION:
         step = convolution(chain)
-        if kept:
-            step = FrozenConvolution(chain, constants_of(chain, None), step).run
     else:
         step = normalization(chain)
+    if kept:
+        step = FrozenConvolution(chain, step).run
     normalization_extra = chain.rest[NORMALIZATION].extra if NORMALIZATION in chain.rest else ()
     arguments = (chain.first.input, chain.residual, *chain.first.extra, *normalization_extra)
     if listening:
@@ -229,6 +230,13 @@ def join(graph: Graph, chain: Chain, frozen: bool, listening: bool) -> None:
         made.meta["convolution"] = chain.first
     for member in reversed(chain.members[:-1]):
         graph.erase_node(member.node)
+
+
+def has_constants(chain: Chain) -> bool:
+    """Whether weights and statistics are the model's own, and not made from its inputs."""
+    parts = [each for each in (chain.first, chain.rest.get(NORMALIZATION)) if each is not None]
+    made = [arg for part in parts for arg in part.extra if isinstance(arg, Node)]
+    return all(node.op == "get_attr" for node in made)
 
 
 def replace(graph: Graph, node: Node, step: Any, args: Any, kwargs: Any) -> Node:

@@ -82,6 +82,84 @@ def test_batch_norm_takes_the_activation_along_in_training(make):
         assert_same(ours, wanted, BOUND)
 
 
+class WeightsOfTheInput(nn.Module):
+    """The filters are mixed for each input, and normalised or not (Yang et al. 2019, CondConv)."""
+
+    def __init__(self, normalized: bool) -> None:
+        super().__init__()
+        self.filters = nn.Parameter(torch.randn(2, 16, 16, 3, 3))
+        self.norm = nn.BatchNorm2d(16) if normalized else nn.Identity()
+
+    def forward(self, x):
+        share = x.mean((0, 2, 3))[:2].softmax(0)
+        weight = (share.view(2, 1, 1, 1, 1) * self.filters).sum(0)
+        return torch.relu(self.norm(torch.nn.functional.conv2d(x, weight, padding=1)))
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_weights_made_from_the_input_are_no_constants(normalized):
+    model = WeightsOfTheInput(normalized).eval()
+    fast = pco.accelerate(model, frozen=True)
+    with torch.inference_mode():
+        for _ in range(3):
+            x = 3 * torch.randn(2, 16, 12, 12).contiguous(memory_format=torch.channels_last)
+            assert_same(fast(x), model(x), BOUND)
+
+
+class Broadcast(nn.Module):
+    """What is added is of another shape than the map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)) + self.pool(x))
+
+
+def test_a_residual_that_is_broadcast_and_an_image_without_batch():
+    model = Broadcast().eval()
+    fast = pco.accelerate(model, frozen=True)
+    x = torch.randn(2, 16, 12, 12).contiguous(memory_format=torch.channels_last)
+    conv = nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU()).eval()
+    fast_conv = pco.accelerate(conv, frozen=True)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert_same(fast(x), model(x), BOUND)
+            assert_same(fast_conv(x[0]), conv(x[0]), BOUND)
+
+
+class HalfOfTheChannels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        kept, taken = x.chunk(2, 1)
+        return torch.cat([kept, torch.relu(self.conv(taken))], 1)
+
+
+def test_a_map_with_gaps():
+    model = HalfOfTheChannels().eval()
+    fast = pco.accelerate(model, frozen=True)
+    x = torch.randn(2, 32, 12, 12).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert_same(fast(x), model(x), BOUND)
+
+
+def test_batch_norm_without_statistics_normalises_by_the_batch():
+    model = nn.Sequential(
+        nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16, track_running_stats=False), nn.ReLU()
+    ).eval()
+    fast = pco.accelerate(model, frozen=True)
+    with torch.inference_mode():
+        for _ in range(2):
+            x = torch.randn(4, 16, 12, 12).contiguous(memory_format=torch.channels_last)
+            assert_same(fast(x), model(x), BOUND)
+
+
 def test_one_copy_of_the_weights_for_all_batches():
     model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1)).eval()
     fast = pco.accelerate(model, frozen=True)
