@@ -54,7 +54,7 @@ PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t 
                            const float* residual, const float* result, Activation activation, float* const* target,
                            int64_t k, int64_t left) {
   Vec sum[rows][vectors];
-#pragma GCC unroll 32
+#pragma GCC unroll 16
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v)
@@ -63,14 +63,14 @@ PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t 
     Vec factor[vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) factor[v] = load(b + s * panel + v * lanes);
-#pragma GCC unroll 32
+#pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
       const Vec value = broadcast(a[r * lda + s]);
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) sum[r][v] += value * factor[v];
     }
   }
-#pragma GCC unroll 32
+#pragma GCC unroll 16
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
@@ -173,6 +173,7 @@ bool pointwise(const ConvShape& s) {
          s.padding_height == 0 && s.padding_width == 0;
 }
 
+// W of some taps of one group, or of all.
 void pack(const WeightView& view, const int32_t* taps, int64_t count, float* packed) {
   WeightView chosen = view;
   chosen.taps = count;
@@ -180,7 +181,7 @@ void pack(const WeightView& view, const int32_t* taps, int64_t count, float* pac
   for (int64_t vector = 0; vector < 2 * view.panels(); ++vector)
     for (int64_t t = 0; t < count; ++t) {
       WeightView one = chosen;
-      one.data = view.data + view.tap_offset(taps[t]);
+      one.data = view.data + view.tap_offset(taps ? taps[t] : t);
       one.row = one.column = 0;
       pack_tap(one, vector, t, packed);
     }
@@ -205,16 +206,11 @@ int64_t packed_floats(const ConvForward& p) {
 }
 
 void pack_groups(const ConvForward& p, float* packed) {
-  const WeightView view = view_of(p);
-  const int64_t size = view.panels() * view.panel_floats();
-#pragma omp parallel for collapse(3) schedule(static)
-  for (int64_t g = 0; g < p.shape.groups; ++g)
-    for (int64_t vector = 0; vector < 2 * view.panels(); ++vector)
-      for (int64_t t = 0; t < view.taps; ++t) {
-        WeightView group = view;
-        group.data += g * view.outer * view.outer_stride;
-        pack_tap(group, vector, t, packed + g * size);
-      }
+  WeightView group = view_of(p);
+  for (int64_t g = 0; g < p.shape.groups; ++g, packed += group.panels() * group.panel_floats()) {
+    pack(group, nullptr, group.taps, packed);
+    group.data += group.outer * group.outer_stride;
+  }
 }
 
 void forward(const ConvForward& p) {
