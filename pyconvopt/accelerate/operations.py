@@ -18,12 +18,15 @@ from torch import nn
 from torch.fx import Node
 
 from .. import nn as own
+from ..autograd.norm import NAMES
 from ..functional.gate import pair
 
 CONVOLUTION, NORMALIZATION, RELU, RELU6, HARDSWISH, POOL, DROPOUT, ADD = (
     "convolution", "normalization", "relu", "relu6", "hardswish", "pool", "dropout", "add",
 )  # fmt: skip
-ACTIVATIONS = (RELU, RELU6, HARDSWISH)  # named as the functions take them
+ACTIVATIONS = tuple(
+    name for name in NAMES if name
+)  # the kinds are named as the functions take them
 
 
 @dataclass

@@ -18,13 +18,14 @@ _dropout = torch.ops.pyconvopt.dropout.default
 
 
 # What follows in the same pass: `Activation` of csrc/kernels/kernel.hpp, in that order.
-ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda y: y,
-    torch.relu,
-    F.relu6,
-    F.hardswish,
-)
-NAMES = (None, "relu", "relu6", "hardswish")
+# Each takes a tensor, and whether to write over it.
+ACTIVATIONS: dict[str | None, Callable[..., Tensor]] = {
+    None: lambda y, inplace=False: y,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+}
+NAMES = tuple(ACTIVATIONS)
 RELU = NAMES.index("relu")
 
 
@@ -34,7 +35,7 @@ class NormOptions(NamedTuple):
     training: bool
     momentum: float
     eps: float
-    activation: int = 0  # an index of `ACTIVATIONS`
+    activation: int = 0  # an index of `NAMES`
     pool: bool = False
     dropout: float = 0.0
     seed: int = 0
@@ -127,7 +128,7 @@ def _reference_backward(
             )
         if residual is not None:
             y = y + residual
-        y = ACTIVATIONS[options.activation](y)
+        y = ACTIVATIONS[NAMES[options.activation]](y)
         y = F.max_pool2d(y, 2) if options.pool else y
         if options.dropout:
             ones = torch.ones_like(y)

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import cuda
+from ..autograd.norm import ACTIVATIONS, NAMES
 
 Activation = Callable[[Tensor], Tensor] | str | None
 Size = int | tuple[int, ...]
-
-# By the names under which kernels fuse them.
-_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "hardswish": F.hardswish,
-}
 
 _tracing = torch._C._is_tracing
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
@@ -70,14 +63,12 @@ def pair(value: Size) -> tuple[int, int]:
 
 def activate(y: Tensor, activation: Activation, in_place: bool = False) -> Tensor:
     """An activation that no kernel has fused."""
-    if activation is None:
-        return y
     if callable(activation):
         return activation(y)
-    if activation in _ACTIVATIONS:
-        return _ACTIVATIONS[activation](y, in_place)
-    known = ", ".join(map(repr, _ACTIVATIONS))
-    raise ValueError(f"activation must be None, {known} or a callable, got {activation!r}")
+    if activation in ACTIVATIONS:
+        return ACTIVATIONS[activation](y, in_place)
+    known = ", ".join(map(repr, NAMES))
+    raise ValueError(f"activation must be {known} or a callable, got {activation!r}")
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
