@@ -22,6 +22,15 @@ EPSILON = 1e-7  # the least deviation that is divided by, as in Keras
 PART = 4096  # samples whose sums are taken at once
 
 
+def samples_for(layer: Layer, data: Any) -> Any:
+    """The images to adapt to; the layer is built for them if it is not yet."""
+    samples = checks.as_samples(data)
+    checks.require_samples(samples, "images")
+    if not layer.built:
+        layer.build((None, *samples.shape[1:]))
+    return samples
+
+
 def mean_and_variance(samples: Any) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance of the last axis' entries over all others, in double.
 
@@ -112,10 +121,7 @@ class Normalization(Adapting, Layer):
     @override
     def adapt(self, data: Any) -> None:
         """Take mean and variance from images as the layer will get them, channels last."""
-        samples = checks.as_samples(data)
-        checks.require_samples(samples, "images")
-        if not self.built:
-            self.build((None, *samples.shape[1:]))
+        samples = samples_for(self, data)
         if samples.shape[-1] != self.channels():
             raise ValueError(
                 f"{self.name} was built for {self.channels()} channels, got data of shape "
@@ -225,8 +231,5 @@ class PatchWhitening(Adapting, Conv2D):
     @override
     def adapt(self, data: Any) -> None:
         """Compute the filters from some thousand images as the layer will get them."""
-        samples = checks.as_samples(data)
-        checks.require_samples(samples, "images")
-        if not self.built:
-            self.build((None, *samples.shape[1:]))
+        samples = samples_for(self, data)
         patch_whitening_(self.weight, samples[:], self.eps)
