@@ -51,7 +51,7 @@ def conv2d(
     """
     call = _native_call(input, weight, bias, stride, padding, dilation, groups)
     if call is None:
-        y = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        y = _torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
         if explanation.listening():
             reason = "torch: dtype, device, transform or shape that no kernel here takes"
             flops = 2 * y.numel() * weight[0].numel()
@@ -142,6 +142,30 @@ def _native_call(
     channels_last = is_channels_last(x) or is_channels_last(weight)
     order = torch.channels_last if channels_last or not on_cuda else torch.contiguous_format
     return x.contiguous(memory_format=order), plan, channels_last
+
+
+def _torch_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Size,
+    padding: Size | str,
+    dilation: Size,
+    groups: int,
+) -> Tensor:
+    """Torch's convolution; strided 1×1 over the few pixels it reads, where the filter is thin.
+
+    oneDNN's weight gradient of such a filter writes past its buffer with channels_last maps of fewer
+    than 16 channels (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    thin = weight.dim() == 4 and weight.shape[2:] == (1, 1) and weight.shape[1] < 16
+    if thin and input.dim() == 4 and input.is_cpu and pair(stride) != (1, 1) and suits(input):
+        down, right = pair(stride)
+        rows, columns = (0, 0) if isinstance(padding, str) else pair(padding)
+        if padding != "same" and min(down, right) > 0 and min(rows, columns) >= 0:
+            input = F.pad(input, (columns, columns, rows, rows))[:, :, ::down, ::right]
+            stride, padding = 1, 0
+    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _fits_cuda(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
