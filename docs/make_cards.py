@@ -2,16 +2,17 @@
 
 python -m docs.make_cards run                    every card, 5 seeds; goes on where it was broken off
 python -m docs.make_cards run dropout --seeds 10
+python -m docs.make_cards time                   what the ways cost in time; on a quiet machine
 python -m docs.make_cards write                  the pages alone, from docs/methods/results/*.csv
 
-A card's baseline and its ways take turns, seed by seed, and every finished run is on disk at once.
+Every finished run is on disk at once. Cards whose baselines are the same share its runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 # `python docs/make_cards.py` works as `python -m docs.make_cards` does.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from docs.cards import page, table, training
+from docs.cards import page, table, timing, training
 from pyconvopt import registry
 from pyconvopt.files import write_whole
 
@@ -38,12 +39,7 @@ def run_cards(
     keys: Sequence[str], results: Path, pages: Path, seeds: int, budget: Mapping[str, Any]
 ) -> None:
     """Run the cards of those keys (none: all), writing the pages after each."""
-    cards = table.read()
-    chosen = [registry.find("card", cards, key) for key in keys] or list(cards.values())
-    for card in chosen:
-        if card.needs and find_spec(card.needs) is None:
-            print(f"{card.key} is left out: {card.needs} is not installed", flush=True)
-            continue
+    for card in chosen(keys):
         for way in card.entries(budget):
             training.way_is_known(way)
         print(f"# {card.title}", flush=True)
@@ -51,14 +47,32 @@ def run_cards(
         write_pages(results, pages, budget)
 
 
+def time_cards(keys: Sequence[str], results: Path, rounds: int) -> None:
+    """Time the ways of the cards of those keys (none: all)."""
+    for card in chosen(keys):
+        print(f"# {card.title}", flush=True)
+        timing.measure(card, results, rounds)
+
+
+def chosen(keys: Sequence[str]) -> Iterator[table.Card]:
+    """The cards of those keys (none: all) whose packages are installed."""
+    cards = table.read()
+    for card in [registry.find("card", cards, key) for key in keys] or list(cards.values()):
+        if card.needs and find_spec(card.needs) is None:
+            print(f"{card.key} is left out: {card.needs} is not installed", flush=True)
+        else:
+            yield card
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """What the command line asks for; the exit status."""
     parser = argparse.ArgumentParser(
         prog="make_cards", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("run", "write"))
+    parser.add_argument("what", choices=("run", "time", "write"))
     parser.add_argument("cards", nargs="*", help="keys of methods.toml; default: all")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each way (5)")
+    parser.add_argument("--rounds", type=int, default=7, help="timed epochs of each way (7)")
     parser.add_argument("--epochs", type=int, help="another length, for a trial")
     parser.add_argument("--images", type=int, help="the first training images only, for a trial")
     parser.add_argument("--results", type=Path, default=table.METHODS / "results")
@@ -69,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.what == "run":
             run_cards(given.cards, given.results, given.pages, given.seeds, budget)
+        if given.what == "time":
+            time_cards(given.cards, given.results, given.rounds)
         write_pages(given.results, given.pages, budget)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

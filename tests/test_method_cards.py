@@ -15,9 +15,9 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from docs import make_cards
-from docs.cards import page, table, training
+from docs.cards import page, table, timing, training
 from docs.cards.table import Card, Way
-from pyconvopt.training.results import ResultsFile, RunRecord
+from pyconvopt.training.results import ResultsFile, RunRecord, as_csv
 
 CARDS = table.read()
 NOTHING: dict = {}
@@ -46,8 +46,8 @@ def card(**more) -> Card:
     return Card("t", **{**given, "ways": {"more": {"compile.clip_norm": 1.0}}, **more})
 
 
-def record(way: Way, seed: int, accuracy: float, seconds: float) -> RunRecord:
-    return RunRecord(way.name, "function", seed, [seconds], {"val_accuracy": [accuracy]})
+def record(way: Way, seed: int, accuracy: float) -> RunRecord:
+    return RunRecord(way.name, "function", seed, [1.0], {"val_accuracy": [accuracy]})
 
 
 @pytest.mark.parametrize("module", [table, training, page])
@@ -114,13 +114,14 @@ def test_tables_that_lack_something(tmp_path):
 
 
 def test_a_tiny_budget_is_run_once(tmp_path, tiny_data, capsys):
-    arguments = ["run", "dropout", "--seeds", "2", "--epochs", "1", "--images", "64"]
+    arguments = ["--seeds", "2", "--epochs", "1", "--images", "64"]
     arguments += ["--results", str(tmp_path / "results"), "--pages", str(tmp_path / "pages")]
-    assert make_cards.main(arguments) == 0
+    assert make_cards.main(["run", "dropout", *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "# Dropout" and len(lines) == 1 + 2 * 3
-    # In turns, and who begins rotates.
-    assert ["Dropout" in line for line in lines[1:]] == [False, True, True, True, True, False]
+    # The baseline, then the ways in turns; who begins rotates.
+    order = [line.rsplit(" ", 7)[0] for line in lines[1:]]
+    assert order == ["seed", "seed", "rate 0.25", "rate 0.5", "rate 0.5", "rate 0.25"]
     before = (tmp_path / "results/dropout.csv").read_text()
     text = (tmp_path / "pages/dropout.md").read_text()
     assert (
@@ -130,14 +131,19 @@ def test_a_tiny_budget_is_run_once(tmp_path, tiny_data, capsys):
     assert "Not measured yet" in (tmp_path / "pages/l2.md").read_text()
     assert "| [Dropout](dropout.md) | rate 0.25 |" in (tmp_path / "pages/index.md").read_text()
 
-    assert make_cards.main(arguments) == 0
+    assert make_cards.main(["run", "dropout", *arguments]) == 0
     assert capsys.readouterr().out == "# Dropout\n"
     assert (tmp_path / "results/dropout.csv").read_text() == before
     # Runs of a trial are not those of the card itself.
     assert training.finished(CARDS["dropout"], tmp_path / "results", NOTHING) is None
 
+    # Another card takes the baseline's runs over.
+    assert make_cards.main(["run", "l2", *arguments]) == 0
+    assert not any("seed " in line.split(",")[0] for line in capsys.readouterr().out.splitlines())
+    assert "| the recipe `seed` |" in (tmp_path / "pages/l2.md").read_text()
 
-def test_times_of_two_machines_are_not_mixed(tmp_path, tiny_data, capsys):
+
+def test_runs_of_two_machines_are_not_mixed(tmp_path, tiny_data, capsys):
     results = tmp_path / "results"
     arguments = ["run", "l2", "--seeds", "1", "--epochs", "1", "--pages", str(tmp_path / "pages")]
     arguments += ["--results", str(results)]
@@ -149,23 +155,35 @@ def test_times_of_two_machines_are_not_mixed(tmp_path, tiny_data, capsys):
     assert "the runs of l2 were begun on" in capsys.readouterr().err
 
 
+def test_times_are_measured_again(tmp_path, tiny_data, monkeypatch):
+    monkeypatch.setitem(timing.SHORT, "images", 64)
+    arguments = ["--rounds", "2", "--results", str(tmp_path), "--pages", str(tmp_path / "pages")]
+    for _ in range(2):
+        assert make_cards.main(["time", "dropout", "flip", *arguments]) == 0
+    lines = timing.read(tmp_path)
+    assert [line["card"] for line in lines] == ["dropout"] * 4 + ["flip"] * 4
+    times = timing.changes(CARDS["dropout"], tmp_path)
+    assert list(times) == ["rate 0.25", "rate 0.5"] and times["rate 0.5"].runs == 2
+
+
 def test_the_numbers_on_a_page(tmp_path):
     """Differences 2, 4 and 6 points: mean 4, s = 2, t = 4.3027, half width 4.97; times +50 %."""
     one = card(base={"fit.epochs": 3})
     baseline, way = one.entries()
-    kept = ResultsFile(tmp_path / "t.csv")
+    kept, shared = ResultsFile(tmp_path / "t.csv"), ResultsFile(tmp_path / "seed.csv")
     for seed, points in enumerate((0.02, 0.04, 0.06)):
-        kept.add(record(baseline, seed, 0.8, 2.0))
-        kept.add(record(way, seed, 0.8 + points, 3.0))
+        shared.add(record(baseline, seed, 0.8))
+        kept.add(record(way, seed, 0.8 + points))
+    rows = ([*timing.COLUMNS], *([one.key, way.name, number, 2.0, 3.0] for number in range(2)))
+    (tmp_path / "times.csv").write_text(as_csv(rows))
     training.claim(tmp_path / "other", "t")
     (tmp_path / "other/t.json").rename(tmp_path / "t.json")
-    lines = page.results_table(training.finished(one, tmp_path, NOTHING), one, NOTHING)
-    assert lines[2] == "| the recipe `seed` | `fit.epochs = 3` | 3 | 80.00 ± 0.00 |  |  |  |"
-    assert lines[3] == (
-        "| more | `compile.clip_norm = 1.0` | 3 | 84.00 ± 4.97 | +4.00 ± 4.97 | 0.074 | +50 ± 0 |"
-    )
     text = page.page(one, tmp_path, NOTHING)
-    assert lines[3] in text and f"{training.this_machine()['threads']} threads" in text
+    assert "| the recipe `seed` | `fit.epochs = 3` | 3 | 80.00 ± 0.00 |  |  |  |" in text
+    assert (
+        "| more | `compile.clip_norm = 1.0` | 3 | 84.00 ± 4.97 | +4.00 ± 4.97 | 0.074 | +50 ± 0 |"
+    ) in text
+    assert f"{training.this_machine()['threads']} threads" in text
 
 
 def test_pages_are_those_of_the_results(tmp_path):

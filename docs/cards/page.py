@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from docs.cards import timing
 from docs.cards.table import BASELINE, Card, shown
 from docs.cards.training import described, finished
 from pyconvopt.training import Comparison
-from pyconvopt.training.statistics import Estimate, estimate
+from pyconvopt.training.statistics import Estimate
 
 BEGIN, END = "<!-- the cards, written by make_cards -->", "<!-- the end of the cards -->"
 
@@ -31,18 +32,9 @@ def percent(value: Estimate | None, digits: int) -> str:
     return text if math.isnan(value.half_width) else f"{text} ± {100 * value.half_width:.{digits}f}"
 
 
-def time_change(comparison: Comparison, label: str) -> Estimate:
-    """How much longer a way's runs take than the baseline's of the same seeds, as a share."""
-    runs, baseline = comparison.runs[label], comparison.runs[BASELINE]
-    seconds = {
-        name: {seed: math.fsum(run.seconds) for seed, run in each.items()}
-        for name, each in ((label, runs), (BASELINE, baseline))
-    }
-    shared = [seed for seed in runs if seed in baseline]
-    return estimate([seconds[label][seed] / seconds[BASELINE][seed] - 1 for seed in shared])
-
-
-def results_table(comparison: Comparison, card: Card, budget: Mapping[str, Any]) -> list[str]:
+def results_table(
+    comparison: Comparison, card: Card, times: Mapping[str, Estimate], budget: Mapping[str, Any]
+) -> list[str]:
     """The table of a card: accuracy, its change, the change in time."""
     common = card.entries(budget)[0].changes
     lines = [
@@ -57,7 +49,7 @@ def results_table(comparison: Comparison, card: Card, budget: Mapping[str, Any])
         if row.difference is not None:
             difference = percent(row.difference, 2)
             p = "" if row.p is None or math.isnan(row.p) else f"{row.p:.2g}"
-            time = percent(time_change(comparison, row.name), 0)
+            time = percent(times.get(row.name), 0)
         cells = [named, shown(changes), str(row.score.runs), accuracy, difference, p, time]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -79,11 +71,11 @@ def measured(card: Card, results: Path, budget: Mapping[str, Any]) -> list[str]:
     facts = described(results, card.key)
     machine = facts["machine"]
     return [
-        *results_table(comparison, card, budget),
+        *results_table(comparison, card, timing.changes(card, results), budget),
         "",
-        "Test accuracy after the last epoch and the time of the whole run, held seed by seed against",
-        "the first line; means with 95 % intervals (Student's t), p of the paired t-test. What the",
-        "first line changes holds for all lines.",
+        "Test accuracy after the last epoch, held seed by seed against the first line, p of the paired",
+        "t-test; time of a training epoch, in turns with the first line's. Means with 95 % intervals",
+        "(Student's t). What the first line changes holds for all lines.",
         "",
         f"Measured on {machine['processor']} ({machine['instruction_set']}, {machine['threads']} threads), "
         f"torch {machine['torch']}, pyconvopt {facts['pyconvopt']}.",
@@ -133,11 +125,12 @@ def listing(cards: Mapping[str, Card], results: Path, budget: Mapping[str, Any])
             lines += ["|---|---|---|---:|---:|"]
         comparison = finished(card, results, budget)
         rows = {row.name: row for row in comparison.rows} if comparison else {}
+        times = timing.changes(card, results)
         for number, (label, changes) in enumerate(card.ways.items()):
-            accuracy = time = "not measured"
+            accuracy, time = "not measured", ""
             if comparison and label in rows:
                 accuracy = percent(rows[label].difference, 2)
-                time = percent(time_change(comparison, label), 0)
+                time = percent(times.get(label), 0)
             link = "" if number else f"[{card.title}]({card.key}.md)"
             lines.append(f"| {link} | {label} | {shown(changes)} | {accuracy} | {time} |")
     return "\n".join(lines).strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +28,15 @@ class Way:
 
     @property
     def name(self) -> str:
-        """The recipe with every change, as it stands in the results.
+        """The label and a mark of all changes, as it stands in the results.
 
         A run is found again by it, so a way that was changed is run anew.
 
-        >>> Way('more', {'fit.epochs': 9, 'layers.0.filters': 64}).name
-        'seed,fit.epochs=9,layers.0.filters=64'
+        >>> Way('more', {'fit.epochs': 9}).name, Way('more', {'fit.epochs': 10}).name
+        ('more d8e36b', 'more 279496')
         """
-        return ",".join(
-            [BASELINE, *(f"{key}={toml(value)}" for key, value in self.changes.items())]
-        )
+        changes = json.dumps(self.changes, sort_keys=True)
+        return f"{self.label} {hashlib.sha256(changes.encode()).hexdigest()[:6]}"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Runs of the recipe `seed` with changes, for the method cards.
 
+The same seed means the same first weights (of like models), the same order of the images and the same
+numbers in every repetition, so the runs of the baseline serve all cards, whenever they were made.
+
 A change is a key of the recipe, or one of `MAKERS`: what a recipe cannot say, by name and settings as a
 saved model has them.
 """
@@ -102,7 +105,7 @@ def prepared(
     return recipe, model
 
 
-def train(changes: Mapping[str, Any], seed: int) -> History:
+def train(changes: Mapping[str, Any], seed: int, validate: bool = True) -> History:
     """One run."""
     source = Recipe.load(BASELINE).table["data"]
     (x, y), held_out = arrays(source["name"], source["scale"])
@@ -113,7 +116,8 @@ def train(changes: Mapping[str, Any], seed: int) -> History:
     loader = ArrayLoader(
         x[:count], y[:count], settings["batch_size"], shuffle=True, seed=seed, augment=steps or None
     )
-    return model.fit(loader, epochs=settings["epochs"], validation_data=held_out, verbose=0)
+    validation = held_out if validate else None
+    return model.fit(loader, epochs=settings["epochs"], validation_data=validation, verbose=0)
 
 
 # --- a card's runs, and where they are kept -------------------------------------------------------
@@ -126,9 +130,9 @@ def this_machine() -> dict[str, Any]:
 
 
 def claim(results: Path, key: str) -> None:
-    """Note the machine a card's times are taken on.
+    """Note the machine that a file's runs are made on.
 
-    Errors: ValueError if they were begun on another: times of two machines do not compare.
+    Errors: ValueError if they were begun on another: what two machines give does not compare.
     """
     file, here = results / f"{key}.json", {"machine": this_machine(), "pyconvopt": __version__}
     if not (results / f"{key}.csv").exists():
@@ -146,18 +150,23 @@ def described(results: Path, key: str) -> dict[str, Any]:
 
 
 def run_card(card: Card, results: Path, seeds: int, budget: Mapping[str, Any]) -> None:
-    """Run what is not there yet: baseline and ways in turns, seed by seed."""
-    claim(results, card.key)
-    compare(
-        {way.name: partial(train, way.changes) for way in card.entries(budget)},
-        seeds,
-        results=results / f"{card.key}.csv",
-    )
+    """Run what is not there yet: the baseline, which cards of one length share, and the ways."""
+    baseline, *ways = card.entries(budget)
+    for key, entries in ((BASELINE, [baseline]), (card.key, ways)):
+        claim(results, key)
+        compare(
+            {way.name: partial(train, way.changes) for way in entries},
+            seeds,
+            results=results / f"{key}.csv",
+        )
 
 
 def finished(card: Card, results: Path, budget: Mapping[str, Any]) -> Comparison | None:
     """The runs there are, under the ways' labels; None without any of the baseline or of a way."""
-    kept = ResultsFile(results / f"{card.key}.csv").runs
+    kept = {
+        **ResultsFile(results / f"{BASELINE}.csv").runs,
+        **ResultsFile(results / f"{card.key}.csv").runs,
+    }
     runs: dict[str, dict[int, Any]] = {}
     for way in card.entries(budget):
         found = {seed: record for (name, seed), record in kept.items() if name == way.name}
