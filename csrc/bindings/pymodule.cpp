@@ -10,6 +10,7 @@
 #include "conv.hpp"
 #include "dispatch.hpp"
 #include "fork.hpp"
+#include "map_memory.hpp"
 
 namespace py = pybind11;
 
@@ -221,6 +222,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("keep_freed_memory", &keep_freed_memory, py::arg("keep"),
         "Whether malloc reuses large blocks instead of returning them at once.");
   m.def("freed_memory_is_kept", &freed_memory_is_kept);
+  m.def("map_bytes", &map_bytes, "Bytes the process has got for the maps that operators return, idle or not.");
 
   m.def("conv_forward", &conv_forward, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
         py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("relu"), py::arg("pool"),

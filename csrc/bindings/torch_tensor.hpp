@@ -71,9 +71,7 @@ inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector
   return Tensor(handle);
 }
 
-inline Tensor empty_map(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type = ScalarType::Float) {
-  return empty_strided({n, c, h, w}, {h * w * c, 1, w * c, c}, type);
-}
+Tensor empty_map(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type = ScalarType::Float);
 
 inline Tensor empty_vector(int64_t n) { return empty_strided({n}, {1}); }
 

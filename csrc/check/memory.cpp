@@ -1,9 +1,14 @@
-// The arena: alignment, reuse, its cap, and what happens where there is no memory.
+// The arena: alignment, reuse, its cap, and what happens where there is no memory. The memory of maps:
+// no two pieces overlap, and what is given back is joined and taken again.
 #include <cstdint>
+#include <cstring>
 #include <new>
+#include <random>
+#include <vector>
 
 #include "arena.hpp"
 #include "check.hpp"
+#include "map_memory.hpp"
 
 namespace pyconvopt::check {
 namespace {
@@ -23,9 +28,67 @@ bool refused(std::size_t bytes) {
   }
 }
 
+void expect_of_maps(bool holds, const char* what) {
+  if (!holds) report().fail(std::string("maps: ") + what);
+}
+
+struct Map {
+  unsigned char* address;
+  std::size_t bytes;
+  int mark;
+  bool intact() const {
+    for (std::size_t i = 0; i < bytes; i += 4093)
+      if (address[i] != mark) return false;
+    return address[bytes - 1] == mark;
+  }
+};
+
+void check_maps() {
+  constexpr std::size_t some = smallest_map;
+  void* first = take_map(16 * some);
+  if (!first) return;  // no addresses to be had
+  expect_of_maps(reinterpret_cast<uintptr_t>(first) % 64 == 0, "a map is not aligned to a cache line");
+  void* second = take_map(some);
+  give_back_map(first);
+  expect_of_maps(take_map(16 * some) == first, "the place of a map of the same size is not taken again");
+  give_back_map(first);
+  give_back_map(second);
+  const std::size_t before = map_bytes();
+  first = take_map(17 * some);
+  expect_of_maps(map_bytes() == before, "places next to each other are not joined");
+  give_back_map(first);
+
+  std::mt19937 random(1);
+  std::vector<Map> maps;
+  bool intact = true;
+  for (int turn = 0; turn < 2000; ++turn) {
+    if (maps.size() < 12 || random() % 2) {
+      const std::size_t bytes = 1 + random() % (4 * some);
+      const Map map{static_cast<unsigned char*>(take_map(bytes)), bytes, turn % 251};
+      std::memset(map.address, map.mark, bytes);
+      maps.push_back(map);
+    } else {
+      const std::size_t chosen = random() % maps.size();
+      intact &= maps[chosen].intact();
+      give_back_map(maps[chosen].address);
+      maps[chosen] = maps.back();
+      maps.pop_back();
+    }
+    if (maps.size() > 40) {
+      for (const Map& map : maps) intact &= map.intact(), give_back_map(map.address);
+      maps.clear();
+      release_maps();
+    }
+  }
+  for (const Map& map : maps) intact &= map.intact(), give_back_map(map.address);
+  expect_of_maps(intact, "a map was written over by another");
+  expect_of_maps(!take_map(SIZE_MAX) && !take_map(std::size_t(1) << 62), "a size that no memory has was granted");
+}
+
 }  // namespace
 
 void check_memory() {
+  check_maps();
   arena_release();
   expect(arena_bytes() == 0, "bytes are held after a release");
   float* first;

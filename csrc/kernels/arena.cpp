@@ -1,5 +1,7 @@
 #include "arena.hpp"
 
+#include "map_memory.hpp"
+
 #include <malloc.h>
 #include <sys/mman.h>
 
@@ -102,7 +104,7 @@ void keep_freed_memory(bool keep) {
   mallopt(M_MMAP_MAX, keep ? 0 : 65536);  // and glibc's own figures
   mallopt(M_TRIM_THRESHOLD, keep ? -1 : 128 << 10);
   mallopt(M_TOP_PAD, keep ? 16 << 20 : 128 << 10);
-  if (!keep) malloc_trim(0);
+  if (!keep) malloc_trim(0), release_maps();
   keeps_freed_memory = keep;
 #else
   (void)keep;
