@@ -13,6 +13,7 @@ from typing import Any
 from . import _C
 
 _generation = 0
+_recompute = os.environ.get("PYCONVOPT_RECOMPUTE", "1") != "0"
 _cuda = {
     "cuda_conv": "cudnn",
     "cuda_fallback": os.environ.get("PYCONVOPT_CUDA_FALLBACK", "0") != "0",
@@ -24,6 +25,7 @@ _TABLE: dict[str, tuple[Any, Any]] = {
     "winograd": (_C.winograd, _C.set_winograd),
     "deterministic": (lambda: True, lambda value: _require_deterministic(value)),
     "keep_memory": (_C.freed_memory_is_kept, lambda value: _C.keep_freed_memory(_bool(value))),
+    "recompute": (lambda: recompute(), lambda value: _set_recompute(value)),
     "workspace": (_C.arena_cap, lambda value: _C.arena_set_cap(_bytes(value))),
     "cuda_conv": (lambda: cuda_conv(), lambda value: _set_cuda_conv(value)),
     "cuda_math": (lambda: _cuda_math(), lambda value: _set_cuda_math(value)),
@@ -41,6 +43,18 @@ def _bytes(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"workspace must be a number of bytes, 0 or more, got {value!r}")
     return value
+
+
+def recompute() -> bool:
+    """Whether large maps are made again for backward where that is cheap, instead of being kept."""
+    return _recompute
+
+
+def _set_recompute(value: bool) -> None:
+    global _recompute
+    if not isinstance(value, bool):
+        raise TypeError(f"recompute must be a bool, got {value!r}")
+    _recompute = value
 
 
 def _require_deterministic(value: bool) -> None:
@@ -93,8 +107,8 @@ def current() -> dict[str, Any]:
     """All settings as a dict.
 
     >>> sorted(current())  # doctest: +NORMALIZE_WHITESPACE
-    ['cuda_conv', 'cuda_fallback', 'cuda_math', 'deterministic', 'isa', 'keep_memory', 'winograd',
-     'workspace']
+    ['cuda_conv', 'cuda_fallback', 'cuda_math', 'deterministic', 'isa', 'keep_memory', 'recompute',
+     'winograd', 'workspace']
     """
     return {name: read() for name, (read, _) in _TABLE.items()}
 
@@ -137,9 +151,14 @@ class _CallableModule(ModuleType):
                 environment: ``PYCONVOPT_WINOGRAD``). Off, results have direct convolution's
                 rounding.
             deterministic: accepted for torch's sake; the kernels always are.
-            keep_memory: whether glibc's malloc keeps freed memory for the next step instead of
-                giving it back and faulting it in again (default True; environment:
-                ``PYCONVOPT_KEEP_MEMORY``). False gives back what it can at once. Whole process.
+            keep_memory: whether freed memory is kept for the next step instead of being given back
+                and faulted in again: by glibc's malloc (whole process), and in a memory of their
+                own for maps of 1 MiB and more that the operators return (default True;
+                environment: ``PYCONVOPT_KEEP_MEMORY``). False gives back what is idle at once.
+            recompute: whether a convolution keeps the input of the batch norm before it in the place
+                of its own input, and makes that again, to the bit, for backward: less memory for one more
+                pass over the map (default True; environment: ``PYCONVOPT_RECOMPUTE``). Maps of
+                4 MiB and more.
             workspace: bytes the kernels' workspace may keep while idle (default 1 GiB); less is
                 given back at once, 0 empties it.
             cuda_conv: whose dense convolution CUDA tensors get: ``"cudnn"``, torch's (default), or

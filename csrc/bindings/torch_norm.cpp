@@ -54,6 +54,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
   return {output, argmax, mean, invstd};
 }
 
+// The forward's output a second time, from what it saved.
+Tensor again(const Tensor& input, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, Tensor mean,
+             Tensor invstd, int64_t activation) {
+  const char* op = "batch_norm_again";
+  check_rows(input, op, "input");
+  const Activation known = norm_options(op, activation, false, 0, false);
+  const MapShape shape = map_shape(input);
+  check_optional_vector(weight, shape.channels, op, "weight");
+  check_optional_vector(bias, shape.channels, op, "bias");
+  check_vector(mean, shape.channels, op, "mean");
+  check_vector(invstd, shape.channels, op, "invstd");
+  Tensor output = empty_rows(input);
+  run(BatchNormForward{.shape = shape,
+                       .input = input.const_data_ptr<float>(),
+                       .weight = data_or_null(weight),
+                       .bias = data_or_null(bias),
+                       .activation = known,
+                       .output = output.mutable_data_ptr<float>(),
+                       .saved_mean = mean.mutable_data_ptr<float>(),  // not written
+                       .saved_invstd = invstd.mutable_data_ptr<float>(),
+                       .again = true});
+  return output;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradient, const Tensor& input,
                                                     const std::optional<Tensor>& output,
                                                     const std::optional<Tensor>& argmax,
@@ -118,6 +142,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
       "Tensor(b!)? running_var, bool training, float momentum, float eps, int activation, bool pool, float dropout, "
       "int seed, int offset) -> (Tensor output, Tensor argmax, Tensor saved_mean, Tensor saved_invstd)");
   m.def(
+      "batch_norm_again(Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor invstd, int activation) "
+      "-> Tensor");
+  m.def(
       "batch_norm_backward(Tensor output_gradient, Tensor input, Tensor? output, Tensor? argmax, Tensor? weight, "
       "Tensor saved_mean, Tensor saved_invstd, bool training, int activation, bool pool, float dropout, "
       "bool input_needed, bool residual_needed, Tensor? bias=None) "
@@ -126,6 +153,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("batch_norm_forward", TORCH_BOX(&forward));
+  m.impl("batch_norm_again", TORCH_BOX(&again));
   m.impl("batch_norm_backward", TORCH_BOX(&backward));
 }
 

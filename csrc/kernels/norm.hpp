@@ -43,6 +43,7 @@ struct BatchNormForward {
   uint8_t* argmax = nullptr;      // of the output's shape, with `pool`
   float* saved_mean = nullptr;    // channels; what the output was made with
   float* saved_invstd = nullptr;  // channels; 1/√(variance + epsilon)
+  bool again = false;             // the saved mean and invstd are given: the same output, to the bit, a second time
 };
 
 struct BatchNormBackward {

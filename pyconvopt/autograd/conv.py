@@ -16,6 +16,7 @@ from torch.autograd import Function
 from ..memory import memory_format
 from ..ops import TORCH, ConvPlan
 from .pool import unpool
+from .recompute import made_again, recipe
 
 _conv2d = torch.ops.pyconvopt.conv2d.default
 _conv2d_max_pool = torch.ops.pyconvopt.conv2d_max_pool.default
@@ -85,6 +86,21 @@ def _reference_gradients(
     return _torch_backward(ctx.plan, dz, x, weight, bias_sizes, *ctx.needs_input_grad[:3])
 
 
+def _keep(ctx: Any, x: Tensor, *others: Tensor | None) -> None:
+    """Keep the input for backward, or what makes it again, and other tensors."""
+    # Without a gradient of the weight the input is not needed, but its shape is.
+    found = recipe(x) if ctx.needs_input_grad[1] else None
+    ctx.again = None if found is None else found.options
+    ctx.save_for_backward(*others, *((x,) if found is None else found.tensors))
+
+
+def _kept(ctx: Any, others: int) -> tuple[Any, ...]:
+    """The input, and that many other tensors."""
+    saved = ctx.saved_tensors
+    rest = saved[others:]
+    return rest[0] if ctx.again is None else made_again(ctx.again, rest), *saved[:others]
+
+
 class Conv2dFunction(Function):
     """``activation(conv(x, weight) + bias)`` with its gradient."""
 
@@ -92,12 +108,12 @@ class Conv2dFunction(Function):
     def forward(ctx, x, weight, bias, plan, relu):  # noqa: D102
         y = forward(x, weight, bias, plan, relu)
         ctx.plan, ctx.relu, ctx.bias = plan, relu, bias is not None
-        ctx.save_for_backward(x, weight, y if relu else None)
+        _keep(ctx, x, weight, y if relu else None)
         return y
 
     @staticmethod
     def backward(ctx, g):  # noqa: D102
-        x, weight, y = ctx.saved_tensors
+        x, weight, y = _kept(ctx, 2)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             dz = g * (y > 0) if ctx.relu else g
@@ -118,12 +134,12 @@ class Conv2dMaxPoolFunction(Function):
     def forward(ctx, x, weight, bias, plan, relu):  # noqa: D102
         y, argmax = _conv2d_max_pool(x, weight, bias, *plan.hyper, relu)
         ctx.plan, ctx.bias = plan, bias is not None
-        ctx.save_for_backward(x, weight, argmax)
+        _keep(ctx, x, weight, argmax)
         return y
 
     @staticmethod
     def backward(ctx, g):  # noqa: D102
-        x, weight, argmax = ctx.saved_tensors
+        x, weight, argmax = _kept(ctx, 2)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         height, width = ctx.plan.out_size
         if torch.is_grad_enabled():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -118,22 +118,30 @@ def _reference_backward(
         # Aliases: the gradient to one input must not run on through another that was made from it,
         # as a block's branch was from its residual.
         aliases = [None if t is None else t.view_as(t) for t in inputs]
-        x, weight, bias, residual = aliases
-        assert x is not None
-        if options.training:
-            y = F.batch_norm(x, None, None, weight, bias, True, 0.0, options.eps)
-        else:
-            y = F.batch_norm(
-                x, mean, invstd.pow(-2) - options.eps, weight, bias, False, 0.0, options.eps
-            )
-        if residual is not None:
-            y = y + residual
-        y = ACTIVATIONS[NAMES[options.activation]](y)
-        y = F.max_pool2d(y, 2) if options.pool else y
-        if options.dropout:
-            ones = torch.ones_like(y)
-            ones = ones.contiguous(memory_format=memory_format(x))
-            y = y * _dropout(ones, options.dropout, options.seed, 0)
+        y = reference_forward(aliases, mean, invstd, options)
         wanted = [t for t, need in zip(aliases, needed, strict=False) if need and t is not None]
         found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
     return [next(found) if need else None for need in needed[:4]]
+
+
+def reference_forward(
+    inputs: Sequence[Tensor | None], mean: Tensor, invstd: Tensor, options: NormOptions
+) -> Tensor:
+    """The forward pass in torch's differentiable operations: of input, weight, bias and residual."""
+    x, weight, bias, residual = inputs
+    assert x is not None
+    if options.training:
+        y = F.batch_norm(x, None, None, weight, bias, True, 0.0, options.eps)
+    else:
+        y = F.batch_norm(
+            x, mean, invstd.pow(-2) - options.eps, weight, bias, False, 0.0, options.eps
+        )
+    if residual is not None:
+        y = y + residual
+    y = ACTIVATIONS[NAMES[options.activation]](y)
+    y = F.max_pool2d(y, 2) if options.pool else y
+    if options.dropout:
+        ones = torch.ones_like(y)
+        ones = ones.contiguous(memory_format=memory_format(x))
+        y = y * _dropout(ones, options.dropout, options.seed, 0)
+    return y

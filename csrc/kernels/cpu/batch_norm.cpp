@@ -191,8 +191,10 @@ void with_flags(Use use, bool flag, More... more) {
 
 void forward(const BatchNormForward& p) {
   if (p.shape.channels == 0) return;
-  if (p.training && p.shape.rows() > 0) batch_statistics(p);
-  else running_statistics(p);
+  if (!p.again) {
+    if (p.training && p.shape.rows() > 0) batch_statistics(p);
+    else running_statistics(p);
+  }
   const int64_t padded = round_up(p.shape.channels, 16);
   Workspace space(Workspace::bytes_for(3 * padded));
   const AffineLines lines(p, space.floats(3 * padded), padded);
