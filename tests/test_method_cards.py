@@ -183,6 +183,10 @@ def test_the_numbers_on_a_page(tmp_path):
     assert (
         "| more | `compile.clip_norm = 1.0` | 3 | 84.00 ± 4.97 | +4.00 ± 4.97 | 0.074 | +50 ± 0 |"
     ) in text
+    assert "\n- more: no difference that these runs could tell from chance.\n" in text
+    assert page.verdict(None) == "too few runs to tell"
+    said = page.summary({"t": one}, tmp_path, NOTHING)
+    assert said.startswith("**No difference") and said.endswith("- [T](t.md), more (+4.00 ± 4.97)")
     assert f"{training.this_machine()['threads']} threads" in text
 
 

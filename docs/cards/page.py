@@ -55,6 +55,19 @@ def results_table(
     return lines
 
 
+def verdict(difference: Estimate | None) -> str:
+    """What a difference of accuracies says, by its interval.
+
+    >>> verdict(Estimate(0.01, 0.004, 5)), verdict(Estimate(-0.01, 0.02, 5))
+    ('helped', 'no difference that these runs could tell from chance')
+    """
+    if difference is None or not difference.runs or math.isnan(difference.half_width):
+        return "too few runs to tell"
+    if abs(difference.mean) <= difference.half_width:
+        return "no difference that these runs could tell from chance"
+    return "helped" if difference.mean > 0 else "harmed"
+
+
 def measured(card: Card, results: Path, budget: Mapping[str, Any]) -> list[str]:
     """What was measured, and on what; or what would measure it."""
     comparison = finished(card, results, budget)
@@ -76,6 +89,8 @@ def measured(card: Card, results: Path, budget: Mapping[str, Any]) -> list[str]:
         "Test accuracy after the last epoch, held seed by seed against the first line, p of the paired",
         "t-test; time of a training epoch, in turns with the first line's. Means with 95 % intervals",
         "(Student's t). What the first line changes holds for all lines.",
+        "",
+        *(f"- {row.name}: {verdict(row.difference)}." for row in comparison.rows[1:]),
         "",
         f"Measured on {machine['processor']} ({machine['instruction_set']}, {machine['threads']} threads), "
         f"torch {machine['torch']}, pyconvopt {facts['pyconvopt']}.",
@@ -113,9 +128,25 @@ def page(card: Card, results: Path, budget: Mapping[str, Any]) -> str:
     )
 
 
+def summary(cards: Mapping[str, Card], results: Path, budget: Mapping[str, Any]) -> str:
+    """Which methods helped, which harmed, and of which the runs cannot tell; the largest first."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for card in cards.values():
+        comparison = finished(card, results, budget)
+        for row in comparison.rows[1:] if comparison else ():
+            text = f"[{card.title}]({card.key}.md), {row.name} ({percent(row.difference, 2)})"
+            change = row.difference.mean if row.difference else 0.0
+            found.setdefault(verdict(row.difference), []).append((change, text))
+    lines = []
+    for said, ways in sorted(found.items(), key=lambda pair: -max(pair[1])[0]):
+        lines += [f"**{said.capitalize()}**, points of accuracy:", ""]
+        lines += [f"- {text}" for _, text in sorted(ways, reverse=True)] + [""]
+    return "\n".join(lines).strip()
+
+
 def listing(cards: Mapping[str, Card], results: Path, budget: Mapping[str, Any]) -> str:
     """The list of the cards: a table for each group, with every way's change and effect."""
-    lines: list[str] = []
+    lines: list[str] = [summary(cards, results, budget)]
     group = ""
     for card in cards.values():
         if card.group != group:
