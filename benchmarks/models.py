@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import large_models
+
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9
 # torch's batch norm; Keras' own defaults are 0.99 (the share that stays) and 1e-3.
@@ -234,6 +236,9 @@ TABLE: dict[str, Model] = {
         Model("resnet18_32", (32, 32, 3), 64, lambda nn: resnet18(nn, 10, True)),
         Model("resnet18", (224, 224, 3), 8, lambda nn: resnet18(nn, 1000, False), classes=1000),
         Model("mobilenet_v2", (32, 32, 3), 64, mobilenet_v2),
+        Model("resnet50", (224, 224, 3), 8, large_models.resnet50, classes=1000),
+        Model("densenet121", (224, 224, 3), 8, large_models.densenet121, classes=1000),
+        Model("unet", (128, 128, 3), 8, large_models.unet),
     )
 }
 
