@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import _C, ops, settings
+from .. import _C, plans, settings
 from ..autograd.norm import NAMES
 from ..functional.gate import activate, pair, takes
 from ..memory import is_channels_last
@@ -112,7 +112,7 @@ class FrozenConvolution:
         if not takes(weight) or (bias is not None and not takes(bias)):
             return None
         geometry = (pair(stride), pair(padding), pair(dilation), groups)
-        plan = ops.conv_plan(x.shape, weight.shape, *geometry)
+        plan = plans.conv_plan(x.shape, weight.shape, *geometry)
         if plan is None:
             return None
         batch, channels, height, width = x.shape
@@ -121,7 +121,7 @@ class FrozenConvolution:
             (weight.shape[2], weight.shape[3]), *geometry,
         )  # fmt: skip
         small = weight.shape[2] * weight.shape[3] <= 9
-        if plan.forward == ops.TORCH and not (kernel == "direct" and groups == 1 and small):
+        if plan.forward == plans.TORCH and not (kernel == "direct" and groups == 1 and small):
             return None
         takes_residual = residual and kernel in TAKE_RESIDUAL
         weight = weight.detach()

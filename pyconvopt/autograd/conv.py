@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..memory import memory_format
-from ..ops import TORCH, ConvPlan
+from ..plans import TORCH, ConvPlan
 from .pool import unpool
 from .recompute import made_again, recipe
 

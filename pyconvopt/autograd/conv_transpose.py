@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..ops import TORCH, ConvPlan
+from ..plans import TORCH, ConvPlan
 from .conv import forward as convolution
 
 _data_gradient = torch.ops.pyconvopt.conv2d_data_gradient.default

@@ -18,7 +18,7 @@ from torch.nn.functional import hardsigmoid, hardswish, hardtanh, leaky_relu
 
 from .. import explanation
 from ..autograd.activation import FORWARD_BY_TORCH, ActivationCall, ActivationFunction
-from ..ops import TORCH
+from ..plans import TORCH
 from .gate import dense, needs_gradient, takes
 
 __all__ = [

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import cuda, explanation
 from ..autograd import conv as autograd
 from ..memory import is_channels_last
-from ..ops import PASSES, TORCH, ConvPlan, conv_plan
+from ..plans import PASSES, TORCH, ConvPlan, conv_plan
 from .gate import Activation, Size, activate, needs_gradient, pair, suits
 from .pool import max_pool2d
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import explanation
 from ..autograd.conv_transpose import ConvTranspose2dFunction, forward
 from ..memory import is_channels_last
-from ..ops import PASSES, TORCH, ConvPlan, conv_plan
+from ..plans import PASSES, TORCH, ConvPlan, conv_plan
 from .gate import Activation, Size, activate, needs_gradient, pair, takes
 
 

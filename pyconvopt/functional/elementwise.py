@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import cuda, explanation
 from ..autograd.dropout import DropoutFunction, draw_seed
-from ..ops import TORCH
+from ..plans import TORCH
 from .gate import Activation, activate, dense, takes
 
 

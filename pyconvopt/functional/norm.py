@@ -10,7 +10,7 @@ from .. import cuda, explanation
 from ..autograd.dropout import draw_seed
 from ..autograd.norm import NAMES, RELU, BatchNormFunction, NormOptions
 from ..memory import memory_format
-from ..ops import TORCH
+from ..plans import TORCH
 from .elementwise import dropout as apply_dropout
 from .gate import Activation, activate, suits, takes
 from .pool import max_pool2d

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import explanation
 from ..autograd.pool import AveragePoolFunction, MaxPool2x2Function
 from ..memory import is_channels_last, memory_format
-from ..ops import TORCH
+from ..plans import TORCH
 from .gate import Size, needs_gradient, pair, takes
 
 # A gradient of average pooling with fewer channels than this is faster on torch's kernel.

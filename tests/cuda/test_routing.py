@@ -17,6 +17,7 @@ import pyconvopt.autograd.dropout
 from pyconvopt import cuda
 from pyconvopt import functional as F
 from pyconvopt.accelerate.plan import Plans
+from pyconvopt.plans import conv_plan
 
 TORCH = pathlib.Path(torch.__file__).parent
 GUARD = pathlib.Path(__file__).with_name("device_guard.cpp")
@@ -279,7 +280,7 @@ def test_settings_are_checked(values, error, told):
 
 
 def test_plans_say_why():
-    plan = pco.ops.conv_plan((2, 8, 6, 6), (8, 8, 3, 3), (1, 1), (1, 1), (1, 1), 1, True)
+    plan = conv_plan((2, 8, 6, 6), (8, 8, 3, 3), (1, 1), (1, 1), (1, 1), 1, True)
     assert not plan.native and "cuDNN" in plan.reasons[0]
-    large = pco.ops.conv_plan((2**15, 8, 2**8, 2**8), (8, 1, 3, 3), (1, 1), (1, 1), (1, 1), 8, True)
+    large = conv_plan((2**15, 8, 2**8, 2**8), (8, 1, 3, 3), (1, 1), (1, 1), (1, 1), 8, True)
     assert not large.native and "larger" in large.reasons[0]

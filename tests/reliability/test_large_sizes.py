@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 import pyconvopt as pco
 from pyconvopt import _C
-from pyconvopt.ops import conv_plan
+from pyconvopt.plans import conv_plan
 
 from ..cases import ConvCase
 from ..test_kernels_conv import geometry, kernels_for, make_arrays, to_torch
