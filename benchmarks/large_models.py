@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 
+def shortcut(nn: Any, inputs: int, outputs: int, stride: int) -> Any:
+    """What a residual block's input goes through to be of its output's shape; None if it is."""
+    if stride == 1 and inputs == outputs:
+        return None
+    conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
 def bottleneck(nn: Any, inputs: int, width: int, stride: int) -> Any:
     """He et al. 2015 (arXiv:1512.03385): 1×1, 3×3 (with the stride) and 1×1 beside a shortcut."""
     outputs = 4 * width
@@ -19,10 +27,7 @@ def bottleneck(nn: Any, inputs: int, width: int, stride: int) -> Any:
             self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
             self.bn3 = nn.BatchNorm2d(outputs)
             self.relu = nn.ReLU(inplace=True)
-            self.downsample = None
-            if stride != 1 or inputs != outputs:
-                shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-                self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+            self.downsample = shortcut(nn, inputs, outputs, stride)
 
         def forward(self, x: Any) -> Any:
             y = self.relu(self.bn1(self.conv1(x)))

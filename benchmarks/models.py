@@ -157,10 +157,7 @@ def basic_block(nn: Any, inputs: int, outputs: int, stride: int) -> Any:
             self.relu = nn.ReLU(inplace=True)
             self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
             self.bn2 = nn.BatchNorm2d(outputs)
-            self.downsample = None
-            if stride != 1 or inputs != outputs:
-                shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-                self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+            self.downsample = large_models.shortcut(nn, inputs, outputs, stride)
 
         def forward(self, x: Any) -> Any:
             y = self.relu(self.bn1(self.conv1(x)))
@@ -173,13 +170,9 @@ def basic_block(nn: Any, inputs: int, outputs: int, stride: int) -> Any:
 
 def resnet18(nn: Any, classes: int, small: bool) -> Any:
     """The 18-layer network; `small`: for 32×32 images, a 3×3 stem and no first pooling."""
-    stem = (
-        [nn.Conv2d(3, 64, 3, 1, 1, bias=False)]
-        if small
-        else [nn.Conv2d(3, 64, 7, 2, 3, bias=False)]
-    )
-    stem += [nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
-    stem += [] if small else [nn.MaxPool2d(3, 2, 1)]
+    stem = large_models.stem(nn)
+    if small:
+        stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
     blocks, inputs = [], 64
     for stage, width in enumerate((64, 128, 256, 512)):
         blocks += [basic_block(nn, inputs, width, 1 if stage == 0 else 2)]

@@ -1,3 +1,4 @@
+// Output maps: large ones in the memory that is kept for maps (map_memory.hpp), small ones in torch's.
 #include "torch_tensor.hpp"
 
 #include "arena.hpp"
