@@ -2,6 +2,7 @@
 
 python -m docs.make_cards run                    every card, 5 seeds; goes on where it was broken off
 python -m docs.make_cards run dropout --seeds 10
+python -m docs.make_cards run --network resnet --seeds 3
 python -m docs.make_cards time                   what the ways cost in time; on a quiet machine
 python -m docs.make_cards write                  the pages alone, from docs/methods/results/*.csv
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,33 +36,37 @@ def write_pages(results: Path, pages: Path, budget: Mapping[str, Any]) -> None:
     write_whole(pages / "index.md", page.with_listing(index, listing))
 
 
-def run_cards(
-    keys: Sequence[str], results: Path, pages: Path, seeds: int, budget: Mapping[str, Any]
+def run_studies(
+    studies: Iterable[table.Study],
+    results: Path,
+    pages: Path,
+    seeds: int,
+    budget: Mapping[str, Any],
 ) -> None:
-    """Run the cards of those keys (none: all), writing the pages after each."""
-    for card in chosen(keys):
-        for way in card.entries(budget):
+    """Run the studies, writing the pages after each."""
+    for study in studies:
+        for way in study.entries(budget):
             training.way_is_known(way)
-        print(f"# {card.title}", flush=True)
-        training.run_card(card, results, seeds, budget)
+        print(f"# {study.card}, {study.recipe}", flush=True)
+        training.run_study(study, results, seeds, budget)
         write_pages(results, pages, budget)
 
 
-def time_cards(keys: Sequence[str], results: Path, rounds: int) -> None:
-    """Time the ways of the cards of those keys (none: all)."""
-    for card in chosen(keys):
-        print(f"# {card.title}", flush=True)
-        timing.measure(card, results, rounds)
+def time_studies(studies: Iterable[table.Study], results: Path, rounds: int) -> None:
+    """Time the ways of the studies."""
+    for study in studies:
+        print(f"# {study.card}, {study.recipe}", flush=True)
+        timing.measure(study, results, rounds)
 
 
-def chosen(keys: Sequence[str]) -> Iterator[table.Card]:
-    """The cards of those keys (none: all) whose packages are installed."""
+def chosen(keys: Sequence[str], network: str | None) -> Iterator[table.Study]:
+    """The studies of the cards of those keys (none: all) whose packages are installed."""
     cards = table.read()
     for card in [registry.find("card", cards, key) for key in keys] or list(cards.values()):
         if card.needs and find_spec(card.needs) is None:
             print(f"{card.key} is left out: {card.needs} is not installed", flush=True)
         else:
-            yield card
+            yield from (each for each in card.studies if network in (None, each.recipe))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("what", choices=("run", "time", "write"))
     parser.add_argument("cards", nargs="*", help="keys of methods.toml; default: all")
+    parser.add_argument("--network", choices=table.SOURCES, help="this one's runs only")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each way (5)")
     parser.add_argument("--rounds", type=int, default=7, help="timed epochs of each way (7)")
     parser.add_argument("--epochs", type=int, help="another length, for a trial")
@@ -81,10 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     budget = {"fit.epochs": given.epochs, "images": given.images}
     budget = {key: value for key, value in budget.items() if value is not None}
     try:
+        studies = chosen(given.cards, given.network)
         if given.what == "run":
-            run_cards(given.cards, given.results, given.pages, given.seeds, budget)
+            run_studies(studies, given.results, given.pages, given.seeds, budget)
         if given.what == "time":
-            time_cards(given.cards, given.results, given.rounds)
+            time_studies(studies, given.results, given.rounds)
         write_pages(given.results, given.pages, budget)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

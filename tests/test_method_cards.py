@@ -20,6 +20,7 @@ from docs.cards.table import Card, Way
 from pyconvopt.training.results import ResultsFile, RunRecord, as_csv
 
 CARDS = table.read()
+STUDIES = [study for card in CARDS.values() for study in card.studies]
 NOTHING: dict = {}
 
 
@@ -28,7 +29,7 @@ def tiny_data(monkeypatch):
     """Images a network can tell apart, in place of the data set."""
     generator = np.random.default_rng(0)
 
-    def made(name, scale):
+    def made(recipe):
         def images(count):
             labels = np.arange(count) % 10
             x = generator.random((count, 28, 28, 1), np.float32) / 4
@@ -56,23 +57,25 @@ def test_examples_hold(module):
     assert result.attempted and not result.failed
 
 
-@pytest.mark.parametrize("key", CARDS)
-def test_every_way_trains(key, tiny_data):
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.file)
+def test_every_way_trains(study, tiny_data):
     """One epoch of two steps: all changes are understood, and the run gives the number compared."""
-    if CARDS[key].needs and find_spec(CARDS[key].needs) is None:
-        pytest.skip(f"{CARDS[key].needs} is not installed")
-    for way in CARDS[key].entries({"fit.epochs": 1}):
-        history = training.train(way.changes, 0)
+    needed = CARDS[study.card].needs
+    if needed and find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed")
+    for way in study.entries({"fit.epochs": 1}):
+        history = training.train(way, 0)
         assert len(history.history["val_accuracy"]) == 1, way.name
         assert np.isfinite(history.history["loss"][-1]), way.name
 
 
 def test_a_change_changes_the_run(tiny_data):
     """No way of any card is the baseline under another name."""
-    for each in CARDS.values():
-        names = [way.name for way in each.entries()]
-        assert len(set(names)) == len(names)
-    model = training.prepared(
+    for study in STUDIES:
+        ways = [way.changes for way in study.entries()]
+        assert all(ways.count(changes) == 1 for changes in ways), study.file
+    way = Way(
+        "all",
         {
             "schedule": {"name": "cosine", "config": {"lr": 0.5, "n": 9}},
             "optimizer": {"name": "sgd", "config": {"momentum": 0.9}},
@@ -80,8 +83,8 @@ def test_a_change_changes_the_run(tiny_data):
             "loss": {"name": "cross_entropy", "config": {"label_smoothing": 0.2}},
             "insert": [{"before": 6, "type": "Dropout", "rate": 0.5}],
         },
-        (28, 28, 1),
-    )[1]
+    )
+    model = training.prepared(way, (28, 28, 1))[1]
     trainer = model.trainer()
     assert trainer.schedule.lr == 0.5 and trainer.callbacks[0].decay == 0.5
     assert trainer.optimizer_spec.keywords == {"momentum": 0.9}
@@ -118,7 +121,7 @@ def test_a_tiny_budget_is_run_once(tmp_path, tiny_data, capsys):
     arguments += ["--results", str(tmp_path / "results"), "--pages", str(tmp_path / "pages")]
     assert make_cards.main(["run", "dropout", *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "# Dropout" and len(lines) == 1 + 2 * 3
+    assert lines[0] == "# dropout, seed" and len(lines) == 1 + 2 * 3
     # The baseline, then the ways in turns; who begins rotates.
     order = [line.rsplit(" ", 7)[0] for line in lines[1:]]
     assert order == ["seed", "seed", "rate 0.25", "rate 0.5", "rate 0.5", "rate 0.25"]
@@ -132,10 +135,10 @@ def test_a_tiny_budget_is_run_once(tmp_path, tiny_data, capsys):
     assert "| [Dropout](dropout.md) | rate 0.25 |" in (tmp_path / "pages/index.md").read_text()
 
     assert make_cards.main(["run", "dropout", *arguments]) == 0
-    assert capsys.readouterr().out == "# Dropout\n"
+    assert capsys.readouterr().out == "# dropout, seed\n"
     assert (tmp_path / "results/dropout.csv").read_text() == before
     # Runs of a trial are not those of the card itself.
-    assert training.finished(CARDS["dropout"], tmp_path / "results", NOTHING) is None
+    assert training.finished(CARDS["dropout"].studies[0], tmp_path / "results", NOTHING) is None
 
     # Another card takes the baseline's runs over.
     assert make_cards.main(["run", "l2", *arguments]) == 0
@@ -156,20 +159,21 @@ def test_runs_of_two_machines_are_not_mixed(tmp_path, tiny_data, capsys):
 
 
 def test_times_are_measured_again(tmp_path, tiny_data, monkeypatch):
-    monkeypatch.setitem(timing.SHORT, "images", 64)
+    for short in timing.SHORT.values():
+        monkeypatch.setitem(short, "images", 64)
     arguments = ["--rounds", "2", "--results", str(tmp_path), "--pages", str(tmp_path / "pages")]
     for _ in range(2):
         assert make_cards.main(["time", "dropout", "flip", *arguments]) == 0
     lines = timing.read(tmp_path)
-    assert [line["card"] for line in lines] == ["dropout"] * 4 + ["flip"] * 4
-    times = timing.changes(CARDS["dropout"], tmp_path)
+    assert [line["study"] for line in lines] == ["dropout"] * 4 + ["flip"] * 4 + ["flip-resnet"] * 2
+    times = timing.changes(CARDS["dropout"].studies[0], tmp_path)
     assert list(times) == ["rate 0.25", "rate 0.5"] and times["rate 0.5"].runs == 2
 
 
 def test_the_numbers_on_a_page(tmp_path):
     """Differences 2, 4 and 6 points: mean 4, s = 2, t = 4.3027, half width 4.97; times +50 %."""
     one = card(base={"fit.epochs": 3})
-    baseline, way = one.entries()
+    baseline, way = one.studies[0].entries()
     kept, shared = ResultsFile(tmp_path / "t.csv"), ResultsFile(tmp_path / "seed.csv")
     for seed, points in enumerate((0.02, 0.04, 0.06)):
         shared.add(record(baseline, seed, 0.8))
@@ -186,8 +190,26 @@ def test_the_numbers_on_a_page(tmp_path):
     assert "\n- more: no difference that these runs could tell from chance.\n" in text
     assert page.verdict(None) == "too few runs to tell"
     said = page.summary({"t": one}, tmp_path, NOTHING)
-    assert said.startswith("**No difference") and said.endswith("- [T](t.md), more (+4.00 ± 4.97)")
-    assert f"{training.this_machine()['threads']} threads" in text
+    assert said.startswith("### The article's network\n\n**No difference") and said.endswith(
+        "- [T](t.md), more (+4.00 ± 4.97)"
+    )
+    assert f"{training.this_machine()['cores']} cores)" in text
+
+
+def test_both_networks_stand_on_a_page(tmp_path):
+    """What was run with the ResNet alone is not taken for the article's network."""
+    one = card(resnet={"half": {"compile.clip_norm": 0.5}})
+    baseline, way = one.studies[1].entries()
+    ResultsFile(tmp_path / "resnet.csv").add(record(baseline, 0, 0.9))
+    ResultsFile(tmp_path / "t-resnet.csv").add(record(way, 0, 0.91))
+    training.claim(tmp_path / "other", "t")
+    (tmp_path / "other/t.json").rename(tmp_path / "t-resnet.json")
+    small, resnet = page.page(one, tmp_path, NOTHING).split("### A small ResNet")
+    assert "Not measured yet; `python -m docs.make_cards run t --network seed`" in small
+    assert "| half | `compile.clip_norm = 0.5` | 1 | 91.00 | +1.00 |" in resnet
+    lines = page.listing({"t": one}, tmp_path, NOTHING).splitlines()
+    assert "| [T](t.md) | more | `compile.clip_norm = 1.0` | not measured |  |" in lines
+    assert "|  | half, ResNet | `compile.clip_norm = 0.5` | +1.00 |  |" in lines
 
 
 def test_pages_are_those_of_the_results(tmp_path):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from docs.cards import timing
-from docs.cards.table import BASELINE, Card, shown
+from docs.cards.table import RESNET, SEED, Card, Study, shown
 from docs.cards.training import described, finished
 from pyconvopt.training import Comparison
 from pyconvopt.training.statistics import Estimate
 
 BEGIN, END = "<!-- the cards, written by make_cards -->", "<!-- the end of the cards -->"
 
+READING = """Test accuracy after the last epoch, held seed by seed against the first line, p of the paired
+t-test; time of a training epoch, in turns with the first line's. Means with 95 % intervals
+(Student's t). What the first line changes holds for all lines."""
+HEADINGS = {SEED: "### The article's network", RESNET: "### A small ResNet"}
 
 # How mkdocstrings shows the docstring that a card takes its formula from.
 SHOWN = ("members: false", "show_root_heading: true", "heading_level: 2")
@@ -33,17 +37,21 @@ def percent(value: Estimate | None, digits: int) -> str:
 
 
 def results_table(
-    comparison: Comparison, card: Card, times: Mapping[str, Estimate], budget: Mapping[str, Any]
+    comparison: Comparison,
+    study: Study,
+    times: Mapping[str, Estimate],
+    budget: Mapping[str, Any],
 ) -> list[str]:
-    """The table of a card: accuracy, its change, the change in time."""
-    common = card.entries(budget)[0].changes
+    """The table of a study: accuracy, its change, the change in time."""
+    common = study.entries(budget)[0].changes
     lines = [
         "| | change to the recipe | runs | accuracy, % | change, points | p | change in time, % |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in comparison.rows:
-        changes = common if row.name == BASELINE else card.ways[row.name]
-        named = "the recipe `seed`" if row.name == BASELINE else row.name
+        is_baseline = row.name == study.recipe
+        changes = common if is_baseline else study.ways[row.name]
+        named = f"the recipe `{study.recipe}`" if is_baseline else row.name
         accuracy = percent(row.score, 2).lstrip("+")
         difference = p = time = ""
         if row.difference is not None:
@@ -68,32 +76,31 @@ def verdict(difference: Estimate | None) -> str:
     return "helped" if difference.mean > 0 else "harmed"
 
 
-def measured(card: Card, results: Path, budget: Mapping[str, Any]) -> list[str]:
+def measured(study: Study, results: Path, budget: Mapping[str, Any]) -> list[str]:
     """What was measured, and on what; or what would measure it."""
-    comparison = finished(card, results, budget)
+    comparison = finished(study, results, budget)
     if comparison is None:
-        recipes = [f"| {label} | {shown(changes)} |" for label, changes in card.ways.items()]
-        base = f", all runs with {shown(card.base)}" if card.base else ""
+        recipes = [f"| {label} | {shown(changes)} |" for label, changes in study.ways.items()]
+        base = f", all runs with {shown(study.base)}" if study.base else ""
+        command = f"python -m docs.make_cards run {study.card} --network {study.recipe}"
         return [
-            f"Not measured yet; `python -m docs.make_cards run {card.key}` does it{base}:",
+            f"Not measured yet; `{command}` does it{base}:",
             "",
             "| | change to the recipe |",
             "|---|---|",
             *recipes,
+            "",
         ]
-    facts = described(results, card.key)
+    facts = described(results, study.file)
     machine = facts["machine"]
     return [
-        *results_table(comparison, card, timing.changes(card, results), budget),
-        "",
-        "Test accuracy after the last epoch, held seed by seed against the first line, p of the paired",
-        "t-test; time of a training epoch, in turns with the first line's. Means with 95 % intervals",
-        "(Student's t). What the first line changes holds for all lines.",
+        *results_table(comparison, study, timing.changes(study, results), budget),
         "",
         *(f"- {row.name}: {verdict(row.difference)}." for row in comparison.rows[1:]),
         "",
-        f"Measured on {machine['processor']} ({machine['instruction_set']}, {machine['threads']} threads), "
+        f"Measured on {machine['processor']} ({machine['instruction_set']}, {machine['cores']} cores), "
         f"torch {machine['torch']}, pyconvopt {facts['pyconvopt']}.",
+        "",
     ]
 
 
@@ -122,25 +129,35 @@ def page(card: Card, results: Path, budget: Mapping[str, Any]) -> str:
             "",
             "## Measured",
             "",
-            *measured(card, results, budget),
+            READING,
             "",
+            *(
+                line
+                for study in card.studies
+                for line in (HEADINGS[study.recipe], "", *measured(study, results, budget))
+            ),
         ]
     )
 
 
 def summary(cards: Mapping[str, Card], results: Path, budget: Mapping[str, Any]) -> str:
-    """Which methods helped, which harmed, and of which the runs cannot tell; the largest first."""
-    found: dict[str, list[tuple[float, str]]] = {}
+    """Which methods helped which network, which harmed, and of which the runs cannot tell; the
+    largest first."""
+    found: dict[str, dict[str, list[tuple[float, str]]]] = {}
     for card in cards.values():
-        comparison = finished(card, results, budget)
-        for row in comparison.rows[1:] if comparison else ():
-            text = f"[{card.title}]({card.key}.md), {row.name} ({percent(row.difference, 2)})"
-            change = row.difference.mean if row.difference else 0.0
-            found.setdefault(verdict(row.difference), []).append((change, text))
+        for study in card.studies:
+            comparison = finished(study, results, budget)
+            for row in comparison.rows[1:] if comparison else ():
+                text = f"[{card.title}]({card.key}.md), {row.name} ({percent(row.difference, 2)})"
+                change = row.difference.mean if row.difference else 0.0
+                said = found.setdefault(study.recipe, {})
+                said.setdefault(verdict(row.difference), []).append((change, text))
     lines = []
-    for said, ways in sorted(found.items(), key=lambda pair: -max(pair[1])[0]):
-        lines += [f"**{said.capitalize()}**, points of accuracy:", ""]
-        lines += [f"- {text}" for _, text in sorted(ways, reverse=True)] + [""]
+    for recipe, verdicts in found.items():
+        lines += [HEADINGS[recipe], ""]
+        for said, ways in sorted(verdicts.items(), key=lambda pair: -max(pair[1])[0]):
+            lines += [f"**{said.capitalize()}**, points of accuracy:", ""]
+            lines += [f"- {text}" for _, text in sorted(ways, reverse=True)] + [""]
     return "\n".join(lines).strip()
 
 
@@ -152,19 +169,28 @@ def listing(cards: Mapping[str, Card], results: Path, budget: Mapping[str, Any])
         if card.group != group:
             group = card.group
             lines += ["", f"### {group}", ""]
-            lines += ["| method | | change to `seed` | accuracy, points | time, % |"]
+            lines += ["| method | | change to the recipe | accuracy, points | time, % |"]
             lines += ["|---|---|---|---:|---:|"]
-        comparison = finished(card, results, budget)
-        rows = {row.name: row for row in comparison.rows} if comparison else {}
-        times = timing.changes(card, results)
-        for number, (label, changes) in enumerate(card.ways.items()):
-            accuracy, time = "not measured", ""
-            if comparison and label in rows:
-                accuracy = percent(rows[label].difference, 2)
-                time = percent(times.get(label), 0)
-            link = "" if number else f"[{card.title}]({card.key}.md)"
-            lines.append(f"| {link} | {label} | {shown(changes)} | {accuracy} | {time} |")
+        link = f"[{card.title}]({card.key}.md)"
+        for study in card.studies:
+            for cells in effects(study, results, budget):
+                lines.append("| " + " | ".join([link, *cells]) + " |")
+                link = ""
     return "\n".join(lines).strip()
+
+
+def effects(study: Study, results: Path, budget: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Of each way its label, its changes, and what it did to accuracy and time."""
+    comparison = finished(study, results, budget)
+    rows = {row.name: row for row in comparison.rows} if comparison else {}
+    times = timing.changes(study, results)
+    for label, changes in study.ways.items():
+        named = label if study.recipe == SEED else f"{label}, ResNet"
+        accuracy, time = "not measured", ""
+        if label in rows:
+            accuracy = percent(rows[label].difference, 2)
+            time = percent(times.get(label), 0)
+        yield named, shown(changes), accuracy, time
 
 
 def with_listing(index: str, text: str) -> str:

@@ -15,16 +15,19 @@ from pyconvopt.training.recipes import parse_toml, toml
 METHODS = Path(__file__).parent.parent / "methods"
 TABLE = METHODS / "methods.toml"
 NEEDED = ("title", "group", "when", "use", "ways")
-OPTIONAL = ("of", "formula", "base", "needs")
-BASELINE = "seed"
+OPTIONAL = ("of", "formula", "base", "resnet", "needs")
+# The recipes that the runs change, and where they are found.
+SEED, RESNET = "seed", "resnet"
+SOURCES = {SEED: "seed", RESNET: str(METHODS / "resnet.toml")}
 
 
 @dataclass(frozen=True)
 class Way:
-    """One of the runs that a card compares: its label on the page, and its changes to `seed`."""
+    """One of the runs that a card compares: its label on the page, and its changes to a recipe."""
 
     label: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = SEED
 
     @property
     def name(self) -> str:
@@ -40,6 +43,28 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Study:
+    """The runs that judge a method with one network: changes that all have, and the ways."""
+
+    card: str
+    recipe: str
+    base: Mapping[str, Any]
+    ways: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def file(self) -> str:
+        """The results of the ways; those of the recipe itself, which studies share, have its name."""
+        return self.card if self.recipe == SEED else f"{self.card}-{self.recipe}"
+
+    def entries(self, budget: Mapping[str, Any] | None = None) -> list[Way]:
+        """The baseline, then the ways; `budget` are changes that all of them get."""
+        common = {**self.base, **(budget or {})}
+        baseline = Way(self.recipe, common, self.recipe)
+        method = [Way(label, {**common, **each}, self.recipe) for label, each in self.ways.items()]
+        return [baseline, *method]
+
+
+@dataclass(frozen=True)
 class Card:
     """A method: what the page says of it, and the runs that it is judged by."""
 
@@ -52,13 +77,16 @@ class Card:
     of: Sequence[str] = ()
     formula: str = ""
     base: Mapping[str, Any] = field(default_factory=dict)
+    resnet: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     needs: str = ""
 
-    def entries(self, budget: Mapping[str, Any] | None = None) -> list[Way]:
-        """The baseline, then the ways; `budget` are changes that all of them get."""
-        common = {**self.base, **(budget or {})}
-        method = [Way(label, {**common, **changes}) for label, changes in self.ways.items()]
-        return [Way(BASELINE, common), *method]
+    @property
+    def studies(self) -> list[Study]:
+        """One for each network: the article's, and the small ResNet if the card has ways for it."""
+        studies = [Study(self.key, SEED, self.base, self.ways)]
+        if self.resnet:
+            studies.append(Study(self.key, RESNET, {}, self.resnet))
+        return studies
 
 
 def read(path: Path = TABLE) -> dict[str, Card]:

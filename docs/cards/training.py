@@ -1,4 +1,4 @@
-"""Runs of the recipe `seed` with changes, for the method cards.
+"""Runs of a recipe with changes, for the method cards.
 
 The same seed means the same first weights (of like models), the same order of the images and the same
 numbers in every repetition, so the runs of the baseline serve all cards, whenever they were made.
@@ -10,7 +10,7 @@ saved model has them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from docs.cards.table import BASELINE, Card, Way
+from docs.cards.table import SOURCES, Study, Way
 from pyconvopt import __version__, averaging, losses, models, optimizers, registry, schedules
 from pyconvopt.data import ArrayLoader, augment
 from pyconvopt.files import write_whole
@@ -52,67 +52,70 @@ MAKERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 OTHERS = ("augment", "insert", "images")
 
 
-def changed_recipe(changes: Mapping[str, Any]) -> Recipe:
+def changed_recipe(way: Way) -> Recipe:
     """The recipe with those changes that a recipe can have, and with the layers inserted.
 
-    >>> recipe = changed_recipe({'layers.0,2.filters': 8, 'insert': [
-    ...     {'before': 6, 'type': 'Dropout', 'rate': 0.5}]})
+    >>> recipe = changed_recipe(Way('narrow', {'layers.0,2.filters': 8, 'insert': [
+    ...     {'before': 6, 'type': 'Dropout', 'rate': 0.5}]}))
     >>> [layer.get('filters', layer.get('rate')) for layer in recipe.table['layers']][:7]
     [8, None, 8, None, 64, None, 0.5]
     """
-    recipe = Recipe.load(BASELINE)
-    for key, value in changes.items():
+    recipe = Recipe.load(SOURCES[way.recipe])
+    for key, value in way.changes.items():
         if key in MAKERS or key in OTHERS:
             continue
         section, *path = key.split(".")
         places = path[0].split(",") if section == "layers" and path else [""]
         for place in places:
             recipe.set(".".join([section, place, *path[1:]]) if place else key, value)
-    inserted = changes.get("insert", [])
-    layers = []
-    for index, layer in enumerate(recipe.table["layers"]):
-        layers += [
+    if "insert" in way.changes:
+        recipe.table["layers"] = with_inserted(recipe.table["layers"], way.changes["insert"])
+    return recipe
+
+
+def with_inserted(layers: Sequence[Described], inserted: Sequence[Described]) -> list[Described]:
+    """The layers, and between them the inserted ones, each before the layer it names.
+
+    Errors: ValueError for one before a layer that there is not.
+    """
+    longer = []
+    for index, layer in enumerate(layers):
+        longer += [
             {name: value for name, value in each.items() if name != "before"}
             for each in inserted
             if each["before"] == index
         ]
-        layers.append(layer)
-    if len(layers) != len(recipe.table["layers"]) + len(inserted):
-        raise ValueError(f"`insert` names a layer that {BASELINE} does not have: {inserted}")
-    recipe.table["layers"] = layers
-    return recipe
+        longer.append(layer)
+    if len(longer) != len(layers) + len(inserted):
+        raise ValueError(f"`insert` names a layer that the recipe does not have: {inserted}")
+    return longer
 
 
 @lru_cache(maxsize=1)
-def arrays(name: str, scale: float) -> tuple[Pair, Pair]:
-    """The data set, read once."""
-    recipe = Recipe.load(BASELINE)
-    recipe.table["data"] |= {"name": name, "scale": scale}
-    return load_images(recipe)
+def arrays(recipe: str) -> tuple[Pair, Pair]:
+    """A recipe's data set, read once."""
+    return load_images(Recipe.load(SOURCES[recipe]))
 
 
-def prepared(
-    changes: Mapping[str, Any], shape: tuple[int, ...]
-) -> tuple[Recipe, models.Sequential]:
+def prepared(way: Way, shape: tuple[int, ...]) -> tuple[Recipe, models.Sequential]:
     """The changed recipe and its model, compiled with all that the changes ask for."""
-    recipe = changed_recipe(changes)
-    model = recipe.model(shape)
+    recipe = changed_recipe(way)
+    model = recipe.model(shape, num_classes=10)
     options = dict(recipe.table["compile"])
     for key, make in MAKERS.items():
-        if key in changes:
-            options |= make(changes[key])
+        if key in way.changes:
+            options |= make(way.changes[key])
     model.compile(**options)
     return recipe, model
 
 
-def train(changes: Mapping[str, Any], seed: int, validate: bool = True) -> History:
+def train(way: Way, seed: int, validate: bool = True) -> History:
     """One run."""
-    source = Recipe.load(BASELINE).table["data"]
-    (x, y), held_out = arrays(source["name"], source["scale"])
-    count = changes.get("images", len(x))
-    recipe, model = prepared(changes, x.shape[1:])
+    (x, y), held_out = arrays(way.recipe)
+    count = way.changes.get("images", len(x))
+    recipe, model = prepared(way, x.shape[1:])
     settings = recipe.table["fit"]
-    steps = [by_name(augment, each) for each in changes.get("augment", [])]
+    steps = [by_name(augment, each) for each in way.changes.get("augment", [])]
     loader = ArrayLoader(
         x[:count], y[:count], settings["batch_size"], shuffle=True, seed=seed, augment=steps or None
     )
@@ -124,17 +127,20 @@ def train(changes: Mapping[str, Any], seed: int, validate: bool = True) -> Histo
 
 
 def this_machine() -> dict[str, Any]:
-    """What times depend on; the load of the moment is left out."""
+    """The machine that runs are made on; the load of the moment is left out."""
     found = {name: value for name, value in machine.describe().items() if name != "load_before"}
-    return {**found, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {**found, "torch": torch.__version__}
 
 
-def claim(results: Path, key: str) -> None:
-    """Note the machine that a file's runs are made on.
+def claim(results: Path, key: str, **facts: Any) -> None:
+    """Note the machine that a file's runs are made on, and what else they depend on.
 
     Errors: ValueError if they were begun on another: what two machines give does not compare.
     """
-    file, here = results / f"{key}.json", {"machine": this_machine(), "pyconvopt": __version__}
+    file, here = (
+        results / f"{key}.json",
+        {"machine": this_machine() | facts, "pyconvopt": __version__},
+    )
     if not (results / f"{key}.csv").exists():
         write_whole(file, json.dumps(here, indent=2) + "\n")
     elif described(results, key) != here:
@@ -149,34 +155,34 @@ def described(results: Path, key: str) -> dict[str, Any]:
     return json.loads((results / f"{key}.json").read_text("utf-8"))
 
 
-def run_card(card: Card, results: Path, seeds: int, budget: Mapping[str, Any]) -> None:
+def run_study(study: Study, results: Path, seeds: int, budget: Mapping[str, Any]) -> None:
     """Run what is not there yet: the baseline, which cards of one length share, and the ways."""
-    baseline, *ways = card.entries(budget)
-    for key, entries in ((BASELINE, [baseline]), (card.key, ways)):
+    baseline, *ways = study.entries(budget)
+    for key, entries in ((study.recipe, [baseline]), (study.file, ways)):
         claim(results, key)
         compare(
-            {way.name: partial(train, way.changes) for way in entries},
+            {way.name: partial(train, way) for way in entries},
             seeds,
             results=results / f"{key}.csv",
         )
 
 
-def finished(card: Card, results: Path, budget: Mapping[str, Any]) -> Comparison | None:
+def finished(study: Study, results: Path, budget: Mapping[str, Any]) -> Comparison | None:
     """The runs there are, under the ways' labels; None without any of the baseline or of a way."""
     kept = {
-        **ResultsFile(results / f"{BASELINE}.csv").runs,
-        **ResultsFile(results / f"{card.key}.csv").runs,
+        **ResultsFile(results / f"{study.recipe}.csv").runs,
+        **ResultsFile(results / f"{study.file}.csv").runs,
     }
-    runs: dict[str, dict[int, Any]] = {}
-    for way in card.entries(budget):
-        found = {seed: record for (name, seed), record in kept.items() if name == way.name}
-        if found or way.label == BASELINE:
-            runs[way.label] = found
-    return Comparison(runs) if runs[BASELINE] and len(runs) > 1 else None
+    baseline, *ways = (
+        (way.label, {seed: record for (name, seed), record in kept.items() if name == way.name})
+        for way in study.entries(budget)
+    )
+    runs = dict([baseline, *(each for each in ways if each[1])])
+    return Comparison(runs) if baseline[1] and len(runs) > 1 else None
 
 
 def way_is_known(way: Way) -> None:
     """Refuse a way with changes that nothing understands, before anything is run."""
-    prepared(way.changes, (28, 28, 1))
+    prepared(way, (28, 28, 1))
     for each in way.changes.get("augment", []):
         by_name(augment, each)
