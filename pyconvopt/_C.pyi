@@ -66,6 +66,30 @@ def conv_weight_gradient(
     kernel: str = "",
     argmax: np.ndarray | None = None,
 ) -> Any: ...
+
+class PreparedWeights:
+    def floats(self) -> int: ...
+
+class ConvSequence:
+    def __init__(self, weights: PreparedWeights) -> None: ...
+    def add_input(self, batch: int, channels: int, height: int, width: int) -> int: ...
+    def add(
+        self,
+        input: int,
+        residual: int,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+        activation: int,
+        pool: bool,
+    ) -> int: ...
+    def finish(self, results: list[int]) -> None: ...
+    def size(self, value: int) -> tuple[int, int, int, int]: ...
+    def run(self, inputs: list[np.ndarray], results: list[np.ndarray]) -> None: ...
+
 def philox4x32(
     c0: int, c1: int, c2: int, c3: int, k0: int, k1: int
 ) -> tuple[int, int, int, int]: ...

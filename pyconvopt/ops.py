@@ -89,12 +89,6 @@ def _channels(like: Tensor) -> Tensor:
     return torch.empty(like.shape[1], dtype=like.dtype, device=like.device)
 
 
-@torch.library.register_fake("pyconvopt::conv2d_prepared")
-def _(input, prepared, weight, bias, residual, sh, sw, ph, pw, dh, dw, groups, activation):
-    size = _out_size(input, weight, (sh, sw, ph, pw, dh, dw))
-    return _empty_map(input, input.shape[0], weight.shape[0], *size)
-
-
 def _statistics(like: Tensor) -> Tensor:
     return torch.empty(like.shape[1], dtype=torch.float32, device=like.device)
 

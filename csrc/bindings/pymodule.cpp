@@ -11,18 +11,15 @@
 #include "dispatch.hpp"
 #include "fork.hpp"
 #include "map_memory.hpp"
+#include "pymodule.hpp"
 
 namespace py = pybind11;
 
 namespace pyconvopt::binding {
 
 void define_elementwise(py::module_& m);  // pymodule_elementwise.cpp
+void define_sequence(py::module_& m);     // pymodule_sequence.cpp
 void define_cuda(py::module_& m);         // pymodule_cuda.cpp
-
-namespace {
-
-using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
-using Pair = std::pair<int64_t, int64_t>;
 
 ConvShape make_shape(int64_t batch, int64_t in_channels, int64_t in_height, int64_t in_width, int64_t out_channels,
                      Pair kernel, Pair stride, Pair padding, Pair dilation, int64_t groups) {
@@ -47,6 +44,10 @@ ConvShape make_shape(int64_t batch, int64_t in_channels, int64_t in_height, int6
     throw std::invalid_argument("the kernel is larger than the padded input");
   return s;
 }
+
+namespace {
+
+using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 template <class P>
 const Kernel<P>& pick(const P& p, const std::string& name) {
@@ -235,6 +236,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("argmax") = py::none());
 
   define_elementwise(m);
+  define_sequence(m);
   define_cuda(m);
 }
 

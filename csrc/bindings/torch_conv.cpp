@@ -25,62 +25,6 @@ ConvForward forward_problem(const char* op, const Tensor& input, const Tensor& w
           .activation = relu ? Activation::relu : Activation::none};
 }
 
-ConvForward kept_problem(const ConvShape& s, const Tensor& weight) {
-  ConvForward p{.shape = s, .weight = weight.const_data_ptr<float>(), .weight_strides = strides_of(weight)};
-  p.keeps = true;
-  return p;
-}
-
-// What the kernel that will be chosen for these shapes makes of a weight once and for all.
-Tensor conv2d_prepare(const Tensor& weight, int64_t batch, int64_t channels, int64_t height, int64_t width,
-                      int64_t stride_height, int64_t stride_width, int64_t padding_height, int64_t padding_width,
-                      int64_t dilation_height, int64_t dilation_width, int64_t groups, bool residual) {
-  const char* op = "conv2d_prepare";
-  const ConvShape s =
-      shape_of(op, batch, channels, height, width, weight,
-               {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
-  ConvForward p = kept_problem(s, weight);
-  if (residual) p.residual = p.weight;  // only whether there is one counts
-  const Kernel<ConvForward>& kernel = choose(p);
-  Tensor prepared = empty_vector(kernel.prepare && weight.numel() ? kernel.prepared_floats(p) : 0);
-  if (!prepared.numel()) return prepared;
-  torch::stable::zero_(prepared);  // gaps too: the same weight gives the same bytes
-  kernel.prepare(p, prepared.mutable_data_ptr<float>());
-  return prepared;
-}
-
-// Convolution with a weight prepared for these very shapes and settings, and all that may follow it in one pass.
-Tensor conv2d_prepared(const Tensor& input, const Tensor& prepared, const Tensor& weight,
-                       const std::optional<Tensor>& bias, const std::optional<Tensor>& residual, int64_t stride_height,
-                       int64_t stride_width, int64_t padding_height, int64_t padding_width, int64_t dilation_height,
-                       int64_t dilation_width, int64_t groups, int64_t activation) {
-  const char* op = "conv2d_prepared";
-  check_map(input, op, "input");
-  const ConvShape s =
-      shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight,
-               {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
-  if (bias) check_vector(*bias, s.out_channels, op, "bias");
-  ConvForward p = kept_problem(s, weight);
-  Tensor output = empty_map(s.batch, s.out_channels, s.out_height(), s.out_width());
-  if (residual) {
-    check_map(*residual, op, "residual");
-    check_same_shape(*residual, output, op, "residual");
-  }
-  p.input = input.const_data_ptr<float>();
-  p.bias = data_or_null(bias);
-  p.residual = data_or_null(residual);
-  p.activation = activation_of(activation, op);
-  p.output = output.mutable_data_ptr<float>();
-  if (!output.numel()) return output;
-  const Kernel<ConvForward>& kernel = choose(p);
-  const int64_t wanted = kernel.prepare && weight.numel() ? kernel.prepared_floats(p) : 0;
-  STD_TORCH_CHECK(prepared.numel() == wanted, op, ": the weight was prepared for other shapes or settings: got ",
-                  prepared.numel(), " numbers, expected ", wanted);
-  if (wanted) check_vector(prepared, wanted, op, "prepared"), p.prepared = prepared.const_data_ptr<float>();
-  kernel.run(p);
-  return output;
-}
-
 Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t stride_height,
               int64_t stride_width, int64_t padding_height, int64_t padding_width, int64_t dilation_height,
               int64_t dilation_width, int64_t groups, bool relu) {
@@ -210,14 +154,6 @@ std::tuple<Tensor, Tensor> conv2d_max_pool_weight_gradient(const Tensor& input, 
 
 STABLE_TORCH_LIBRARY(pyconvopt, m) {
   m.def(
-      "conv2d_prepare(Tensor weight, int batch, int channels, int height, int width, int stride_height, "
-      "int stride_width, int padding_height, int padding_width, int dilation_height, int dilation_width, int groups, "
-      "bool residual) -> Tensor");
-  m.def(
-      "conv2d_prepared(Tensor input, Tensor prepared, Tensor weight, Tensor? bias, Tensor? residual, "
-      "int stride_height, int stride_width, int padding_height, int padding_width, int dilation_height, "
-      "int dilation_width, int groups, int activation) -> Tensor");
-  m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int stride_height, int stride_width, int padding_height, "
       "int padding_width, int dilation_height, int dilation_width, int groups, bool relu) -> Tensor");
   m.def(
@@ -243,8 +179,6 @@ STABLE_TORCH_LIBRARY(pyconvopt, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
-  m.impl("conv2d_prepare", TORCH_BOX(&conv2d_prepare));
-  m.impl("conv2d_prepared", TORCH_BOX(&conv2d_prepared));
   m.impl("conv2d", TORCH_BOX(&conv2d));
   m.impl("conv2d_max_pool", TORCH_BOX(&conv2d_max_pool));
   m.impl("conv2d_data_gradient", TORCH_BOX(&conv2d_data_gradient));

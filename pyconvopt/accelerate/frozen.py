@@ -1,12 +1,13 @@
-"""Convolutions of a frozen model: batch norm folded and the weight prepared once for each shape of input.
+"""Convolutions of a frozen model: everything that rests on weights and shapes alone is done once.
 
-Winograd's transformed weights, or the panels of the direct product, are kept, and the step that is
-left at a call is one operator: convolution, bias, residual and activation in one pass.
+Batch norms are folded, kernels chosen and weights prepared (Winograd's transform, or the panels of the
+direct product) at the second call with inputs of one shape; from then on convolutions that follow one
+another, with their biases, residuals, activations and pools, are one call into C++.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,131 +16,204 @@ from torch import Tensor
 
 from .. import _C, plans, settings
 from ..autograd.norm import NAMES
-from ..functional.gate import activate, pair, takes
+from ..functional.gate import pair, takes
 from ..memory import is_channels_last
 from .folding import fold
-from .operations import NORMALIZATION
+from .operations import NORMALIZATION, POOL
 
 if TYPE_CHECKING:
     from .fusion import Chain
 
-_prepare = torch.ops.pyconvopt.conv2d_prepare.default
-_prepared = torch.ops.pyconvopt.conv2d_prepared.default
-
 KEPT = 16
-"""Shapes of input whose weights are kept."""
-TAKE_RESIDUAL = ("winograd_f4x3", "direct")
+"""Shapes of inputs whose kernels and weights are kept."""
+NONE = -1
 
 
-@dataclass(frozen=True)
-class Ready:
-    """What a call with inputs of one shape needs; `weight` is None where it is not for this library.
+@dataclass
+class FrozenConvolution:
+    """The step of a chain that begins with a convolution; `otherwise` computes it on any tensor.
 
-    shape: of the result.
+    extra: the arguments of `otherwise` beside the map and the residual, as of ``F.conv2d``.
     """
 
-    generation: int
-    weight: Tensor | None = None
-    packed: Tensor | None = None
-    bias: Tensor | None = None
-    hyper: tuple[int, ...] = ()
-    shape: tuple[int, ...] = ()
-    takes_residual: bool = False
+    chain: Chain
+    otherwise: Callable[..., Tensor]
+    extra: Sequence[Any] = ()
+    folded: tuple[Tensor, Tensor | None] | None = None
 
+    def bound(self) -> Any:
+        """Weight, bias, stride, padding, dilation and groups."""
+        return self.chain.first.bind(*self.extra[: len(self.chain.first.extra)])
 
-class FrozenConvolution:
-    """The step of a chain that begins with a convolution and does not pool."""
-
-    def __init__(self, chain: Chain, otherwise: Callable[..., Tensor]) -> None:
-        self.otherwise = otherwise
-        self.activation = chain.activation
-        self.index = NAMES.index(chain.activation)
-        self.bind, self.split = chain.first.bind, len(chain.first.extra)
-        self.norm = chain.rest.get(NORMALIZATION)
-        self.folded: tuple[Tensor, Tensor | None] | None = None
-        self.ready: dict[torch.Size, Ready] = {}
-
-    def run(self, x: Tensor, residual: Tensor | None, *extra: Any) -> Tensor:
-        """The chain's result."""
-        if not fits(x) or (residual is not None and not fits(residual)):
-            return self.otherwise(x, residual, *extra)
-        ready = self.ready.get(x.shape)
-        if ready is None or ready.generation != settings.generation():
-            ready = self.make_ready(x, residual is not None, extra)
-        if ready.weight is None or (residual is not None and residual.shape != ready.shape):
-            return self.otherwise(x, residual, *extra)
-        if residual is None or ready.takes_residual:
-            return _prepared(
-                x, ready.packed, ready.weight, ready.bias, residual, *ready.hyper, self.index
-            )
-        y = _prepared(x, ready.packed, ready.weight, ready.bias, None, *ready.hyper, 0)
-        return activate(y.add_(residual), self.activation, in_place=True)
-
-    def make_ready(self, x: Tensor, residual: bool, extra: tuple[Any, ...]) -> Ready:
-        """Fold and prepare for inputs of this shape."""
-        generation = settings.generation()
-        kept = [each for each in self.ready.values() if each.generation == generation]
-        if len(kept) != len(self.ready) or len(kept) >= KEPT:
-            self.ready.clear()
-        ready = self.prepared_for(x, residual, extra, kept) or Ready(generation)
-        self.ready[x.shape] = ready
-        return ready
-
-    def constants(self, extra: tuple[Any, ...]) -> tuple[Tensor, Tensor | None] | None:
+    def constants(self) -> tuple[Tensor, Tensor | None] | None:
         """Weight and bias, batch norm folded in; None where that normalises by the batch."""
-        weight, bias, *_ = self.bind(*extra[: self.split])
-        if self.norm is None:
-            return weight, bias
-        mean, var, gamma, beta, use_batch, _, eps = self.norm.bind(*extra[self.split :])
-        if use_batch:
-            return None
         if self.folded is None:
-            self.folded = fold([weight, bias, mean, var, gamma, beta], eps)
+            weight, bias, *_ = self.bound()
+            norm = self.chain.rest.get(NORMALIZATION)
+            if norm is None:
+                self.folded = weight, bias
+            else:
+                mean, var, gamma, beta, use_batch, _, eps = norm.bind(
+                    *self.extra[len(self.chain.first.extra) :]
+                )
+                if use_batch:
+                    return None
+                self.folded = fold([weight, bias, mean, var, gamma, beta], eps)
         return self.folded
 
-    @torch.no_grad()
-    def prepared_for(
-        self, x: Tensor, residual: bool, extra: tuple[Any, ...], kept: list[Ready]
-    ) -> Ready | None:
-        """None where torch's convolution, or the step as it is without freezing, is to run."""
-        _, _, stride, padding, dilation, groups = self.bind(*extra[: self.split])
-        if isinstance(padding, str):
-            return None
-        constants = self.constants(extra)
-        if constants is None:
+    def arguments(self, size: torch.Size) -> tuple[Any, ...] | None:
+        """What a sequence takes for inputs of that size; None where torch's convolution is faster."""
+        _, _, stride, padding, dilation, groups = self.bound()
+        constants = self.constants()
+        if constants is None or isinstance(padding, str):
             return None
         weight, bias = constants
-        if not takes(weight) or (bias is not None and not takes(bias)):
+        if not takes(weight) or not (bias is None or takes(bias)):
             return None
         geometry = (pair(stride), pair(padding), pair(dilation), groups)
-        plan = plans.conv_plan(x.shape, weight.shape, *geometry)
-        if plan is None:
+        pool = POOL in self.chain.rest
+        if not is_ours(size, weight.shape, geometry, pool):
             return None
-        batch, channels, height, width = x.shape
-        kernel, _ = _C.choose_conv(
-            "forward", batch, channels, height, width, weight.shape[0],
-            (weight.shape[2], weight.shape[3]), *geometry,
-        )  # fmt: skip
-        small = weight.shape[2] * weight.shape[3] <= 9
-        if plan.forward == plans.TORCH and not (kernel == "direct" and groups == 1 and small):
+        numbers = None if bias is None else bias.detach().contiguous().numpy()
+        return weight.detach().numpy(), numbers, *geometry, NAMES.index(self.chain.activation), pool
+
+
+def is_ours(size: torch.Size, weight: torch.Size, geometry: Any, pool: bool) -> bool:
+    """Whether the kernels here, with weights prepared and all that follows in their pass, are faster."""
+    plan = plans.conv_plan(size, weight, *geometry)
+    if plan is None:
+        return False
+    filters, _, *taps = weight
+    problem = ("forward_pool" if pool else "forward", *size, filters, tuple(taps), *geometry)
+    kernel, _ = _C.choose_conv(*problem)
+    gains = kernel == "depthwise" or (kernel == "direct" and geometry[-1] == 1)
+    return kernel != "reference" and (
+        plan.forward != plans.TORCH or (gains and taps[0] * taps[1] <= 9)
+    )
+
+
+@dataclass
+class Step:
+    """A convolution of a sequence: the numbers of the values that it reads, and of the one it gives."""
+
+    convolution: FrozenConvolution
+    gives: int
+    source: int
+    residual: int = NONE
+
+    @property
+    def reads(self) -> list[int]:
+        """Source, and residual if there is one."""
+        return [i for i in (self.source, self.residual) if i != NONE]
+
+    def run(self, values: list[Any]) -> None:
+        """Compute it by itself."""
+        residual = None if self.residual == NONE else values[self.residual]
+        values[self.gives] = self.convolution.otherwise(
+            values[self.source], residual, *self.convolution.extra
+        )
+
+
+class Native:
+    """Steps that run in one call: the values they read, and those they give."""
+
+    def __init__(
+        self,
+        steps: Mapping[int, tuple[Step, tuple[Any, ...]]],
+        values: Sequence[Tensor],
+        wanted: Collection[int],
+        weights: Any,
+    ) -> None:
+        """`steps` with their arguments by the value that each gives, of which the `wanted` come out."""
+        self.sequence = _C.ConvSequence(weights)
+        read = dict.fromkeys(i for step, _ in steps.values() for i in step.reads)
+        self.reads = [i for i in read if i not in steps]
+        self.gives = [i for i in steps if i in wanted]
+        numbers = {NONE: NONE} | {i: self.sequence.add_input(*values[i].shape) for i in self.reads}
+        for value, (step, arguments) in steps.items():
+            between = numbers[step.source], numbers[step.residual]
+            numbers[value] = self.sequence.add(*between, *arguments)
+        self.sequence.finish([numbers[i] for i in self.gives])
+        self.shapes = [values[i].shape for i in self.gives]
+
+    def run(self, values: list[Any]) -> None:
+        """Fill in what the steps give."""
+        made = [torch.empty(shape, memory_format=torch.channels_last) for shape in self.shapes]
+        self.sequence.run([rows(values[i]) for i in self.reads], [rows(y) for y in made])
+        for number, y in zip(self.gives, made, strict=True):
+            values[number] = y
+
+
+def rows(x: Tensor) -> Any:
+    """The map's memory as an array (N, H, W, C)."""
+    return x.detach().permute(0, 2, 3, 1).numpy()
+
+
+class FrozenSequence:
+    """Convolutions that follow one another. Values: the inputs, then each step's result.
+
+    results: the values that others read; of a single one `run` gives the tensor itself.
+    """
+
+    def __init__(self, inputs: int, steps: Sequence[Step], results: Sequence[int]) -> None:
+        self.inputs, self.steps, self.results = inputs, steps, results
+        self.forget()
+
+    def forget(self) -> None:
+        """Kernels are to be chosen anew."""
+        self.known: dict[Any, list[Step | Native]] = {}
+        self.weights = _C.PreparedWeights()
+        self.generation = settings.generation()
+
+    def run(self, *inputs: Tensor) -> Any:
+        """The results for these inputs."""
+        values: list[Any] = [*inputs, *[None] * len(self.steps)]
+        if self.generation != settings.generation() or len(self.known) > KEPT:
+            self.forget()
+        fit = all(map(fits, inputs))
+        shapes = tuple(x.shape for x in inputs)
+        parts = self.known.get(shapes) if fit else None
+        for part in self.steps if parts is None else parts:
+            part.run(values)
+        if fit and parts is None:
+            self.known[shapes] = self.parts(values)
+        results = [values[i] for i in self.results]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    @torch.no_grad()
+    def parts(self, values: Sequence[Tensor]) -> list[Step | Native]:
+        """What runs for values of these shapes: as many steps as possible in one call."""
+        parts: list[Step | Native] = []
+        joined: dict[int, tuple[Step, tuple[Any, ...]]] = {}
+        for number, step in enumerate((*self.steps, None)):
+            arguments = None if step is None else self.arguments(step, values)
+            if step is not None and arguments is not None:
+                joined[step.gives] = step, arguments
+                continue
+            if joined:
+                later = {i for each in self.steps[number:] for i in each.reads}
+                parts.append(Native(joined, values, later | {*self.results}, self.weights))
+                joined = {}
+            if step is not None:
+                parts.append(step)
+        return parts
+
+    def arguments(self, step: Step, values: Sequence[Tensor]) -> tuple[Any, ...] | None:
+        """What a sequence takes of the step; None where it is to run by itself."""
+        result = values[step.gives]
+        same = step.residual == NONE or values[step.residual].shape == result.shape
+        if not same or not all(fits(values[i]) for i in (*step.reads, step.gives)):
             return None
-        takes_residual = residual and kernel in TAKE_RESIDUAL
-        weight = weight.detach()
-        packed = _prepare(weight, *x.shape, *plan.hyper, takes_residual)
-        for other in kept:  # of another size of batch
-            if other.packed is not None and torch.equal(other.packed, packed):
-                packed = other.packed
-        bias = None if bias is None else bias.detach().contiguous()
-        shape = (batch, weight.shape[0], *plan.out_size)
-        return Ready(settings.generation(), weight, packed, bias, plan.hyper, shape, takes_residual)
+        return step.convolution.arguments(values[step.source].shape)
 
 
 def fits(x: Tensor) -> bool:
-    """Whether the operator can be called on the tensor as it is, outside autograd."""
+    """Whether a kernel can be called on the tensor as it is, outside autograd."""
     differentiated = x.requires_grad and torch.is_grad_enabled()
     return (
         x.is_cpu
         and x.dim() == 4
+        and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
         and is_channels_last(x)
         and takes(x)

@@ -13,6 +13,7 @@ between its members that writes over what they read.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ from torch.fx import Graph, Node
 from .. import explanation, functional
 from ..hooks import has_hooks
 from . import folding, layout
-from .frozen import FrozenConvolution
+from .frozen import NONE, FrozenConvolution, FrozenSequence, Step
 from .operations import (
     ACTIVATIONS,
     ADD,
@@ -85,8 +86,9 @@ def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[
         if first is None or node.meta.get("joined"):
             continue
         if first.kind in (CONVOLUTION, NORMALIZATION):
-            join(graph, chain_from(first, modules), frozen, listening)
+            join(graph, chain_from(first, modules), modules[""], frozen, listening)
     layout.keep_channels_last(graph, modules)
+    join_frozen(graph)
     for node in list(graph.nodes):
         if node.op == "call_module":
             replace(graph, node, calling(modules[str(node.target)]), node.args, node.kwargs)
@@ -205,11 +207,11 @@ def undisturbed(chain: Chain, after: Operation, modules: Modules) -> bool:
 # --- joined steps ----------------------------------------------------------------------------------
 
 
-def join(graph: Graph, chain: Chain, frozen: bool, listening: bool) -> None:
-    """Put one step in the place of the chain's last operation."""
+def join(graph: Graph, chain: Chain, root: nn.Module, frozen: bool, listening: bool) -> None:
+    """Put one step in the place of the chain's last operation; `root` is the graph's module."""
     alone = len(chain.members) == 1
     frozen = frozen and has_constants(chain)
-    kept = frozen and chain.first.kind == CONVOLUTION and POOL not in chain.rest
+    kept = frozen and chain.first.kind == CONVOLUTION
     if alone and chain.first.module is not None and not kept:
         return  # the layer itself
     if NORMALIZATION in chain.rest:
@@ -218,14 +220,15 @@ def join(graph: Graph, chain: Chain, frozen: bool, listening: bool) -> None:
         step = convolution(chain)
     else:
         step = normalization(chain)
-    if kept:
-        step = FrozenConvolution(chain, step).run
     normalization_extra = chain.rest[NORMALIZATION].extra if NORMALIZATION in chain.rest else ()
     arguments = (chain.first.input, chain.residual, *chain.first.extra, *normalization_extra)
     if listening:
         step = named(step, chain.name)
     made = replace(graph, chain.last, step, arguments, {})
     made.meta["joined"] = True
+    if kept and not listening:
+        extra = [constant(each, root) for each in arguments[2:]]
+        made.meta["frozen"] = FrozenConvolution(chain, step, extra)
     if chain.first.kind == CONVOLUTION:
         made.meta["convolution"] = chain.first
     for member in reversed(chain.members[:-1]):
@@ -237,6 +240,48 @@ def has_constants(chain: Chain) -> bool:
     parts = [each for each in (chain.first, chain.rest.get(NORMALIZATION)) if each is not None]
     made = [arg for part in parts for arg in part.extra if isinstance(arg, Node)]
     return all(node.op == "get_attr" for node in made)
+
+
+def constant(argument: Any, root: nn.Module) -> Any:
+    """The value of an argument; a node stands for an attribute of the graph's module."""
+    return (
+        operator.attrgetter(str(argument.target))(root) if isinstance(argument, Node) else argument
+    )
+
+
+def join_frozen(graph: Graph) -> None:
+    """Make one call of frozen convolutions that follow one another."""
+    run: list[Node] = []
+    for node in [*graph.nodes]:
+        if "frozen" in node.meta:
+            run.append(node)
+        elif node.op != "get_attr" and run:
+            call_at_once(graph, run)
+            run = []
+
+
+def call_at_once(graph: Graph, nodes: list[Node]) -> None:
+    """Put a `FrozenSequence` in the place of these nodes."""
+    read = [node.args[place] for node in nodes for place in (0, 1) if node.args[place] is not None]
+    inputs = [each for each in dict.fromkeys(read) if each not in nodes]
+    numbers = {node: number for number, node in enumerate((*inputs, *nodes))}
+    results = [node for node in nodes if any(user not in numbers for user in node.users)]
+    steps = []
+    for node in nodes:
+        x, residual, *_ = node.args
+        between = numbers[x], NONE if residual is None else numbers[residual]
+        steps.append(Step(node.meta["frozen"], numbers[node], *between))
+    sequence = FrozenSequence(len(inputs), steps, [numbers[node] for node in results])
+    with graph.inserting_after(nodes[-1]):
+        made = graph.call_function(sequence.run, tuple(inputs))
+    for place, node in enumerate(results):
+        value = made
+        if len(results) > 1:
+            with graph.inserting_after(made):
+                value = graph.call_function(operator.getitem, (made, place))
+        node.replace_all_uses_with(value, delete_user_cb=lambda user: user not in numbers)
+    for node in reversed(nodes):
+        graph.erase_node(node)
 
 
 def replace(graph: Graph, node: Node, step: Any, args: Any, kwargs: Any) -> Node:

@@ -158,8 +158,8 @@ def _torch_conv2d(
     oneDNN's weight gradient of such a filter writes past its buffer with channels_last maps of fewer
     than 16 channels (https://github.com/uxlfoundation/oneDNN/issues/6035).
     """
-    thin = weight.dim() == 4 and weight.shape[2:] == (1, 1) and weight.shape[1] < 16
-    if thin and input.dim() == 4 and input.is_cpu and pair(stride) != (1, 1) and suits(input):
+    maps = suits(input) and input.is_cpu and input.dim() == 4 and weight.dim() == 4
+    if maps and weight.shape[2:] == (1, 1) and weight.shape[1] < 16 and pair(stride) != (1, 1):
         down, right = pair(stride)
         rows, columns = (0, 0) if isinstance(padding, str) else pair(padding)
         if padding != "same" and min(down, right) > 0 and min(rows, columns) >= 0:

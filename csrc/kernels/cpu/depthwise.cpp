@@ -12,32 +12,41 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace depthwise {
 namespace {
 
+int64_t packed_floats(const ConvShape& s) { return s.kernel_height * s.kernel_width * s.in_channels; }
+
 // W[tap][C] of weights at any strides.
+void pack(const ConvShape& s, const float* weight, const WeightStrides& strides, float* packed) {
+  for (int64_t r = 0; r < s.kernel_height; ++r)
+    for (int64_t q = 0; q < s.kernel_width; ++q)
+      for (int64_t c = 0; c < s.in_channels; ++c)
+        *packed++ = weight[r * strides.row + q * strides.column + c * strides.out_channel];
+}
+
 class PackedWeights {
  public:
-  PackedWeights(const ConvShape& s, const float* weight, const WeightStrides& strides)
+  // `prepared`: packed already, or null
+  PackedWeights(const ConvShape& s, const float* weight, const WeightStrides& strides, const float* prepared)
       : kernel_width_(s.kernel_width),
         channels_(s.in_channels),
-        space_(Workspace::bytes_for(s.kernel_height * s.kernel_width * s.in_channels)),
-        packed_(space_.floats(s.kernel_height * s.kernel_width * s.in_channels)) {
-    for (int64_t r = 0; r < s.kernel_height; ++r)
-      for (int64_t q = 0; q < kernel_width_; ++q)
-        for (int64_t c = 0; c < channels_; ++c)
-          packed_[(r * kernel_width_ + q) * channels_ + c] =
-              weight[r * strides.row + q * strides.column + c * strides.out_channel];
+        space_(Workspace::bytes_for(prepared ? 0 : packed_floats(s))),
+        packed_(prepared) {
+    if (prepared) return;
+    float* own = space_.floats(packed_floats(s));
+    pack(s, weight, strides, own);
+    packed_ = own;
   }
   const float* tap(int64_t r, int64_t q) const { return packed_ + (r * kernel_width_ + q) * channels_; }
 
  private:
   int64_t kernel_width_, channels_;
   Workspace space_;
-  float* packed_;
+  const float* packed_;
 };
 
 void forward(const ConvForward& p) {
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, height = s.out_height(), width = s.out_width();
-  const PackedWeights weights(s, p.weight, p.weight_strides);
+  const PackedWeights weights(s, p.weight, p.weight_strides, p.prepared);
 #pragma omp parallel for schedule(static)
   for (int64_t line = 0; line < s.batch * height; ++line) {
     const FlushDenormals flush;
@@ -59,7 +68,7 @@ void forward(const ConvForward& p) {
 void data_gradient(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, height = s.out_height(), width = s.out_width();
-  const PackedWeights weights(s, p.weight, p.weight_strides);
+  const PackedWeights weights(s, p.weight, p.weight_strides, nullptr);
 #pragma omp parallel for schedule(static)
   for (int64_t line = 0; line < s.batch * s.in_height; ++line) {
     const FlushDenormals flush;
@@ -91,7 +100,13 @@ bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && take
 
 constexpr const char* why = "depthwise: channels are the vectors, the weights stay in registers";
 extern const Kernel<ConvForward> depthwise_forward;
-const Kernel<ConvForward> depthwise_forward{"depthwise", why, depthwise::forward_applies, depthwise::forward};
+const Kernel<ConvForward> depthwise_forward{
+    "depthwise",
+    why,
+    depthwise::forward_applies,
+    depthwise::forward,
+    [](const ConvForward& p) { return depthwise::packed_floats(p.shape); },
+    [](const ConvForward& p, float* packed) { depthwise::pack(p.shape, p.weight, p.weight_strides, packed); }};
 extern const Kernel<ConvDataGradient> depthwise_data_gradient;
 const Kernel<ConvDataGradient> depthwise_data_gradient{"depthwise", why, depthwise::data_gradient_applies,
                                                        depthwise::data_gradient};

@@ -38,8 +38,14 @@ PYCONVOPT_INLINE void pixels_times_taps(const float* x, const Geometry& g, const
         store_channels(y + r * y_step + half * lanes, activated(activation, sum[r][half]), left - half * lanes);
 }
 
-void pack_weights(const ConvForward& p, const Geometry& g, float* packed) {
+int64_t packed_floats(const ConvForward& p) {
+  const Geometry g(p.shape);
+  return g.panels * g.taps * panel;
+}
+
+void pack_weights(const ConvForward& p, float* packed) {
   const ConvShape& s = p.shape;
+  const Geometry g(s);
   for (int64_t k = 0; k < g.panels * panel; ++k)
     for (int64_t t = 0; t < g.taps; ++t) {
       const int64_t c = t % s.in_channels, q = t / s.in_channels % s.kernel_width,
@@ -117,12 +123,14 @@ void forward(const ConvForward& p) {
   const int64_t step = p.pool ? 2 : 1, rows = s.out_height() / step, width = s.out_width() / step;  // of the result
   const int64_t each = band_rows / step, bands = (rows + each - 1) / each;
   const int64_t band_size = round_up(g.padded(s) ? g.band_floats(s, band_rows) : 0, 16);
-  Workspace space(Workspace::bytes_for(g.panels * g.taps * panel) + Workspace::bytes_for(g.panels * panel) +
+  const int64_t own_size = p.prepared ? 0 : g.panels * g.taps * panel;
+  Workspace space(Workspace::bytes_for(own_size) + Workspace::bytes_for(g.panels * panel) +
                   Workspace::bytes_for(threads * band_size));
-  float* weights = space.floats(g.panels * g.taps * panel);
+  float* own = space.floats(own_size);
   float* bias = space.floats(g.panels * panel);
   float* spaces = space.floats(threads * band_size);
-  pack_weights(p, g, weights);
+  if (!p.prepared) pack_weights(p, own);
+  const float* weights = p.prepared ? p.prepared : own;
   for (int64_t k = 0; k < g.panels * panel; ++k) bias[k] = p.bias && k < s.out_channels ? p.bias[k] : 0.0f;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t unit = 0; unit < s.batch * bands; ++unit) {
@@ -145,6 +153,7 @@ bool forward_applies(const ConvForward& p) {
 }  // namespace pixel
 
 extern const Kernel<ConvForward> pixel_forward;
-const Kernel<ConvForward> pixel_forward{"pixel", pixel::why, pixel::forward_applies, pixel::forward};
+const Kernel<ConvForward> pixel_forward{"pixel",        pixel::why,           pixel::forward_applies,
+                                        pixel::forward, pixel::packed_floats, pixel::pack_weights};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -249,7 +249,7 @@ ConvForward as_forward(const ConvDataGradient& p) {
 
 // U is four times the weights: where it would come from memory for a handful of tiles, it is not worth keeping.
 bool forward_applies(const ConvForward& p) {
-  if (p.keeps && Tiles(p.shape).count < 8 && transformed_floats(p) > int64_t(4) << 20) return false;
+  if (p.keeps && !p.pool && Tiles(p.shape).count < 8 && transformed_floats(p) > int64_t(4) << 20) return false;
   if (p.pool && (p.residual || p.activation > Activation::relu)) return false;
   return takes_shape(p.shape);
 }
