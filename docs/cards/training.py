@@ -19,7 +19,16 @@ import torch
 
 from benchmarks import machine
 from docs.cards.table import SOURCES, Study, Way
-from pyconvopt import __version__, averaging, losses, models, optimizers, registry, schedules
+from pyconvopt import (
+    __version__,
+    averaging,
+    callbacks,
+    losses,
+    models,
+    optimizers,
+    registry,
+    schedules,
+)
 from pyconvopt.data import ArrayLoader, augment
 from pyconvopt.files import write_whole
 from pyconvopt.training import Comparison, History, compare
@@ -47,6 +56,7 @@ MAKERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "schedule": lambda value: {"schedule": schedules.get(value)},
     "loss": lambda value: {"loss": losses.get(value)},
     "averaging": lambda value: {"callbacks": [by_name(averaging, value)]},
+    "callback": lambda value: {"callbacks": [by_name(callbacks, value)]},
 }
 # What is done with the data and the layers.
 OTHERS = ("augment", "insert", "images")
@@ -114,6 +124,7 @@ def train(way: Way, seed: int, validate: bool = True) -> History:
     (x, y), held_out = arrays(way.recipe)
     count = way.changes.get("images", len(x))
     recipe, model = prepared(way, x.shape[1:])
+    model.adapt(x[:count])
     settings = recipe.table["fit"]
     steps = [by_name(augment, each) for each in way.changes.get("augment", [])]
     loader = ArrayLoader(
