@@ -101,6 +101,7 @@ void check_convolutions(int64_t most_multiplications);
 void check_rows();
 void check_optimizers();
 void check_memory();
+void check_sequences();
 void check_callers();
 
 }  // namespace pyconvopt::check

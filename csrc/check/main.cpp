@@ -108,6 +108,7 @@ int main(int count, char** arguments) {
   check_rows();
   check_optimizers();
   check_memory();
+  check_sequences();
   check_callers();
   std::string isas;
   for (const Isa isa : all_isas)
