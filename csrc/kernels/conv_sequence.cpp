@@ -116,7 +116,8 @@ int64_t ConvSequence::add(ConvForward problem, int64_t input, int64_t residual) 
     const Kernel<ConvForward>& alone = *made_by.kernel;
     made_by.problem.residual = problem.weight;  // only whether there is one counts
     made_by.kernel = &choose(made_by.problem);
-    if (std::strcmp(made_by.kernel->name, "reference") == 0) {  // the kernel of the shape takes none
+    const auto is_reference = [](const Kernel<ConvForward>& kernel) { return !std::strcmp(kernel.name, "reference"); };
+    if (is_reference(*made_by.kernel) && !is_reference(alone)) {  // the kernel of the shape takes none
       made_by.kernel = &alone;
       made_by.residual_after = true;
       made_by.after = problem.activation;
