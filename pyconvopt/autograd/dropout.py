@@ -24,8 +24,3 @@ class DropoutFunction(Function):
         if g.stride() != ctx.strides:  # the mask is by the order in memory
             g = torch.empty_strided(g.shape, ctx.strides).copy_(g)
         return DropoutFunction.apply(g, *ctx.key), None, None, None
-
-
-def draw_seed() -> int:
-    """A key from torch's generator: the one draw a call."""
-    return int(torch.empty((), dtype=torch.int64).random_())

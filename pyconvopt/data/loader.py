@@ -70,6 +70,7 @@ class ArrayLoader:
         self.drop_last = drop_last
         self.epoch = 0
         self.part = (0, 1)  # which of how many parts of each batch is given
+        self.first_of_part = 0  # where the last one given begins in its batch
 
     @property
     def samples(self) -> int:
@@ -112,6 +113,7 @@ class ArrayLoader:
         for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
             size = min(self.batch_size, self.samples - start)
             own = part_of(size, *self.part)
+            self.first_of_part = own.start
             rows: Any = slice(start + own.start, start + own.stop)
             rows = rows if order is None else order[rows]
             x, y = pick(rows)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import cuda, explanation
-from ..autograd.dropout import DropoutFunction, draw_seed
+from .. import draws, explanation
 from ..plans import TORCH
-from .gate import Activation, activate, dense, takes
+from .gate import Activation, activate
+from .noise import counted, dropped
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -38,9 +38,11 @@ def linear(
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero each element with probability `p` and scale the others by 1/(1 − p).
 
-    The mask is a function of one number drawn from torch's generator and of the element's place in
-    memory (Philox4x32-10, Salmon et al. 2011): the same for any number of threads, and made again
-    in backward instead of being stored. Arguments and errors as ``torch.nn.functional.dropout``.
+    The mask is a function of a key and of the element's number (Philox4x32-10, Salmon et al. 2011):
+    the same for any number of threads, any floating type, and made again in backward instead of
+    being stored. The key is one number of torch's generator or, in training, a hash of seed, step
+    and layer (`draws`). A tensor in channels_last counts its elements as they lie in memory, any
+    other in its logical order. Arguments and errors as ``torch.nn.functional.dropout``.
 
     >>> import torch, pyconvopt as pco
     >>> y = pco.functional.dropout(torch.ones(1000), 0.25)
@@ -65,16 +67,16 @@ def dropout2d(
 
 def _dropout(input: Tensor, p: float, training: bool, inplace: bool, channels: bool) -> Tensor:
     name = "dropout2d" if channels else "dropout"
-    x = dense(input, channels) if training and 0 < p < 1 and takes(input) else None
-    if x is not None and x.is_cuda and cuda.capturing():
-        x = None  # torch's dropout draws anew at every replay
-    if x is None:
+    ours = training and 0 < p < 1 and input.numel() and (input.dim() == 4 or not channels)
+    if not ours or not counted(input):
         y = (F.dropout2d if channels else F.dropout)(input, p, training, inplace)
         kernel, reason = TORCH, "not training, or a tensor that no kernel here takes"
     else:
-        y = DropoutFunction.apply(x, float(p), draw_seed(), channels)
+        y, by_kernel = dropped(input, p, draws.draw(name), channels)
         y = input.copy_(y) if inplace else y
-        kernel, reason = "philox_dropout", "mask from a counter, in registers, not stored"
+        kernel, reason = TORCH, "mask from a counter, for a tensor that no kernel here takes"
+        if by_kernel:
+            kernel, reason = "philox_dropout", "mask from a counter, in registers, not stored"
     if explanation.listening():
         explanation.note(name, "forward", kernel, reason, input.numel(), [input, y])
         explanation.note(name, "backward", kernel, reason, input.numel(), [input, y])

@@ -32,11 +32,14 @@ def suits(x: Tensor) -> bool:
         fits = x.dtype in _CUDA_TYPES
     else:
         fits = x.dtype is torch.float32 and x.is_cpu and not torch.is_autocast_enabled("cpu")
+    return fits and forward_ad._current_level < 0 and plain(x)
+
+
+def plain(x: Tensor) -> bool:
+    """Whether `x` is dense in form, and no compiler, tracer or ``torch.func`` transform looks on."""
     return (
-        fits
-        and x.layout is torch.strided
+        x.layout is torch.strided
         and not _functorch_active()
-        and forward_ad._current_level < 0
         and not torch.compiler.is_compiling()
         and not _tracing()
     )

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import cuda, explanation
-from ..autograd.dropout import draw_seed
+from .. import cuda, draws, explanation
 from ..autograd.norm import NAMES, RELU, BatchNormFunction, NormOptions
 from ..memory import memory_format
 from ..plans import TORCH
 from .elementwise import dropout as apply_dropout
 from .gate import Activation, activate, suits, takes
+from .noise import dropped
 from .pool import max_pool2d
 
 
@@ -91,13 +91,17 @@ def batch_norm(
     fused_dropout = dropout if fused == RELU or pool else 0.0
     if fused_dropout and x.is_cuda and cuda.capturing():
         fused_dropout = 0.0  # torch's dropout draws anew at every replay
-    options = NormOptions(
-        training, momentum, eps, fused, pool, fused_dropout, draw_seed() if fused_dropout else 0
-    )
+    draw = draws.draw("dropout") if fused_dropout else None
+    if draw is not None and draw.start(x.shape):
+        fused_dropout = 0.0  # the kernel counts from 0
+    seed = draw.key if draw is not None and fused_dropout else 0
+    options = NormOptions(training, momentum, eps, fused, pool, fused_dropout, seed)
     y = BatchNormFunction.apply(x, weight, bias, residual, running_mean, running_var, options)
     extras = [name for name in (NAMES[fused], pool and "pool", fused_dropout and "dropout") if name]
     _explain("batch_norm", "batch_norm", " + ".join(["one pass", *extras]), x, y)
-    return apply_dropout(y, dropout) if dropout and not fused_dropout else y
+    if draw is not None:
+        return y if fused_dropout else dropped(y, dropout, draw)[0]
+    return apply_dropout(y, dropout) if dropout else y
 
 
 def _rows(input: Tensor, training: bool, *vectors: Tensor | None) -> Tensor | None:

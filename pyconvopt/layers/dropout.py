@@ -15,7 +15,8 @@ from pyconvopt.nn import Dropout2d
 class Dropout(Layer):
     """Each value is zeroed with probability `rate`, the others divided by 1 - rate.
 
-    The random numbers come from torch's generator: torch.manual_seed makes a run repeatable.
+    `fit` draws by its seed, the step, the layer and the element's number (see `draws`), outside it
+    torch.manual_seed rules.
 
     >>> Dropout(0.5).rate
     0.5

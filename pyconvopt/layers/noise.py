@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as torch_functional
 from torch import Tensor
 from typing_extensions import override
 
+from pyconvopt.functional.activation import SELU_ALPHA, SELU_SCALE
+from pyconvopt.functional.noise import kept_like, normal_like
 from pyconvopt.layers.base import Layer
 from pyconvopt.layers.dropout import Dropout
+
+SELU_LIMIT = -SELU_ALPHA * SELU_SCALE
 
 
 class GaussianDropout(Dropout):
@@ -24,7 +26,7 @@ class GaussianDropout(Dropout):
         if not self.training or self.rate == 0:
             return x
         deviation = (self.rate / (1 - self.rate)) ** 0.5
-        return x * torch.randn_like(x).mul_(deviation).add_(1)
+        return x * normal_like(x, "gaussian_dropout").mul_(deviation).add_(1)
 
 
 class AlphaDropout(Dropout):
@@ -38,12 +40,18 @@ class AlphaDropout(Dropout):
 
     @override
     def call(self, x: Tensor) -> Tensor:
-        return torch_functional.alpha_dropout(x, self.rate, training=self.training)
+        if not self.training or self.rate == 0:
+            return x
+        p, dropped = self.rate, SELU_LIMIT
+        scale = ((1 - p) * (1 + p * dropped**2)) ** -0.5
+        kept = kept_like(x, p, "alpha_dropout")
+        return x * (kept * scale) + (1 - kept) * (dropped * scale) - scale * dropped * p
 
 
 class GaussianNoise(Layer):
     """x + N(0, stddev) in training, against overfitting.
 
+    >>> import torch
     >>> GaussianNoise(0.1).eval()(torch.ones(1, 2))
     tensor([[1., 1.]])
     """
@@ -64,7 +72,7 @@ class GaussianNoise(Layer):
     def call(self, x: Tensor) -> Tensor:
         if not self.training or self.stddev == 0:
             return x
-        return x + torch.randn_like(x).mul_(self.stddev)
+        return x + normal_like(x, "gaussian_noise").mul_(self.stddev)
 
     @override
     def flops(self) -> int | None:

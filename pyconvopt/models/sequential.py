@@ -286,7 +286,7 @@ class Sequential(nn.Module):
         Args: x and y (arrays or tensors), or x alone (a Dataset, DataLoader or generator of
         batches); batch_size (32); validation_split: that share of the end of the arrays is held
         out; validation_data: (x, y) or (x, y, weights), which wins over the share; the others are
-        Keras' but for `seed` (of the order), `checkpoint` and `every`.
+        Keras' but for `seed` (of order and dropout), `checkpoint` and `every`.
 
         Errors: RuntimeError before `compile`; ValueError and TypeError for data that do not fit.
         """

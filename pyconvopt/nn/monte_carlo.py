@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+
+from ..draws import draw_seed, drawing
+
+BLOCK = 256
+"""Samples of one key: a pass draws again what its block's samples before its own draw."""
 
 
 def is_dropout(module: nn.Module) -> bool:
@@ -54,7 +60,8 @@ def monte_carlo_predict(
     """(mean, spread) of `samples` passes with dropout: arrays of the outputs' shape.
 
     The spread is the standard deviation over the passes (n - 1 in the denominator), in the
-    outputs' units: large where the model is unsure.
+    outputs' units: large where the model is unsure. A sample's masks depend on torch's generator and
+    the sample's place in `x`, on no size of batches (but those of layers that are not this library's).
 
     Args: model, x (arrays or tensors as `training.Trainer` takes them, or a loader), samples
     (2 or more), batch_size (256).
@@ -75,11 +82,32 @@ def monte_carlo_predict(
     loader = as_batches(x, batch_size)
     build_for(model, loader)
     device, dtype = place(model)
-    moments = []
+    moments, seed, first = [], draw_seed(), 0
     with monte_carlo_dropout(model), torch.no_grad():
         for batch in loader:
             images = (batch[0] if isinstance(batch, (tuple, list)) else batch).to(device, dtype)
-            passes = torch.stack([model(images) for _ in range(samples)])
-            moments.append(torch.std_mean(passes, dim=0))
+            for piece in images.split(pieces(first, len(images))):
+                passes = torch.stack(
+                    [one_pass(model, piece, seed, i, first) for i in range(samples)]
+                )
+                moments.append(torch.std_mean(passes, dim=0))
+                first += len(piece)
     spread, mean = (torch.cat(each).cpu().numpy() for each in zip(*moments, strict=True))
     return mean, spread
+
+
+def pieces(first: int, count: int) -> list[int]:
+    """The sizes of `count` samples' parts, cut where a block begins.
+
+    >>> pieces(250, 20), pieces(0, 256)
+    ([6, 14], [256])
+    """
+    borders = [first, *range((first // BLOCK + 1) * BLOCK, first + count, BLOCK), first + count]
+    return [end - begin for begin, end in pairwise(borders)]
+
+
+def one_pass(model: nn.Module, images: Tensor, seed: int, number: int, first: int) -> Tensor:
+    """The outputs of images of one block, with the masks of that pass."""
+    block, within = divmod(first, BLOCK)
+    with drawing(seed, number, block, first_sample=within, samples=len(images)):
+        return model(images)

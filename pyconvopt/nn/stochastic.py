@@ -1,6 +1,7 @@
 """Dropout of regions, of whole branches, and by a schedule. In evaluation all three do nothing.
 
-Masks are drawn from torch's generator, so that `torch.manual_seed` repeats them.
+Masks are functions of a key and of an element's number (see `draws`), the key one of torch's generator
+or, in training, of seed, step and layer: the same for a sample whatever the size of the batch.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
 from .. import functional
+from ..functional.noise import kept
 
 
 class DropBlock2d(_DropoutNd):
     """Zeroes square regions of each channel, a share `p` of the map on average.
 
     The corner of a region is drawn at each place where a block of size b fits, with probability
-    γ = p / b² · H·W / ((H - b + 1)·(W - b + 1)); what is left is multiplied by the map's size over
+    γ = p / b² · H·W / ((H - b + 1)·(W - b + 1)); what is left is multiplied by the batch's size over
     the number of elements kept, so that its mean stays. Regions overlap, so the share zeroed is a
-    little below p. A block larger than the map is cut to it.
+    little below p. A block larger than the map is cut to it. The mask is one of each sample, the
+    multiplier one of the batch at hand: several processes take that of their part.
 
     Args: p (0.1), block_size (7), inplace (False).
     Shapes: (N, C, H, W), unchanged.
@@ -45,9 +48,9 @@ class DropBlock2d(_DropoutNd):
             raise ValueError(f"expected a 4D input (N, C, H, W), got {input.dim()}D input")
         if not self.training or self.p == 0:
             return input
-        kept = self.draw(input)
-        scale = kept.numel() / kept.sum().clamp(min=1)
-        return input.mul_(kept * scale) if self.inplace else input * (kept * scale)
+        mask = self.draw(input)
+        factor = mask * (mask.numel() / mask.sum().clamp(min=1))
+        return input.mul_(factor) if self.inplace else input * factor
 
     def draw(self, x: Tensor) -> Tensor:
         """The mask, 1 where an element is kept."""
@@ -55,7 +58,7 @@ class DropBlock2d(_DropoutNd):
         block = (min(self.block_size, height), min(self.block_size, width))
         corners = (height - block[0] + 1, width - block[1] + 1)
         share = self.p / (block[0] * block[1]) * height * width / (corners[0] * corners[1])
-        drawn = x.new_empty(*x.shape[:2], *corners).bernoulli_(min(share, 1.0))
+        drawn = 1 - kept(x, (*x.shape[:2], *corners), min(share, 1.0), "dropblock")
         margin = (block[1] - 1, block[1] - 1, block[0] - 1, block[0] - 1)
         # Each corner spreads over its block: the largest value of every window that holds it.
         return 1 - F.max_pool2d(F.pad(drawn, margin), block, stride=1)
@@ -87,10 +90,10 @@ class DropPath(_DropoutNd):
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         if not self.training or self.p == 0:
             return input
-        kept = input.new_empty(len(input), *[1] * (input.dim() - 1)).bernoulli_(1 - self.p)
+        factor = kept(input, (len(input), *[1] * (input.dim() - 1)), self.p, "droppath")
         if self.scale_by_keep and self.p < 1:
-            kept = kept / (1 - self.p)
-        return input.mul_(kept) if self.inplace else input * kept
+            factor = factor / (1 - self.p)
+        return input.mul_(factor) if self.inplace else input * factor
 
 
 class ScheduledDropout(_DropoutNd):

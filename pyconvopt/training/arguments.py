@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from pyconvopt import metrics
 from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.data.stream import Stream
+from pyconvopt.draws import draw_seed
 from pyconvopt.metrics import Metric
 from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback
@@ -76,6 +77,13 @@ def weighted(data: Any, sample_weight: Any) -> Any:
             "(x, y, weights)"
         )
     return (*data, sample_weight)
+
+
+def noise_seed(seed: int | None, made: Any) -> int:
+    """The seed of dropout's kin: that given, else that just drawn for a loader's order, or one drawn."""
+    if seed is None:
+        seed = getattr(made, "seed", None)
+    return draw_seed() if seed is None else int(seed)
 
 
 def validation_epochs(frequency: int | Sequence[int]) -> Callable[[int], bool]:

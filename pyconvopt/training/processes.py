@@ -11,8 +11,9 @@ the update is the one a single process would make with the joined batch. So that
 - the transforms of an image are drawn from seed, epoch and the image's number, as ever;
 - loss and metrics are those of the joined batch, in every process, after one small message a step.
 
-What a model draws in a forward pass (dropout) each process draws for itself: by the seed of torch's
-generator, the step, and its rank. The generator itself stays in the same state in every process.
+What this library's layers draw in a forward pass (dropout) each process draws for its own samples, by
+their numbers in the joined batch (see `pyconvopt.draws`); what others draw with torch's generator,
+by the number of its first sample. The generator itself stays in the same state in every process.
 
 All processes hold the same weights, optimiser state and numbers throughout. What is written or shown,
 the first process writes and shows.
@@ -24,10 +25,9 @@ import atexit
 import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
 from pyconvopt.data.loader import ArrayLoader, Loader, part_of
+from pyconvopt.draws import drawing
 from pyconvopt.layers.normalization import BatchNormalization
 from pyconvopt.nn import BatchNorm2d, SyncBatchNorm
 from pyconvopt.randomness import random_states, random_states_kept, set_random_states
@@ -101,6 +102,8 @@ class Processes:
         self.parallel: nn.Module | None = None
         self.weight = 1.0  # of this process' loss of the batch at hand
         self.samples = 0  # in that batch, of all processes
+        self.first_sample = 0  # of this process' part, in that batch
+        self.seed: int | None = None  # of what layers draw; None: torch's generator says
 
     @property
     def is_first(self) -> bool:
@@ -147,17 +150,27 @@ class Processes:
         if not isinstance(loader, ArrayLoader):
             for batch in batches:
                 own = part_of(len(batch[0]), self.rank, self.count)
+                self.first_sample = own.start
                 yield [each[own] for each in batch]
             return
         loader.part = (self.rank, self.count)
         try:
-            yield from batches
+            for batch in batches:
+                self.first_sample = loader.first_of_part
+                yield batch
         finally:
             loader.part = (0, 1)
 
-    def own_noise(self, *place: int) -> AbstractContextManager[None]:
-        """Within, torch's generator is this process' own, by its rank and a place in the run."""
-        return nullcontext() if self.count == 1 else noise_of(self.rank, *place)
+    def drawing(self, trainer: Trainer, samples: int) -> AbstractContextManager[None]:
+        """Within, layers draw what the trainer's seed and step give these samples of the joined batch."""
+        if self.seed is None:
+            return nullcontext()
+        if not trainer.model.training:  # of an evaluation's batches each has a place of its own
+            place, before = [self.seed, trainer.step_number, trainer.samples_seen], 0
+        else:
+            place, waiting = [self.seed, trainer.step_number], trainer.accumulation
+            before = 0 if waiting is None else waiting.samples
+        return drawing(*place, first_sample=before + self.first_sample, samples=samples)
 
     def count_batch(
         self, trainer: Trainer, loss: Tensor, outputs: Tensor, targets: Tensor
@@ -260,12 +273,3 @@ def rehearse(parallel: nn.Module, loader: Loader) -> None:
     with evaluating(parallel), torch.enable_grad():
         parallel(image).sum().backward()
     parallel.zero_grad(set_to_none=True)
-
-
-@contextmanager
-def noise_of(*numbers: int) -> Iterator[None]:
-    """torch's generator seeded by its own seed and these numbers; afterwards it is as it was."""
-    seeds = np.random.SeedSequence([torch.initial_seed() % 2**63, *numbers])
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
-        yield

@@ -33,6 +33,7 @@ def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
             "state": trainer.optimizer.state_dict(),
         },
         "step_number": trainer.step_number,
+        "noise_seed": trainer.processes.seed,
         "samples_seen": trainer.samples_seen,
         "metrics": {each.name: each.state_dict() for each in (trainer.loss_mean, *trainer.metrics)},
         "data": trainer.stream.state_dict(),
@@ -61,6 +62,7 @@ def restore(trainer: Any, state: dict[str, Any], data: bool = True) -> tuple[int
     trainer.model.load_state_dict(state["model"])
     trainer.optimizer.load_state_dict(state["optimizer"]["state"])
     trainer.step_number, trainer.samples_seen = state["step_number"], state["samples_seen"]
+    trainer.processes.seed = state["noise_seed"]
     for name, counter in counters.items():
         counter.load_state_dict(state["metrics"][name])
     of_processes = state["callbacks"]

@@ -143,7 +143,8 @@ class Trainer:
             data: (x, y) or (x, y, weights) arrays or tensors, a Dataset, a DataLoader (its own
                 batch size and order), a generator of batches or a function that makes one.
             validation: data of the same kinds, evaluated after each epoch.
-            shuffle, seed: whether and how each epoch is shuffled; None: torch's generator says.
+            shuffle, seed: whether and how each epoch is shuffled; the seed is that of dropout and
+                other noise in layers too. None: torch's generator says.
             verbose: 'auto' or 1 (bar on a terminal, else lines), 2 (lines), 0 (nothing).
             callbacks: more of them, for this run only.
             initial_epoch: the number of the first epoch, when a run is taken up again.
@@ -161,6 +162,7 @@ class Trainer:
         self.processes = group = join()
         group.align()
         loader = as_batches(arguments.weighted(data, sample_weight), batch_size, shuffle, seed)
+        group.seed = arguments.noise_seed(seed, None if loader is data else loader)
         if loader is not data and isinstance(loader, ArrayLoader):
             loader.epoch = initial_epoch
         held_out = None if validation is None else as_batches(validation, max(batch_size, 256))
@@ -326,7 +328,7 @@ class Trainer:
     def run(self, x: Tensor, y: Tensor, check_against: Loader | None) -> tuple[Tensor, Tensor]:
         """Outputs (logits where the loss takes them) and targets in the loss's type."""
         try:
-            with self.processes.own_noise(self.step_number, self.samples_seen):
+            with self.processes.drawing(self, len(x)):
                 outputs = self.forward(x.to(self.device, self.dtype))
         except ValueError as error:
             raise checks.clearer(error, len(x)) from None

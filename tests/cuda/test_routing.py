@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyconvopt as pco
-import pyconvopt.autograd.dropout
+import pyconvopt.draws
 from pyconvopt import cuda
 from pyconvopt import functional as F
 from pyconvopt.accelerate.plan import Plans
@@ -67,8 +67,7 @@ class Calls(TorchDispatchMode):
 def gpu(guard, monkeypatch):
     """A GPU whose plug-in runs, as far as Python can tell."""
     monkeypatch.setattr(cuda, "_ready", {0})
-    for module in (pyconvopt.autograd.dropout, F.norm, F.elementwise):
-        monkeypatch.setattr(module, "draw_seed", lambda: 1)
+    monkeypatch.setattr(pyconvopt.draws, "draw_seed", lambda: 1)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 import pyconvopt as pco
 from pyconvopt import layers, models
+from pyconvopt.draws import draw_seed, drawing
 
 
 class TestDropBlock:
@@ -147,12 +148,25 @@ class TestMonteCarlo:
         torch.manual_seed(1)
         mean, spread = pco.nn.monte_carlo_predict(model, x, samples=5)
         torch.manual_seed(1)
+        seed, passes = draw_seed(), []
         with pco.nn.monte_carlo_dropout(model), torch.no_grad():
-            passes = np.stack([model(x).numpy() for _ in range(5)])
+            for number in range(5):
+                with drawing(seed, number, 0):
+                    passes.append(model(x).numpy())
+        passes = np.stack(passes)
         np.testing.assert_allclose(mean, passes.mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(spread, passes.std(0, ddof=1), rtol=1e-4, atol=1e-6)
         with pytest.raises(ValueError, match="samples must be a whole number >= 2, got 1"):
             pco.nn.monte_carlo_predict(model, x, samples=1)
+
+    def test_no_size_of_batches_changes_it(self):
+        model, x, found = self.model(), torch.randn(600, 3), []
+        for size in (600, 256, 97):
+            torch.manual_seed(1)
+            found.append(pco.nn.monte_carlo_predict(model, x, samples=3, batch_size=size))
+        for mean, spread in found[1:]:
+            np.testing.assert_allclose(mean, found[0][0], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(spread, found[0][1], rtol=1e-3, atol=1e-5)
 
     def test_sequential_with_joined_layers(self):
         model = models.Sequential(

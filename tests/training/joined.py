@@ -79,6 +79,29 @@ def weighing() -> dict[str, Any]:
     return arrays(sample_weight=weights, class_weight={1: 3.0})
 
 
+def noisy(**options: Any) -> Trainer:
+    """All layers that draw, on maps and behind them; a joined dropout among them."""
+    parts = [
+        layers.GaussianNoise(0.1),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Dropout(0.3),
+        layers.SpatialDropout2D(0.2),
+        layers.GaussianDropout(0.2),
+        layers.Flatten(),
+        layers.AlphaDropout(0.2),
+    ]
+    return keras(*parts, **options)
+
+
+def noisy_torch_model() -> Trainer:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), pco.nn.DropPath(0.2), pco.nn.Dropout2d(0.2), nn.ReLU(), nn.Flatten(),
+        pco.nn.ScheduledDropout(0.3, steps=5), pco.nn.Dropout(0.5), nn.Linear(64, 2),
+    )  # fmt: skip
+    return Trainer(model, sgd, "cross_entropy", ["accuracy"])
+
+
 def counted_elsewhere() -> Trainer:
     import torchmetrics
 
@@ -90,6 +113,12 @@ RUNS: dict[str, tuple[Callable[[], Trainer], Callable[[], dict[str, Any]]]] = {
     "arrays": (keras, arrays),
     "batch norm": (normalized, arrays),
     "torch model": (torch_model, lambda: {"data": loader()}),
+    "dropout": (noisy, arrays),
+    "dropout, seeded": (noisy, lambda: arrays(seed=3)),
+    "dropout, accumulated": (partial(noisy, accumulate=2), arrays),
+    "dropout, sam": (partial(noisy, optimizer={"name": "sam", "config": {"lr": 0.05}}), arrays),
+    "dropout, empty parts": (partial(keras, layers.Dropout(0.3)), lambda: {"data": one_by_one}),
+    "dropout, torch model": (noisy_torch_model, lambda: {"data": loader()}),
     "empty parts": (keras, lambda: {"data": one_by_one}),
     "augmented": (normalized, augmented),
     "weights": (keras, weighing),
@@ -109,7 +138,7 @@ def result(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
     make, data = RUNS[name]
     trainer = make()
     x, y = images()
-    held_out = (x.permute(0, 3, 1, 2), y) if name == "torch model" else (x, y)
+    held_out = (x.permute(0, 3, 1, 2), y) if "torch model" in name else (x, y)
     history = trainer.fit(validation=held_out, epochs=2, verbose=0, **data())
     numbers = {key: torch.tensor(values) for key, values in history.history.items()}
     seen = {"samples": torch.tensor(trainer.samples_seen), "draw": torch.rand(3)}
