@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyconvopt import layers, models, regularizers
+from pyconvopt import layers, models, regularizers, schedules
 
 
 def small(**conv) -> models.Sequential:
@@ -195,6 +195,19 @@ class TestFiles:
                 layers.SpatialDropout2D(0.1),
                 layers.ZeroPadding2D(((0, 1), (1, 0))),
                 layers.GroupNormalization(2),
+                layers.GhostBatchNormalization(4),
+                layers.BatchRenormalization(r_max=schedules.Constant(2.0)),
+                layers.FilterResponseNormalization(learned_epsilon=True),
+                layers.DropBlock2D(0.1, 3),
+                layers.ScheduledDropout(0.2, steps=10),
+                layers.Residual(
+                    [
+                        layers.Conv2D(4, 3, padding="same", weight_standardization=True),
+                        layers.BatchNormalization(),
+                        layers.DropPath(0.1),
+                    ]
+                ),
+                layers.DropPath(0.1),
                 layers.PReLU("ones", shared_axes=(1, 2)),
                 layers.GaussianNoise(0.1),
                 layers.UpSampling2D(2, interpolation="bilinear"),

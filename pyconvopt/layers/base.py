@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pyconvopt import activations, constraints, initializers, regularizers
+from pyconvopt import activations, constraints, initializers, regularizers, schedules
 
 Shape = tuple[int | None, ...]
 
@@ -54,6 +54,15 @@ def pair(value: int | Sequence[int], name: str, least: int = 1) -> tuple[int, in
     if len(both) != 2 or not all(isinstance(each, int) and each >= least for each in both):
         raise ValueError(f"{name} must be one or two whole numbers >= {least}, got {value!r}")
     return both
+
+
+def number_or_schedule(value: Any) -> Any:
+    """A number or a function of the step as it is; a schedule from what a file holds of it.
+
+    >>> number_or_schedule({'name': 'constant', 'config': {'lr': 0.5}})
+    Constant(lr=0.5)
+    """
+    return schedules.get(value) if isinstance(value, Mapping) else value
 
 
 def channels_last_only(data_format: str | None) -> None:
@@ -121,7 +130,8 @@ class Layer(nn.Module):
         self.output_shape = (None, *self.compute_output_shape(shape)[1:])
         self.make_weights(shape)
         self.input_shape = shape
-        self.trainable = self.is_trainable
+        if not self.is_trainable:
+            self.requires_grad_(False)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The output's shape for an input's, batch first; ValueError where none fits."""
@@ -268,6 +278,7 @@ class Layer(nn.Module):
             if hasattr(self, argument.name)
             and argument.name != "name"
             and isinstance(getattr(self, argument.name), (int, float, str, tuple))
+            and getattr(self, argument.name) is not False
             and argument.name not in ("input_shape", "use_bias")
         ]
         return ", ".join(given)
@@ -283,4 +294,6 @@ def as_json(argument: str, value: Any) -> Any:
     ):
         if argument.endswith(ending):
             return methods.describe(value)
+    if callable(value):  # a number that follows the step
+        return schedules.describe(value)
     return list(value) if isinstance(value, tuple) else value

@@ -76,7 +76,8 @@ def from_architecture(config: dict[str, Any]) -> Sequential:
         model.start_from(config["input_shape"])
     for entry in config["layers"]:
         layer = registry.find("layer", TABLE, entry["class"])(**entry["config"])
-        layer.trainable = entry.get("trainable", True)
+        if layer.trainable != entry.get("trainable", True):
+            layer.trainable = not layer.trainable
         model.add(layer)
     if config.get("compile"):
         model.compile(**config["compile"])

@@ -173,10 +173,9 @@ class Recipe:
             model.add(layers.Architecture(name, arguments))
             model.add(layers.Activation("softmax"))
         for index, entry in enumerate(self.table.get("layers", ())):
-            arguments = {key: value for key, value in entry.items() if key != "type"}
             try:
-                model.add(registry.find("layer", layers.TABLE, entry["type"])(**arguments))
-            except TypeError as error:
+                model.add(layers.make_layer(entry))
+            except ValueError as error:
                 raise ValueError(f"layers.{index} of the recipe: {error}") from None
         model.compile(
             **self.table["compile"]
