@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -27,6 +28,18 @@ def matching(names: list[str], pattern: str, what: str) -> list[str]:
     return found
 
 
+def require_floating(tensor: Any, what: str) -> None:
+    """Refuse anything but a tensor of floating-point numbers.
+
+    >>> require_floating(torch.tensor([1]), 'a weight')
+    Traceback (most recent call last):
+    TypeError: a weight must be a tensor of floating-point numbers, got dtype torch.int64
+    """
+    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+        got = f"dtype {tensor.dtype}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise TypeError(f"{what} must be a tensor of floating-point numbers, got {got}")
+
+
 def set_on(module: nn.Module, slot: str, parameter: str, method: Any) -> None:
     """Put a method on one parameter of a module (None takes it away)."""
     table = dict(getattr(module, slot, {}))
@@ -42,12 +55,15 @@ def attach(
     """Fill a slot by patterns over `model.named_parameters()`; the names met, each once.
 
     `get` makes a method of what stands behind a pattern. The later of two patterns counts.
+
+    Errors: ValueError for a pattern that meets nothing, TypeError for a parameter of whole numbers.
     """
-    names = [name for name, _ in model.named_parameters()]
+    parameters = dict(model.named_parameters())
     met: list[str] = []
     for pattern, spec in patterns.items():
-        matches = matching(names, pattern, "parameter")
+        matches = matching(list(parameters), pattern, "parameter")
         for name in matches:
+            require_floating(parameters[name], f"parameter {name}")
             owner, _, parameter = name.rpartition(".")
             set_on(model.get_submodule(owner), slot, parameter, get(spec))
         met += [name for name in matches if name not in met]
