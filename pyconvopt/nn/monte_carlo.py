@@ -5,14 +5,16 @@ Source: Gal and Ghahramani 2016, "Dropout as a Bayesian Approximation".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+
+ROWS = 256  # so many copies of images run together
 
 
 def is_dropout(module: nn.Module) -> bool:
@@ -26,7 +28,8 @@ def monte_carlo_dropout(model: nn.Module) -> Iterator[nn.Module]:
 
     Afterwards every module is in the mode it had.
 
-    Errors: ValueError for a model without dropout, which would give the same each time.
+    Errors: ValueError for a model without dropout, which would give the same each time, and for one
+    accelerated with frozen=True, whose dropout is left out for good.
 
     >>> import torch, pyconvopt as pco
     >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), pco.nn.Dropout(0.5))
@@ -34,9 +37,16 @@ def monte_carlo_dropout(model: nn.Module) -> Iterator[nn.Module]:
     ...     print(model[0].training, model[1].training)
     False True
     """
+    from ..accelerate.classes import Frozen
+
     dropouts = [module for module in model.modules() if is_dropout(module)]
     if not dropouts:
         raise ValueError("the model has no dropout: every pass would give the same")
+    if any(isinstance(module, Frozen) for module in dropouts):
+        raise ValueError(
+            "the model was accelerated with frozen=True, which leaves its dropout out: accelerate it "
+            "without frozen=True to draw masks"
+        )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     for module in dropouts:
@@ -48,6 +58,23 @@ def monte_carlo_dropout(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
+def groups(loader: Iterable[Any], size: int) -> Iterator[Tensor]:
+    """The images of a loader in groups of that size, whatever its batches; the last may be smaller.
+
+    >>> [len(group) for group in groups([torch.zeros(3), torch.zeros(4)], 2)]
+    [2, 2, 2, 1]
+    """
+    waiting: Tensor | None = None
+    for batch in loader:
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        waiting = images if waiting is None else torch.cat([waiting, images])
+        whole = len(waiting) - len(waiting) % size
+        yield from waiting[:whole].split(size) if whole else ()
+        waiting = waiting[whole:]
+    if waiting is not None and len(waiting):
+        yield waiting
+
+
 def monte_carlo_predict(
     model: nn.Module, x: Any, samples: int = 20, batch_size: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -57,9 +84,10 @@ def monte_carlo_predict(
     outputs' units: large where the model is unsure.
 
     Args: model, x (arrays or tensors as `training.Trainer` takes them, or a loader), samples
-    (2 or more), batch_size (256).
+    (2 or more), batch_size (256: how many images are fetched at a time. The images run in groups
+    of their own, so after `torch.manual_seed` the result does not depend on it).
 
-    Errors: ValueError for less than two samples, or a model without dropout.
+    Errors: ValueError for less than two samples, or a model without dropout, or a frozen one.
 
     >>> import torch, pyconvopt as pco
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 8), pco.nn.Dropout(0.5))
@@ -77,9 +105,9 @@ def monte_carlo_predict(
     device, dtype = place(model)
     moments = []
     with monte_carlo_dropout(model), torch.no_grad():
-        for batch in loader:
-            images = (batch[0] if isinstance(batch, (tuple, list)) else batch).to(device, dtype)
-            passes = torch.stack([model(images) for _ in range(samples)])
-            moments.append(torch.std_mean(passes, dim=0))
+        for images in groups(loader, max(1, ROWS // samples)):
+            copies = images.to(device, dtype).repeat_interleave(samples, dim=0)
+            passes = model(copies).unflatten(0, (len(images), samples))
+            moments.append(torch.std_mean(passes, dim=1))
     spread, mean = (torch.cat(each).cpu().numpy() for each in zip(*moments, strict=True))
     return mean, spread
