@@ -379,6 +379,28 @@ def test_outputs_of_whole_numbers_are_refused():
         regularizers.ProximalL1().shrink(torch.tensor([1]), 0.1)
 
 
+class TestNames:
+    def test_the_nearest_is_offered(self):
+        model = nn.Sequential(nn.Linear(2, 2))
+        for attach in (regularizers.attach, regularizers.attach_activity):
+            with pytest.raises(ValueError, match="; this model has 0") as error:
+                attach(model, {"qqqq": "l2"})
+            assert "did you mean" not in str(error.value)
+        with pytest.raises(
+            ValueError, match=r"'0.weigth'; did you mean '0.weight'\? This model has"
+        ):
+            regularizers.attach(model, {"0.weigth": "l2"})
+
+    def test_a_tied_weight_has_two_names_and_one_penalty(self):
+        model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+        model[1].weight = model[0].weight
+        for pattern in ("1.weight", "*.weight", "0.weight"):
+            assert regularizers.attach(model, {pattern: "l2"}) == ["0.weight"]
+            once = regularizers.L2()(model[0].weight)
+            torch.testing.assert_close(regularizers.penalty(model), once)
+        assert regularizers.sparsity(model, "1.weight") == 0.0
+
+
 class TestTransposedConvolutions:
     @pytest.mark.parametrize("groups", [1, 2])
     def test_filters_of_torchs(self, groups):

@@ -79,7 +79,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
 def get(
     spec: Any,
     parameters: nn.Module | Iterable[Any],
-    no_decay: Sequence[str] | None = None,
+    no_decay: str | Sequence[str] | None = None,
     **options: Any,
 ) -> Optimizer:
     """An optimiser for `parameters`, from a name, a callable, or an optimiser itself.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
@@ -169,7 +168,6 @@ def sparsity(model: nn.Module, pattern: str = "*") -> float:
     (0.3333333333333333, 0.5)
     """
     found = dict(model.named_parameters())
-    attaching.matching(list(found), pattern, "parameter")
-    weights = [weight for name, weight in found.items() if fnmatchcase(name, pattern)]
+    weights = [found[name] for name in attaching.parameters_matching(model, pattern)]
     zeros = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
     return zeros / sum(weight.numel() for weight in weights)

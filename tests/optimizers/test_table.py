@@ -161,6 +161,11 @@ class TestParameterGroups:
         assert self.names(no_decay_on=("norm",))[1] == ["1.weight", "1.bias"]
         assert self.names(no_decay_on=("3.*",))[1] == ["3.0.weight", "3.0.bias"]
         assert len(self.names(no_decay_on=())) == 1
+        assert self.names(no_decay_on="bias") == self.names(no_decay_on=("bias",))
+        for pattern in ("3.*", "bias"):
+            groups = optimizers.get("adamw", self.model, no_decay=pattern).param_groups
+            wanted = optimizers.parameter_groups(self.model, no_decay_on=(pattern,))
+            assert [len(g["params"]) for g in groups] == [len(g["params"]) for g in wanted]
 
     def test_layers_of_this_library(self):
         model = models.Sequential(
@@ -175,6 +180,8 @@ class TestParameterGroups:
         model[1].weight = model[0].weight
         model[1].bias.requires_grad_(False)
         assert [len(g["params"]) for g in optimizers.parameter_groups(model)] == [1, 1]
+        spared = optimizers.parameter_groups(model, no_decay_on="1.weight")[1]["params"]
+        assert spared == [model[0].weight]  # met by its second name
 
     def test_errors(self):
         with pytest.raises(ValueError, match=r"no parameter is named like 'embed.*'; this model"):
