@@ -232,9 +232,15 @@ class Layer(nn.Module):
         """Keras' name and a view in Keras' layout of each weight, in Keras' order."""
         return []
 
+    def all_weights(self) -> list[tuple[str, Tensor]]:
+        """`keras_weights`, and behind them the parameters of an activation that has some."""
+        extra = self.activation.named_parameters() if isinstance(self.activation, nn.Module) else ()
+        own = self.keras_weights()
+        return own + [(f"activation.{name}", parameter) for name, parameter in extra]
+
     def get_weights(self) -> list[np.ndarray]:
         """Copies of the weights in Keras' layouts: kernels (H, W, in, out), dense (in, out)."""
-        return [view.detach().cpu().numpy().copy() for _, view in self.keras_weights()]
+        return [view.detach().cpu().numpy().copy() for _, view in self.all_weights()]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Overwrite the weights with arrays as `get_weights` gives them.
@@ -243,7 +249,7 @@ class Layer(nn.Module):
         """
         if not self.built:
             raise ValueError(f"{self.name} has no weights yet: build it first")
-        views = self.keras_weights()
+        views = self.all_weights()
         if len(views) != len(weights):
             raise ValueError(f"{self.name} has {len(views)} weights, got {len(weights)}")
         for (name, view), array in zip(views, weights, strict=True):
@@ -257,7 +263,7 @@ class Layer(nn.Module):
 
     def count_params(self) -> int:
         """The number of weights, moving statistics included."""
-        return sum(int(view.numel()) for _, view in self.keras_weights())
+        return sum(int(view.numel()) for _, view in self.all_weights())
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as JSON can hold them; `type(layer)(**config)` rebuilds."""

@@ -144,7 +144,7 @@ class Residual(Layer):
         return [
             (f"{layer.name}.{name}", view)
             for layer in self.parts()
-            for name, view in layer.keras_weights()
+            for name, view in layer.all_weights()
         ]
 
     @override

@@ -377,7 +377,7 @@ class Sequential(nn.Module):
 
         Errors: ValueError for a wrong number of arrays or a wrong shape.
         """
-        counts = [len(layer.keras_weights()) for layer in self.layers]
+        counts = [len(layer.all_weights()) for layer in self.layers]
         if sum(counts) != len(weights):
             raise ValueError(f"the model has {sum(counts)} weights, got {len(weights)}")
         rest = list(weights)
@@ -387,6 +387,8 @@ class Sequential(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights, architecture and compile settings to one safetensors file.
+
+        A schedule or penalties that are functions of your own are left out, with a warning.
 
         Errors: ValueError for a part that no file can hold, such as an activation of your own.
         """
