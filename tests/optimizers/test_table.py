@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import pickle
+import re
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 from pyconvopt import layers, models, optimizers, schedules
+from pyconvopt.optimizers import formulas
 from pyconvopt.training import Trainer
 from tests.optimizers.problem import advance, needs_library, start
 
@@ -40,6 +43,35 @@ def test_get():
         optimizers.get(3, weights)
     with pytest.raises(TypeError, match="no torch optimizer"):
         optimizers.get(lambda p: p, weights)
+
+
+def described() -> dict[str, str]:
+    """What `formulas` says of each name."""
+    parts = re.split(r"^`(\w+)`: ", formulas.__doc__, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_name_has_a_formula_and_a_source():
+    assert sorted(described()) == NAMES
+    for name, text in described().items():
+        assert re.search(r"\n    \S.*(←|=)", text), name
+        assert "Source: " in text and "Defaults: " in text, name
+        assert f"`{name}`: " in optimizers.get.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_defaults_described_are_those_it_has(name):
+    needs_library(name)
+    optimizer = optimizers.get(name, start(dtype=torch.float32))
+    text = described()[name].partition("Defaults: ")[2].partition("Source: ")[0]
+    group = {**vars(optimizer), **optimizer.param_groups[0]}
+    group.setdefault("d0", group.get("d"))  # D-Adaptation's first estimate
+    found = dict(re.findall(r"(\w+)=(\([^)]*\)|[^\s,]+?)(?=[,.]\s|\.$)", text))
+    assert found, text
+    for key, value in found.items():
+        if key in ("base", "initial_accumulator_value"):
+            continue  # no numbers of a group
+        assert group[key] == ast.literal_eval(value), key
 
 
 @pytest.mark.parametrize("name", NAMES)
