@@ -1,9 +1,8 @@
 """Every optimiser by name: its formula, its defaults, its source.
 
 w are weights, g = ∇f(w) their gradient, t the number of the step from 1 on, λ the `weight_decay`. Where
-it is not said otherwise λ·w is added to g (not to be mixed up with `adamw`), products and roots are
-entry by entry, and what is remembered starts at 0. A hat corrects for that start: m̂ = m / (1 - β₁ᵗ),
-v̂ = v / (1 - β₂ᵗ), where
+no λ stands in a formula, λ·w is added to g beforehand. Products and roots are entry by entry; what is
+remembered starts at 0, and a hat corrects for that: m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ), where
 
     m ← β₁·m + (1 - β₁)·g        v ← β₂·v + (1 - β₂)·g²
 
@@ -71,8 +70,8 @@ Defaults: lr=0.001, betas=(0.9, 0.999), eps=1e-7, momentum_decay=0.004. Source: 
 `radam`: Adam whose first steps, where v is not yet to be trusted, are momentum alone.
 
     ρ = 2 / (1 - β₂) - 1,  ρₜ = ρ - 2·t·β₂ᵗ / (1 - β₂ᵗ)
-    w ← w - lr·r·m̂ / (√v̂ + eps),  r² = (ρₜ - 4)(ρₜ - 2)·ρ / ((ρ - 4)(ρ - 2)·ρₜ)   if ρₜ > 5
-    w ← w - lr·m̂                                                                  else
+    w ← w - lr·r·m̂·√(1 - β₂ᵗ) / (√v + eps)   if ρₜ > 5,  r² = (ρₜ - 4)(ρₜ - 2)·ρ / ((ρ - 4)(ρ - 2)·ρₜ)
+    w ← w - lr·m̂                             else
 
 Defaults: lr=0.001, betas=(0.9, 0.999), eps=1e-7. Source: Liu et al. 2020, arXiv:1908.03265.
 
@@ -125,8 +124,9 @@ arXiv:1802.09568.
     w ← w - d·lr·m / (√v + d·eps),  m and v of d·g
     d ← max(d, d_coef·a / ‖s‖₁),  a ← √β₂·a + d²·lr / d0·⟨g, w₀ - w⟩,  s ← √β₂·s + d²·lr / d0·g
 
-w₀ are the first weights; lr is a factor. Defaults: lr=1, betas=(0.9, 0.999), d0=1e-6, d_coef=1,
-eps=1e-8, weight_decay=0. Source: Mishchenko and Defazio 2024, arXiv:2306.06101.
+w₀ are the first weights; lr is a factor; λ shrinks w by 1 - d·lr·λ beside the step. Defaults: lr=1,
+betas=(0.9, 0.999), d0=1e-6, d_coef=1, eps=1e-8, weight_decay=0. Source: Mishchenko and Defazio 2024,
+arXiv:2306.06101.
 
 `dadapt_sgd`: SGD with such an estimate d.
 
