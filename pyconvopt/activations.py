@@ -8,12 +8,13 @@ is an object: torch's modules (`nn.LeakyReLU(0.01)`, `nn.PReLU()`) stand whereve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as torch_functional
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyconvopt import functional, registry
 
@@ -133,8 +134,26 @@ TABLE: dict[str, Activation] = {
 }
 
 
-def get(spec: str | Activation | None) -> Activation:
-    """The activation of that name, the callable itself, or `linear` for None.
+# Modules that a file may name, with their settings: torch's, and this library's of the same names.
+MODULES = (
+    "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU",
+    "LogSigmoid", "LogSoftmax", "Mish", "PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid",
+    "Softmax", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold",
+)  # fmt: skip
+
+
+def modules() -> dict[str, type[nn.Module]]:
+    """The modules of `MODULES` by the name a file has for them: 'torch.nn.PReLU'."""
+    from pyconvopt import nn as ours
+
+    torchs = {f"torch.nn.{name}": getattr(nn, name) for name in MODULES}
+    own = {f"pyconvopt.nn.{name}": getattr(ours, name, None) for name in MODULES}
+    known = set(torchs.values())
+    return torchs | {name: each for name, each in own.items() if each and each not in known}
+
+
+def get(spec: str | Activation | Mapping[str, Any] | None) -> Activation:
+    """The activation of that name, of what `describe` returned, the callable itself, or `linear`.
 
     >>> get('tanh') is tanh, get(None) is linear
     (True, True)
@@ -146,6 +165,8 @@ def get(spec: str | Activation | None) -> Activation:
         return linear
     if isinstance(spec, str):
         return registry.find("activation", TABLE, spec)
+    if isinstance(spec, Mapping):
+        return registry.make("activation", modules(), spec)
     if isinstance(spec, type):
         raise TypeError(f"got the class {spec.__name__} for activation: write {spec.__name__}()")
     if callable(spec):
@@ -153,11 +174,24 @@ def get(spec: str | Activation | None) -> Activation:
     raise TypeError(f"activation must be a name or a function, got {spec!r}")
 
 
-def describe(activation: Any) -> str:
-    """The name of an activation for a saved model; ValueError for a function no table holds."""
+def describe(activation: Any) -> str | dict[str, Any]:
+    """The name of an activation for a saved model, a module's with its settings.
+
+    Errors: ValueError for a function or module that no table holds.
+
+    >>> describe(relu), describe(nn.LeakyReLU(0.1))['name']
+    ('relu', 'torch.nn.LeakyReLU')
+    """
     for name, entry in TABLE.items():
         if entry is activation:
             return name
+    for name, kind in modules().items():
+        if type(activation) is kind:
+            arguments = inspect.signature(kind).parameters
+            config = {
+                key: getattr(activation, key) for key in arguments if hasattr(activation, key)
+            }
+            return {"name": name, "config": config}
     raise ValueError(
         f"activation {activation!r} cannot be saved: a file holds only activations known by "
         f"name ({', '.join(sorted(TABLE))})"

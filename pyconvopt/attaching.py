@@ -6,10 +6,12 @@ and constraints each have theirs. Layers fill it from their arguments, `attach` 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -21,10 +23,42 @@ def matching(names: list[str], pattern: str, what: str) -> list[str]:
     """
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
+        near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? This" if near else "this"
         raise ValueError(
-            f"no {what} is named like {pattern!r}; this model has {', '.join(names) or 'none'}"
+            f"no {what} is named like {pattern!r}; {hint} model has {', '.join(names) or 'none'}"
         )
     return found
+
+
+def parameters_matching(model: nn.Module, pattern: str) -> list[str]:
+    """The names of a model's parameters that a shell pattern meets, each parameter once.
+
+    A parameter that has several names is met by any of them, and called by its first.
+
+    Errors: ValueError for a pattern that meets none.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    >>> model[1].weight = model[0].weight
+    >>> parameters_matching(model, '1.weight')
+    ['0.weight']
+    """
+    named = list(model.named_parameters(remove_duplicate=False))
+    first = {id(parameter): name for name, parameter in reversed(named)}
+    met = set(matching([name for name, _ in named], pattern, "parameter"))
+    return list(dict.fromkeys(first[id(parameter)] for name, parameter in named if name in met))
+
+
+def require_floating(tensor: Any, what: str) -> None:
+    """Refuse anything but a tensor of floating-point numbers.
+
+    >>> require_floating(torch.tensor([1]), 'a weight')
+    Traceback (most recent call last):
+    TypeError: a weight must be a tensor of floating-point numbers, got dtype torch.int64
+    """
+    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+        got = f"dtype {tensor.dtype}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise TypeError(f"{what} must be a tensor of floating-point numbers, got {got}")
 
 
 def set_on(module: nn.Module, slot: str, parameter: str, method: Any) -> None:
@@ -42,12 +76,15 @@ def attach(
     """Fill a slot by patterns over `model.named_parameters()`; the names met, each once.
 
     `get` makes a method of what stands behind a pattern. The later of two patterns counts.
+
+    Errors: ValueError for a pattern that meets nothing, TypeError for a parameter of whole numbers.
     """
-    names = [name for name, _ in model.named_parameters()]
+    parameters = dict(model.named_parameters())
     met: list[str] = []
     for pattern, spec in patterns.items():
-        matches = matching(names, pattern, "parameter")
+        matches = parameters_matching(model, pattern)
         for name in matches:
+            require_floating(parameters[name], f"parameter {name}")
             owner, _, parameter = name.rpartition(".")
             set_on(model.get_submodule(owner), slot, parameter, get(spec))
         met += [name for name in matches if name not in met]

@@ -149,7 +149,14 @@ def read_images(path: Path, shape: Sequence[int | None], resize: bool) -> np.nda
 def predict(
     run: RunArgument,
     source: Annotated[Path, typer.Argument(help="A .npy array of images, or a picture.")],
-    out: Annotated[Path | None, typer.Option(help="Also write the probabilities, .npy.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write the probabilities, .npy; with --samples mean and spread."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=2, help="Passes with dropout on: each probability's mean and spread."),
+    ] = None,
 ) -> None:
     """The most probable class of each image, one line an image: index, class, probability."""
     model, recipe = run_and_recipe(run)
@@ -160,14 +167,17 @@ def predict(
     )
     scale = section["scale"]
     # Floating-point images are taken as scaled already.
-    outputs = model.predict(images(pixels, scale if pixels.dtype.kind in "ui" else 1.0))
+    inputs = images(pixels, scale if pixels.dtype.kind in "ui" else 1.0)
+    found = model.predict(inputs, samples=samples)
+    outputs, spread = (found, None) if samples is None else found
     names = section.get("classes") or data.CLASS_NAMES.get(str(section.get("name")))
     for index, row in enumerate(outputs):
         best = int(row.argmax())
         label = names[best] if names and len(names) == len(row) else str(best)
-        print(f"{index}\t{label}\t{row[best]:.4f}")
+        unsure = "" if spread is None else f"\t±{spread[index][best]:.4f}"
+        print(f"{index}\t{label}\t{row[best]:.4f}{unsure}")
     if out is not None:
-        np.save(out, outputs)
+        np.save(out, outputs if spread is None else np.stack([outputs, spread]))
 
 
 @app.command()

@@ -2,8 +2,9 @@
 
 Definitions are Keras'. A constraint is a function `constraint(w) -> w` of a weight in Keras'
 layout, so `axis` counts there, for layers and for torch modules alike: a dense kernel is
-(in, out), a convolution's (height, width, in, out). The norm of what meets in one unit is thus
-over axis=0 of a dense kernel and over axis=(0, 1, 2) of a convolution's.
+(in, out), a convolution's (height, width, in, out), along one axis (length, in, out). The norm of
+what meets in one unit is thus over axis=0 of a dense kernel and over axis=(0, 1, 2) of a
+convolution's, (0, 1) along one axis.
 
 `Trainer` applies them; a loop of your own calls `constraints.apply(model)` after its step.
 
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from pyconvopt import attaching, registry
 
@@ -35,7 +37,8 @@ def norms(weight: Tensor, axis: int | Sequence[int]) -> Tensor:
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if not axes or any(not -weight.dim() <= each < weight.dim() for each in axes):
         raise ValueError(
-            f"axis must name axes of the weight, (in, out) or (height, width, in, out); got "
+            f"axis must name axes of the weight, (in, out), (length, in, out) or "
+            "(height, width, in, out); got "
             f"{axis!r} for a weight of shape {tuple(weight.shape)}"
         )
     return torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
@@ -159,6 +162,22 @@ def keras_layout(weight: Tensor) -> Tensor:
     return weight.t() if weight.dim() == 2 else weight
 
 
+def keras_view(module: nn.Module, parameter: str) -> Tensor:
+    """A view of a module's parameter as Keras has it, whatever the module.
+
+    >>> keras_view(nn.Conv1d(16, 8, 3), 'weight').shape
+    torch.Size([3, 16, 8])
+    """
+    weight = getattr(module, parameter)
+    for _, view in getattr(module, "keras_weights", list)():
+        if view.data_ptr() == weight.data_ptr():
+            return view
+    if isinstance(module, _ConvNd) and weight.dim() > 2:
+        return weight.permute(*range(2, weight.dim()), 1, 0)
+    # torch's embeddings lie as Keras' do: (number, features).
+    return weight if isinstance(module, nn.Embedding) else keras_layout(weight)
+
+
 def set_on(module: nn.Module, parameter: str, constraint: Constraint | None) -> None:
     """Put a constraint on one parameter of a module (None takes it away)."""
     attaching.set_on(module, SLOT, parameter, constraint)
@@ -189,7 +208,7 @@ class Limit(NamedTuple):
     def apply(self) -> None:
         """Put the weight back into its limit, in place."""
         with torch.no_grad():
-            view = keras_layout(getattr(self.module, self.parameter))
+            view = keras_view(self.module, self.parameter)
             view.copy_(self.constraint(view))
 
 

@@ -10,7 +10,7 @@ Initialization".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,17 +19,23 @@ import torch.nn.functional as torch_functional
 from torch import Tensor, nn
 
 from pyconvopt import activations as functions
-from pyconvopt import layers
+from pyconvopt import functional, layers
 from pyconvopt.data import checks
 from pyconvopt.explanation import state_kept
 
 COLUMNS = ("layer", "type", "mean", "std", "saturated", "dead", "gradient", "note")
 
-# Activations whose range ends on both sides, with those ends.
+# Activations whose range ends on both sides, with those ends: functions, and classes of modules,
+# which stand for their subclasses too.
 RANGES: dict[Any, tuple[float, float]] = {
     functions.sigmoid: (0.0, 1.0),
+    torch.sigmoid: (0.0, 1.0),
+    torch_functional.sigmoid: (0.0, 1.0),
     torch_functional.hardsigmoid: (0.0, 1.0),
     functions.tanh: (-1.0, 1.0),
+    functional.tanh: (-1.0, 1.0),
+    torch.tanh: (-1.0, 1.0),
+    torch_functional.tanh: (-1.0, 1.0),
     torch_functional.hardtanh: (-1.0, 1.0),
     nn.Sigmoid: (0.0, 1.0),
     nn.Hardsigmoid: (0.0, 1.0),
@@ -38,11 +44,23 @@ RANGES: dict[Any, tuple[float, float]] = {
 }
 
 # Activations that are flat at 0 below.
-RECTIFIERS = (functions.relu, functions.relu6, nn.ReLU, nn.ReLU6, layers.ReLU)
+RECTIFIERS = (
+    functions.relu,
+    functional.relu,
+    torch.relu,
+    torch_functional.relu,
+    functions.relu6,
+    torch_functional.relu6,
+    nn.ReLU,
+    nn.ReLU6,
+    layers.ReLU,
+)
 
 # From which share on a layer's note says so, and below which share of the largest gradient.
 MANY = 0.5
 VANISHING = 1e-3
+
+Row = tuple[nn.Module, dict[str, Any]]  # a layer, and what one call of it showed
 
 
 class Report:
@@ -87,7 +105,8 @@ def activations(
             middle of its range to an end.
 
     Returns:
-        A table to print, one row a layer in the order they run, with `.rows`: dicts with the keys
+        A table to print, one row a layer in the order they run (a layer called again has a row for
+        each call, `relu (call 2)`; the gradient stands in its first), with `.rows`: dicts with the keys
         ``layer, type, mean, std, saturated, dead, gradient, note``. mean and std are those of the
         layer's outputs, saturated is a share of the outputs, dead the share of units (channels of
         a map) that are 0 for every input, gradient the norm of the loss's gradient by the
@@ -108,7 +127,7 @@ def activations(
     inputs = checks.as_tensor(x, "images").to(device, dtype)
     if not getattr(model, "built", True):
         model.build(tuple(inputs.shape))  # type: ignore[operator]
-    rows: dict[nn.Module, dict[str, Any]] = {}
+    rows: list[Row] = []
     with state_kept(model), training(model), watched(model, rows, limit):
         if y is None:
             with torch.no_grad():
@@ -116,8 +135,9 @@ def activations(
         else:
             value = loss_of(model, inputs, checks.as_tensor(y, "labels"), loss)
             add_gradients(rows, value)
-    add_notes(list(rows.values()))
-    return Report(list(rows.values()))
+    found = [each for _, each in rows]
+    add_notes(found)
+    return Report(found)
 
 
 @contextmanager
@@ -133,16 +153,16 @@ def training(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def watched(
-    model: nn.Module, rows: dict[nn.Module, dict[str, Any]], limit: float
-) -> Iterator[None]:
+def watched(model: nn.Module, rows: list[Row], limit: float) -> Iterator[None]:
     """While open, every layer that runs leaves its row. A hooked layer is joined with no other."""
     names = {module: name for name, module in model.named_modules()}
 
     def note(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if isinstance(output, Tensor) and output.is_floating_point():
             shown = module.activation(output) if kwargs.get("logits") else output
-            rows[module] = row(names[module], module, shown.detach(), limit)
+            call = sum(each is module for each, _ in rows) + 1
+            name = names[module] + (f" (call {call})" if call > 1 else "")
+            rows.append((module, row(name, module, shown.detach(), limit)))
 
     handles = [
         module.register_forward_hook(note, with_kwargs=True)
@@ -157,19 +177,29 @@ def watched(
             handle.remove()
 
 
+def meets(activation: Any, known: Iterable[Any]) -> Any:
+    """The one of some functions and classes that an activation is, or is an object of."""
+    for each in known:
+        if each is activation or (isinstance(each, type) and isinstance(activation, each)):
+            return each
+    return None
+
+
 def row(name: str, module: nn.Module, output: Tensor, limit: float) -> dict[str, Any]:
     """What one layer's output shows."""
     last = getattr(module, "activation", None)
-    if last is None or last is functions.linear or isinstance(last, nn.Module):
-        last = type(module if not isinstance(last, nn.Module) else last)
+    if last is None or last is functions.linear:
+        last = module
     saturated = dead = None
-    if last in RANGES:
-        low, high = RANGES[last]
-        saturated = float((((2 * output - low - high) / (high - low)).abs() > limit).float().mean())
-    elif last in RECTIFIERS:
+    if meets(last, RECTIFIERS) is not None and not getattr(last, "negative_slope", 0):
         channel = functions.channel_axis(output) % output.dim()
         others = [axis for axis in range(output.dim()) if axis != channel]
         dead = float((output.amax(dim=others) <= 0).float().mean())
+    elif (kind := meets(last, RANGES)) is not None:
+        low, high = RANGES[kind]
+        if isinstance(last, nn.Hardtanh):
+            low, high = last.min_val, last.max_val
+        saturated = float((((2 * output - low - high) / (high - low)).abs() > limit).float().mean())
     deviation, mean = torch.std_mean(output, correction=0)
     numbers = (float(mean), float(deviation), saturated, dead, None, "")
     return dict(zip(COLUMNS, (name, type(module).__name__, *numbers), strict=True))
@@ -189,11 +219,12 @@ def loss_of(model: nn.Module, x: Tensor, y: Tensor, loss: Any) -> Tensor:
     return trainer.total_loss(outputs, targets)
 
 
-def add_gradients(rows: dict[nn.Module, dict[str, Any]], loss: Tensor) -> None:
+def add_gradients(rows: list[Row], loss: Tensor) -> None:
     """The norm of the loss's gradient by each layer's own weights."""
+    first = dict(reversed(rows))  # of the calls of a layer, the first
     owned = [
         (module, parameter)
-        for module in rows
+        for module in first
         for parameter in module.parameters()
         if parameter.requires_grad
     ]
@@ -205,7 +236,7 @@ def add_gradients(rows: dict[nn.Module, dict[str, Any]], loss: Tensor) -> None:
         square = 0.0 if gradient is None else float(gradient.double().square().sum())
         squares[module] = squares.get(module, 0.0) + square
     for module, square in squares.items():
-        rows[module]["gradient"] = square**0.5
+        first[module]["gradient"] = square**0.5
 
 
 def add_notes(rows: list[dict[str, Any]]) -> None:

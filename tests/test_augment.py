@@ -119,6 +119,14 @@ class TestGeometry:
         last = crop(image, torch.full((1, 2), 1 - 2**-24))
         assert torch.equal(last, places[-1])
 
+    def test_too_small_to_reflect(self):
+        images = torch.rand(2, 1, 3, 3)
+        with pytest.raises(
+            ValueError, match="larger than its padding, got 3×3 pixels and padding=4"
+        ):
+            augment.RandomCrop(4, "reflect")(images, torch.rand(2, 2))
+        assert augment.RandomCrop(4, "replicate")(images, torch.rand(2, 2)).shape == images.shape
+
     @pytest.mark.parametrize("mode", ["reflect", "replicate"])
     def test_crop_modes(self, mode):
         image = torch.rand(1, 2, 5, 6)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyconvopt import cli, commands, models
+from pyconvopt import cli, commands, layers, models
 from pyconvopt.training.recipes import Recipe
 from tests.tiny_data import write_tiny_set
 
@@ -209,6 +209,25 @@ class TestUse:
         np.testing.assert_allclose(
             probabilities, model.predict(images[..., None] / np.float32(255)), rtol=1e-5
         )
+
+    def test_predict_with_dropout_on(self, folder):
+        model = models.Sequential(
+            [
+                layers.Flatten(input_shape=(28, 28, 1)),
+                layers.Dropout(0.5),
+                layers.Dense(10, "softmax"),
+            ]
+        )
+        model.save(folder / "dropout.safetensors")
+        images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+        np.save(folder / "three.npy", images)
+        rest = ("three.npy", "--samples", "4", "--out", "q.npy")
+        result = pyconvopt("predict", "dropout.safetensors", *rest, cwd=folder)
+        assert result.returncode == 0, result.stderr
+        assert all(line.count("\t") == 3 and "±" in line for line in result.stdout.splitlines())
+        assert np.load(folder / "q.npy").shape == (2, 3, 10)
+        result = pyconvopt("predict", "first", *rest, cwd=folder)
+        assert_refused(result, 1, "the model has no dropout")
 
     def test_predict_a_picture(self, folder):
         pillow = pytest.importorskip("PIL.Image")

@@ -53,6 +53,55 @@ def test_beside_keras(axis):
         np.testing.assert_allclose(layer.get_weights()[0], theirs.numpy(), rtol=1e-5, atol=1e-7)
 
 
+def small_kernels(keras):
+    """Keras' layer, this library's, torch's, and torch's weight from Keras' kernel."""
+    return (
+        (keras.layers.Conv1D(4, 3), layers.Conv1D(4, 3), nn.Conv1d(2, 4, 3), (9, 2)),
+        (
+            keras.layers.Conv2DTranspose(4, 3),
+            layers.Conv2DTranspose(4, 3),
+            nn.ConvTranspose2d(2, 4, 3),
+            (5, 5, 2),
+        ),
+        (keras.layers.Dense(4), layers.Dense(4), nn.Linear(2, 4), (2,)),
+    )
+
+
+@pytest.mark.parametrize("axis", [0, (0, 1), -1])
+@pytest.mark.parametrize("kind", range(3))
+def test_every_kernel_in_keras_layout(kind, axis):
+    keras = pytest.importorskip("keras", reason="Keras is an optional test dependency")
+    theirs, ours, module, shape = small_kernels(keras)[kind]
+    theirs.build((None, *shape)), ours.build((None, *shape))
+    kernel = theirs.get_weights()[0]
+    constraint = constraints.MaxNorm(0.1, axis)
+    wanted = keras.constraints.MaxNorm(0.1, axis)(torch.from_numpy(kernel)).numpy()
+    ours.set_weights([kernel, np.zeros(4)])
+    constraints.set_on(ours, "weight", constraint)
+    constraints.apply(ours)
+    np.testing.assert_allclose(ours.get_weights()[0], wanted, rtol=1e-5, atol=1e-7)
+    view = constraints.keras_view(module, "weight")
+    with torch.no_grad():
+        view.copy_(torch.from_numpy(kernel))
+    constraints.attach(module, {"weight": constraint})
+    constraints.apply(module)
+    np.testing.assert_allclose(view.detach().numpy(), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_embeddings_lie_as_in_keras():
+    table = nn.Embedding(3, 2)
+    constraints.attach(table, {"weight": constraints.UnitNorm(axis=1)})
+    constraints.apply(table)
+    torch.testing.assert_close(table.weight.norm(dim=1), torch.ones(3))
+
+
+def test_whole_numbers_are_refused():
+    model = nn.Linear(2, 2)
+    model.counts = nn.Parameter(torch.ones(2, dtype=torch.int32), requires_grad=False)
+    with pytest.raises(TypeError, match=r"parameter counts must be .* got dtype torch.int32"):
+        constraints.attach(model, {"*": "non_neg"})
+
+
 class TestTraining:
     def test_keras_argument_holds_after_every_step(self):
         model = models.Sequential(

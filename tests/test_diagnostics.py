@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import pyconvopt as pco
 from pyconvopt import diagnostics, layers, models
 
 
@@ -139,3 +140,63 @@ def test_refusals():
     model = models.Sequential([layers.Dense(3, "softmax", input_shape=(2,))])
     with pytest.raises(ValueError, match=r"label 7 is out of range"):
         diagnostics.activations(model, torch.zeros(2, 2), [0, 7])
+
+
+def dead_from_norm():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.ReLU6()
+    )
+    nn.init.constant_(model[1].bias, -100.0)
+    nn.init.constant_(model[3].bias, 100.0)
+    return model
+
+
+@pytest.mark.parametrize("prepare", [lambda model: model, pco.accelerate])
+def test_modules_of_this_library_and_accelerated_ones(prepare):
+    report = diagnostics.activations(prepare(dead_from_norm()), torch.randn(4, 3, 8, 8))
+    assert column(report, "dead") == [None, None, 1.0, None, 0.0]
+    x = torch.tensor([[-9.0, 9.0]])
+    ours = nn.Sequential(pco.nn.ReLU(), pco.nn.Tanh())
+    assert column(diagnostics.activations(ours, x), "dead") == [0.5, None]
+    assert column(diagnostics.activations(ours, x), "saturated") == [None, 0.5]
+
+
+def test_every_rectifier_of_an_architecture():
+    report = diagnostics.activations(models.resnet18(num_classes=3), torch.randn(2, 3, 32, 32))
+    assert sum(dead is not None for dead in column(report, "dead")) == 17
+
+
+@pytest.mark.parametrize("function", [torch.tanh, nn.functional.tanh, pco.functional.tanh])
+def test_functions_as_activations(function):
+    model = models.Sequential(
+        [layers.Dense(1, function, kernel_initializer="ones", input_shape=(1,))]
+    )
+    assert column(diagnostics.activations(model, [[9.0], [0.0]]), "saturated") == [0.5]
+
+
+def test_what_is_no_rectifier_and_a_range_of_ones_own():
+    x = -torch.ones(2, 3)
+    leaky = models.Sequential([layers.ReLU(negative_slope=0.1, input_shape=(3,))])
+    assert column(diagnostics.activations(leaky, x), "dead") == [None]
+    assert diagnostics.activations(nn.Sequential(nn.Hardtanh(-2, 2)), x).rows[0]["saturated"] == 0
+    assert diagnostics.activations(nn.Sequential(nn.Hardtanh(-1, 0)), x).rows[0]["saturated"] == 1
+
+
+def test_a_layer_called_twice_has_two_rows():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.relu = nn.Linear(2, 2), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(-self.linear(self.relu(self.linear(x))) - 100)
+
+    model = Twice()
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+    x, y = torch.ones(3, 2), torch.zeros(3, dtype=torch.long)
+    report = diagnostics.activations(model, x, y)
+    names = ["linear", "relu", "linear (call 2)", "relu (call 2)"]
+    assert column(report, "layer") == names
+    assert column(report, "dead") == [None, 0.0, None, 1.0]
+    assert [each is None for each in column(report, "gradient")] == [False, True, True, True]

@@ -451,6 +451,8 @@ def test_every_layer_comes_back_from_its_configuration():
         "GaussianDropout": (0.1,),
         "GaussianNoise": (0.1,),
         "AlphaDropout": (0.1,),
+        "DropPath": (0.1,),
+        "Residual": ([layers.Dense(2), layers.DropPath(0.1)], [layers.Dense(2)]),
         "GroupNormalization": (2,),
         "Activation": ("tanh",),
         "Reshape": ((2, -1),),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyconvopt import layers, models, regularizers
+import pyconvopt as pco
+from pyconvopt import layers, models, regularizers, schedules
 
 
 def small(**conv) -> models.Sequential:
@@ -195,6 +196,19 @@ class TestFiles:
                 layers.SpatialDropout2D(0.1),
                 layers.ZeroPadding2D(((0, 1), (1, 0))),
                 layers.GroupNormalization(2),
+                layers.GhostBatchNormalization(4),
+                layers.BatchRenormalization(r_max=schedules.Constant(2.0)),
+                layers.FilterResponseNormalization(learned_epsilon=True),
+                layers.DropBlock2D(0.1, 3),
+                layers.ScheduledDropout(0.2, steps=10),
+                layers.Residual(
+                    [
+                        layers.Conv2D(4, 3, padding="same", weight_standardization=True),
+                        layers.BatchNormalization(),
+                        layers.DropPath(0.1),
+                    ]
+                ),
+                layers.DropPath(0.1),
                 layers.PReLU("ones", shared_axes=(1, 2)),
                 layers.GaussianNoise(0.1),
                 layers.UpSampling2D(2, interpolation="bilinear"),
@@ -240,6 +254,58 @@ class TestFiles:
             model.save(tmp_path / "m")
         with pytest.raises(RuntimeError, match="not compiled"):
             models.load(tmp_path / "m").fit(np.zeros((2, 3)), np.zeros(2))
+
+    def test_activations_with_weights_and_settings(self, tmp_path):
+        model = models.Sequential(
+            [
+                layers.Conv2D(4, 3, activation=torch.nn.PReLU(4, 0.3), input_shape=(6, 6, 1)),
+                layers.Activation(pco.nn.Tanh()),
+                layers.Flatten(),
+                layers.Dense(3, torch.nn.LeakyReLU(0.3)),
+            ]
+        )
+        assert model.count_params() == sum(each.numel() for each in model.parameters())
+        assert model.layers[0].count_params() == 4 * 9 + 4 + 4
+        lines: list[str] = []
+        model.summary(lines.append)
+        assert f"Trainable params: {model.count_params():,}" in lines[0]
+        x = np.random.default_rng(0).normal(size=(6, 6, 6, 1))
+        model.compile("sgd", "cross_entropy")
+        model.fit(x, np.arange(6) % 3, verbose=0)
+        model.save(tmp_path / "m")
+        loaded = models.load(tmp_path / "m")
+        np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
+        assert isinstance(loaded.layers[0].activation, torch.nn.PReLU)
+        assert loaded.layers[3].activation.negative_slope == 0.3
+        model.set_weights([each + 1 for each in loaded.get_weights()])
+        wanted = loaded.layers[0].activation.weight + 1
+        assert torch.equal(model.layers[0].activation.weight, wanted)
+
+    def test_schedule_and_penalties_are_kept(self, tmp_path):
+        model = small()
+        schedule = schedules.Cosine(0.1, 1).warmup(0.1).over_run()
+        penalties = {"conv2d.weight": regularizers.L2(0.5), "*.bias": "l1"}
+        model.compile("sgd", "cross_entropy", schedule=schedule, regularizers=penalties)
+        model.save(tmp_path / "m")
+        trainer = models.load(tmp_path / "m").trainer()
+        assert trainer.schedule == schedule
+        kept = {name: regularizers.get(spec) for name, spec in trainer.regularizers.items()}
+        assert kept == {"conv2d.weight": regularizers.L2(0.5), "*.bias": regularizers.L1()}
+        trainer.fit((torch.randn(8, 8, 8, 1), torch.arange(8) % 3), verbose=0)
+        model.compile(
+            "sgd",
+            "cross_entropy",
+            schedule=lambda step: 0.1,
+            regularizers={"*.weight": regularizers.L2(schedules.Constant(0.1))},
+        )
+        with pytest.warns(UserWarning) as warned:
+            model.save(tmp_path / "m")
+        said = [str(each.message) for each in warned]
+        assert ["without its schedule" in said[0], "without its regularizers" in said[1]] == [
+            True
+        ] * 2
+        assert warned[0].filename == __file__
+        assert models.load(tmp_path / "m").trainer().schedule is None
 
     def test_damaged_files(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="there is no model file"):

@@ -244,6 +244,45 @@ class TestFullRecipes:
         with pytest.raises(ValueError, match=message):
             Recipe.load(str(tmp_path / "bad.toml"))
 
+    def test_callbacks(self, tmp_path, full):
+        _, (x, y) = full
+        entries = """
+        [[callbacks]]
+        type = "EarlyStopping"
+        monitor = "loss"
+        min_delta = 100.0
+        [[callbacks]]
+        type = "ReduceLROnPlateau"
+        monitor = "loss"
+        factor = 0.5
+        """
+        path = tmp_path / "called.toml"
+        schedule = FULL[FULL.index("[schedule]") : FULL.index("[averaging]")]
+        path.write_text(FULL.replace(schedule, "") + entries)
+        recipe = Recipe.load(str(path))
+        recipe.set("fit.epochs", 5)
+        recipe.set("callbacks.1.patience", 3)
+        (tmp_path / "again.toml").write_text(recipe.to_toml())
+        assert Recipe.load(str(tmp_path / "again.toml")).table == recipe.table
+        model = recipe.model_for(x, y)
+        history = model.fit(recipe.batches(x, y), epochs=5, verbose=0)
+        assert len(history.history["loss"]) == 2  # never better by 100
+        assert "learning_rate" in history.history
+        for old, new, message in (
+            ('"EarlyStopping"', '"EarlyStoping"', "unknown callback 'EarlyStoping': did you mean"),
+            ("factor = 0.5", "factr = 0.5", "callback 'ReduceLROnPlateau'.*factr"),
+            ("factor = 0.5", "factor = 2.0", "factor"),
+            ('monitor = "loss"', "", "EarlyStopping watches val_loss, which fit.validation"),
+            ('type = "EarlyStopping"', "", r"\[callbacks\] lacks its type"),
+        ):
+            path.write_text(FULL.replace(schedule, "") + entries.replace(old, new))
+            with pytest.raises(ValueError, match=message):
+                Recipe.load(str(path))
+
+        path.write_text(FULL + entries)
+        with pytest.raises(ValueError, match=r"\[schedule\], which sets the rate of every step"):
+            Recipe.load(str(path))
+
     def test_an_unknown_argument_of_an_architecture(self, full):
         recipe, (x, y) = full
         recipe.set("model.width_factor", 3)

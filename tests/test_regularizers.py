@@ -351,6 +351,78 @@ def test_layer_arguments_enter_training_and_evaluation():
     np.testing.assert_allclose(model.get_weights()[0], 1 - 0.01 * 0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", regularizers.TABLE)
+def test_whole_numbers_are_refused(name):
+    regularizer = regularizers.get(name)
+    weight = torch.tensor([[1, -2], [3, 4]])
+    kind = type(regularizer).__name__
+    with pytest.raises(TypeError, match=rf"{kind} penalises .*floating.*, got dtype torch.int64"):
+        regularizer(weight)
+    model = nn.Linear(2, 2)
+    model.counts = nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(TypeError, match=r"parameter counts must be .* got dtype torch.int64"):
+        regularizers.attach(model, {"counts": regularizer})
+    with pytest.raises(TypeError, match="must be a tensor of floating-point numbers, got list"):
+        regularizer([1.0])
+
+
+def test_outputs_of_whole_numbers_are_refused():
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return x.long()
+
+    model = nn.Sequential(Rounded())
+    regularizers.attach_activity(model, {"0": lambda output: output.sum()})
+    with pytest.raises(TypeError, match="the output of Rounded, which is penalised, must be"):
+        model(torch.ones(2))
+    with pytest.raises(TypeError, match="what ProximalL1 shrinks must be"):
+        regularizers.ProximalL1().shrink(torch.tensor([1]), 0.1)
+
+
+class TestNames:
+    def test_the_nearest_is_offered(self):
+        model = nn.Sequential(nn.Linear(2, 2))
+        for attach in (regularizers.attach, regularizers.attach_activity):
+            with pytest.raises(ValueError, match="; this model has 0") as error:
+                attach(model, {"qqqq": "l2"})
+            assert "did you mean" not in str(error.value)
+        with pytest.raises(
+            ValueError, match=r"'0.weigth'; did you mean '0.weight'\? This model has"
+        ):
+            regularizers.attach(model, {"0.weigth": "l2"})
+
+    def test_a_tied_weight_has_two_names_and_one_penalty(self):
+        model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+        model[1].weight = model[0].weight
+        for pattern in ("1.weight", "*.weight", "0.weight"):
+            assert regularizers.attach(model, {pattern: "l2"}) == ["0.weight"]
+            once = regularizers.L2()(model[0].weight)
+            torch.testing.assert_close(regularizers.penalty(model), once)
+        assert regularizers.sparsity(model, "1.weight") == 0.0
+
+
+class TestTransposedConvolutions:
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_filters_of_torchs(self, groups):
+        module = nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=False)
+        regularizers.attach(module, {"weight": regularizers.GroupLasso(1.0)})
+        # What one filter gives out: the output's channel, of an input that meets one group.
+        group = 6 // groups
+        by_hand = sum(
+            module.weight[4 // groups * (k // group) : 4 // groups * (k // group + 1), k % group]
+            .norm()
+            .item()
+            for k in range(6)
+        )
+        assert regularizers.penalty(module).item() == pytest.approx(by_hand, rel=1e-5)
+
+    def test_filters_of_a_layer(self):
+        layer = layers.Conv2DTranspose(6, 3, kernel_regularizer=regularizers.GroupLasso(1.0))
+        layer.build((None, 5, 5, 4))
+        by_hand = layer.weight.detach().transpose(0, 1).flatten(1).norm(dim=1).sum()
+        torch.testing.assert_close(regularizers.penalty(layer), by_hand)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="strength l must be 0 or more, got -1"):
         regularizers.L2(-1)

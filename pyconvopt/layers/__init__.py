@@ -14,13 +14,27 @@ from pyconvopt.layers.activation import (
 )
 from pyconvopt.layers.architecture import Architecture
 from pyconvopt.layers.base import Layer
+from pyconvopt.layers.batch_normalization_variants import (
+    BatchRenormalization,
+    GhostBatchNormalization,
+)
 from pyconvopt.layers.convolution import Conv2D
 from pyconvopt.layers.convolution_variants import Conv1D, Conv2DTranspose
 from pyconvopt.layers.core import Dense, Flatten, Input, InputLayer
-from pyconvopt.layers.dropout import Dropout, SpatialDropout2D
+from pyconvopt.layers.dropout import (
+    DropBlock2D,
+    Dropout,
+    DropPath,
+    ScheduledDropout,
+    SpatialDropout2D,
+)
 from pyconvopt.layers.noise import AlphaDropout, GaussianDropout, GaussianNoise
 from pyconvopt.layers.normalization import BatchNormalization
-from pyconvopt.layers.per_sample_normalization import GroupNormalization, LayerNormalization
+from pyconvopt.layers.per_sample_normalization import (
+    FilterResponseNormalization,
+    GroupNormalization,
+    LayerNormalization,
+)
 from pyconvopt.layers.pooling import (
     AveragePooling2D,
     GlobalAveragePooling2D,
@@ -35,6 +49,7 @@ from pyconvopt.layers.reshaping import (
     UpSampling2D,
     ZeroPadding2D,
 )
+from pyconvopt.layers.residual import Residual, make_layer
 
 # The layers a saved model or a recipe may name: one line each.
 TABLE: dict[str, type[Layer]] = {
@@ -51,12 +66,18 @@ TABLE: dict[str, type[Layer]] = {
         Dense,
         Dropout,
         SpatialDropout2D,
+        DropBlock2D,
+        DropPath,
+        ScheduledDropout,
         GaussianDropout,
         GaussianNoise,
         AlphaDropout,
         BatchNormalization,
+        GhostBatchNormalization,
+        BatchRenormalization,
         LayerNormalization,
         GroupNormalization,
+        FilterResponseNormalization,
         Activation,
         ReLU,
         LeakyReLU,
@@ -71,8 +92,9 @@ TABLE: dict[str, type[Layer]] = {
         Rescaling,
         Normalization,
         PatchWhitening,
+        Residual,
         Architecture,
     )
 }
 
-__all__ = [*TABLE, "Input", "InputLayer", "Layer", "TABLE"]
+__all__ = [*TABLE, "Input", "InputLayer", "Layer", "TABLE", "make_layer"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pyconvopt import activations, constraints, initializers, regularizers
+from pyconvopt import activations, constraints, initializers, regularizers, schedules
 
 Shape = tuple[int | None, ...]
 
@@ -54,6 +54,15 @@ def pair(value: int | Sequence[int], name: str, least: int = 1) -> tuple[int, in
     if len(both) != 2 or not all(isinstance(each, int) and each >= least for each in both):
         raise ValueError(f"{name} must be one or two whole numbers >= {least}, got {value!r}")
     return both
+
+
+def number_or_schedule(value: Any) -> Any:
+    """A number or a function of the step as it is; a schedule from what a file holds of it.
+
+    >>> number_or_schedule({'name': 'constant', 'config': {'lr': 0.5}})
+    Constant(lr=0.5)
+    """
+    return schedules.get(value) if isinstance(value, Mapping) else value
 
 
 def channels_last_only(data_format: str | None) -> None:
@@ -121,7 +130,8 @@ class Layer(nn.Module):
         self.output_shape = (None, *self.compute_output_shape(shape)[1:])
         self.make_weights(shape)
         self.input_shape = shape
-        self.trainable = self.is_trainable
+        if not self.is_trainable:
+            self.requires_grad_(False)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The output's shape for an input's, batch first; ValueError where none fits."""
@@ -222,9 +232,15 @@ class Layer(nn.Module):
         """Keras' name and a view in Keras' layout of each weight, in Keras' order."""
         return []
 
+    def all_weights(self) -> list[tuple[str, Tensor]]:
+        """`keras_weights`, and behind them the parameters of an activation that has some."""
+        extra = self.activation.named_parameters() if isinstance(self.activation, nn.Module) else ()
+        own = self.keras_weights()
+        return own + [(f"activation.{name}", parameter) for name, parameter in extra]
+
     def get_weights(self) -> list[np.ndarray]:
         """Copies of the weights in Keras' layouts: kernels (H, W, in, out), dense (in, out)."""
-        return [view.detach().cpu().numpy().copy() for _, view in self.keras_weights()]
+        return [view.detach().cpu().numpy().copy() for _, view in self.all_weights()]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Overwrite the weights with arrays as `get_weights` gives them.
@@ -233,7 +249,7 @@ class Layer(nn.Module):
         """
         if not self.built:
             raise ValueError(f"{self.name} has no weights yet: build it first")
-        views = self.keras_weights()
+        views = self.all_weights()
         if len(views) != len(weights):
             raise ValueError(f"{self.name} has {len(views)} weights, got {len(weights)}")
         for (name, view), array in zip(views, weights, strict=True):
@@ -247,7 +263,7 @@ class Layer(nn.Module):
 
     def count_params(self) -> int:
         """The number of weights, moving statistics included."""
-        return sum(int(view.numel()) for _, view in self.keras_weights())
+        return sum(int(view.numel()) for _, view in self.all_weights())
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as JSON can hold them; `type(layer)(**config)` rebuilds."""
@@ -268,6 +284,7 @@ class Layer(nn.Module):
             if hasattr(self, argument.name)
             and argument.name != "name"
             and isinstance(getattr(self, argument.name), (int, float, str, tuple))
+            and getattr(self, argument.name) is not False
             and argument.name not in ("input_shape", "use_bias")
         ]
         return ", ".join(given)
@@ -283,4 +300,6 @@ def as_json(argument: str, value: Any) -> Any:
     ):
         if argument.endswith(ending):
             return methods.describe(value)
+    if callable(value):  # a number that follows the step
+        return schedules.describe(value)
     return list(value) if isinstance(value, tuple) else value

@@ -12,6 +12,7 @@ from typing_extensions import override
 from pyconvopt import activations, constraints, functional, initializers, regularizers
 from pyconvopt.layers import windows
 from pyconvopt.layers.base import Layer, Shape, channels_last_only, pair
+from pyconvopt.nn.conv import standardized
 
 
 class Conv2D(Layer):
@@ -23,7 +24,9 @@ class Conv2D(Layer):
     Args: filters, kernel_size, strides (1), padding ('valid' or 'same'), dilation_rate (1),
     groups (1), activation (None; 'relu' is fused with the convolution), use_bias (True),
     kernel_initializer ('glorot_uniform'), bias_initializer ('zeros'), kernel_regularizer,
-    bias_regularizer, activity_regularizer, kernel_constraint and bias_constraint (None).
+    bias_regularizer, activity_regularizer, kernel_constraint and bias_constraint (None),
+    weight_standardization (False; True: the filters used are (k - mean) / √(variance + 1e-5),
+    filter by filter, see `pyconvopt.nn.WeightStandardizedConv2d`; the weights stay as they are).
 
     Parameters: `weight` (filters, C / groups, kh, kw) in channels_last memory, `bias` (filters,).
 
@@ -59,6 +62,7 @@ class Conv2D(Layer):
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
         *,
+        weight_standardization: bool = False,
         input_shape: Sequence[int] | None = None,
         name: str | None = None,
     ) -> None:
@@ -83,6 +87,7 @@ class Conv2D(Layer):
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
+        self.weight_standardization = weight_standardization
 
     def reach(self) -> tuple[int, int]:
         """Height and width of the image that one output sees."""
@@ -127,7 +132,7 @@ class Conv2D(Layer):
         run = functional.conv2d_max_pool if pool else functional.conv2d
         y = run(
             x,
-            self.weight,
+            standardized(self.weight) if self.weight_standardization else self.weight,
             self.bias,
             self.strides,
             border,

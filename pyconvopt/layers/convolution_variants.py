@@ -40,6 +40,8 @@ class Conv2DTranspose(Conv2D):
     Source: Zeiler et al. 2010, "Deconvolutional Networks".
     """
 
+    transposed = True  # its filters lie on the weight's second axis, as in torch's
+
     def __init__(
         self,
         filters: int,

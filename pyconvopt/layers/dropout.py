@@ -1,15 +1,16 @@
-"""Dropout of single values and of whole channels. In evaluation both do nothing."""
+"""Dropout of values, channels, squares and whole samples. In evaluation all of them do nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import functional
-from pyconvopt.layers.base import Layer
-from pyconvopt.nn import Dropout2d
+from pyconvopt import nn as modules
+from pyconvopt.layers.base import Layer, number_or_schedule
 
 
 class Dropout(Layer):
@@ -68,8 +69,104 @@ class SpatialDropout2D(Dropout):
         name: str | None = None,
     ) -> None:
         super().__init__(rate, input_shape=input_shape, name=name)
-        self.whole_channels = Dropout2d(rate)
+        self.whole_channels = modules.Dropout2d(rate)
 
     @override
     def call(self, x: Tensor) -> Tensor:
         return self.whole_channels(x)
+
+
+class DropBlock2D(Dropout):
+    """Squares of each channel are zeroed, a share `rate` of the map on average; the mean stays.
+
+    Formula: `pyconvopt.nn.DropBlock2d`. Shapes: (N, H, W, C), unchanged.
+
+    Args: rate (0.1), block_size (7: the side of a square; cut to the map where that is smaller).
+
+    >>> import torch
+    >>> DropBlock2D(0.1, block_size=3).eval()(torch.ones(1, 1, 2, 2)).sum()
+    tensor(4.)
+
+    Source: Ghiasi, Lin and Le 2018, "DropBlock: A regularization method for convolutional
+    networks".
+    """
+
+    ranks = (4,)
+
+    def __init__(
+        self,
+        rate: float = 0.1,
+        block_size: int = 7,
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(rate, input_shape=input_shape, name=name)
+        self.block_size = block_size
+        self.blocks = modules.DropBlock2d(rate, block_size)
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class DropPath(Dropout):
+    """A sample is zeroed whole with probability `rate`, else divided by 1 - rate: stochastic depth.
+
+    It is the last layer of a branch of `Residual`, which then is left out for that sample.
+
+    >>> import torch
+    >>> DropPath(0.5).eval()(torch.ones(1, 2))
+    tensor([[1., 1.]])
+
+    Source: Huang et al. 2016, "Deep Networks with Stochastic Depth".
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(rate, input_shape=input_shape, name=name)
+        self.whole_samples = modules.DropPath(rate)
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        return self.whole_samples(x)
+
+
+class ScheduledDropout(Layer):
+    """Dropout whose rate follows the training passes seen; see `pyconvopt.nn.ScheduledDropout`.
+
+    Args: rate (0.5: reached at the end of a straight rise from 0; or a function of the step, such
+    as a schedule), steps (0: the length of that rise).
+
+    The count of passes is saved with the model. A rate that is a function of your own is not.
+
+    >>> layer = ScheduledDropout(0.4, steps=100)
+    >>> layer.rate, layer.scheduled.probability()
+    (0.4, 0.0)
+
+    Source: Zoph et al. 2018, "Learning Transferable Architectures for Scalable Image Recognition".
+    """
+
+    is_dropout = True
+
+    def __init__(
+        self,
+        rate: Any = 0.5,
+        steps: int = 0,
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, input_shape)
+        self.rate = number_or_schedule(rate)
+        self.steps = steps
+        self.scheduled = modules.ScheduledDropout(self.rate, steps)
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        return self.scheduled(x)

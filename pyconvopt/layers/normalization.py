@@ -173,6 +173,10 @@ class BatchNormalization(AffineNormalization):
         """Whether that batch is spread over several processes."""
         return self.synchronized and self.uses_batch_statistics() and has_others()
 
+    def scale_and_offset(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What the normalised input is multiplied by, and what is added to it."""
+        return self.weight, self.bias
+
     @override
     def call(
         self,
@@ -199,12 +203,13 @@ class BatchNormalization(AffineNormalization):
                 f"{tuple(x.shape)}); the variance of a batch needs at least two"
             )
         before = self.running_var.clone() if training else None
+        weight, bias = self.scale_and_offset(x)
         y = functional.batch_norm(
             x if x.dim() in (2, 4) else x.movedim(-1, 1),
             self.running_mean,
             self.running_var,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             training,
             1 - self.momentum,
             self.epsilon,

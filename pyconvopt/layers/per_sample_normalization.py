@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as torch_functional
 from torch import Tensor
 from typing_extensions import override
 
+from pyconvopt import initializers
 from pyconvopt.layers.base import Shape, to_array_axes, to_torch_axes
 from pyconvopt.layers.normalization import AffineNormalization
+from pyconvopt.nn.batch_statistics import filter_response_norm
 
 
 class LayerNormalization(AffineNormalization):
@@ -128,3 +131,87 @@ class GroupNormalization(AffineNormalization):
         if self.bias is not None and joined is None:
             y = y + self.bias.view(-1, *[1] * (x.dim() - 2))
         return y if x.dim() in (2, 4) else y.movedim(1, -1)
+
+
+class FilterResponseNormalization(AffineNormalization):
+    """y = max(gamma · x / √(ν² + epsilon) + beta, tau), ν² the mean of x² over a channel's H · W.
+
+    The thresholded linear unit, max with tau, takes the place of an activation.
+
+    Shapes: (N, H, W, C), unchanged. Parameters: `weight` (gamma), `bias` (beta), `tau`, (C,).
+
+    Args: epsilon (1e-6), learned_epsilon (False; True adds a parameter `extra_epsilon`, whose size
+    is added to epsilon: for maps of one pixel, where ν² = x²), tlu (True; False: no maximum),
+    tau_initializer ('zeros'), the initialisers, regularisers and constraints of beta and gamma.
+
+    >>> y = FilterResponseNormalization()(torch.tensor([[[[3.0, -4.0]]]]))
+    >>> y.detach().flatten()  # 3 / √12.5; the maximum with 0
+    tensor([0.8485, 0.0000])
+
+    Source: Singh and Krishnan 2020, "Filter Response Normalization Layer".
+    """
+
+    axis = -1
+    ranks = (4,)
+    tau: Tensor | None
+    extra_epsilon: Tensor | None
+
+    def __init__(
+        self,
+        epsilon: float = 1e-6,
+        learned_epsilon: bool = False,
+        tlu: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        tau_initializer: Any = "zeros",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        *,
+        input_shape: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            epsilon,
+            True,
+            True,
+            (beta_initializer, gamma_initializer),
+            (beta_regularizer, gamma_regularizer),
+            (beta_constraint, gamma_constraint),
+            input_shape,
+            name,
+        )
+        self.learned_epsilon = learned_epsilon
+        self.tlu = tlu
+        self.tau_initializer = initializers.get(tau_initializer)
+
+    @override
+    def make_weights(self, input_shape: Shape) -> None:
+        super().make_weights(input_shape)
+        self.register_parameter("tau", None)
+        self.register_parameter("extra_epsilon", None)
+        if self.tlu:
+            self.add_weight("tau", torch.empty_like(self.weight), self.tau_initializer)
+        if self.learned_epsilon:
+            start = initializers.Constant(1e-4)
+            self.add_weight("extra_epsilon", torch.empty_like(self.weight), start)
+
+    @override
+    def call(self, x: Tensor) -> Tensor:
+        epsilon: Any = self.epsilon
+        if self.extra_epsilon is not None:
+            epsilon = epsilon + self.extra_epsilon.abs()
+        assert self.bias is not None
+        return filter_response_norm(x, self.weight, self.bias, self.tau, epsilon)
+
+    @override
+    def flops(self) -> int | None:
+        return self.elements(5 if self.tlu else 4)
+
+    @override
+    def keras_weights(self) -> list[tuple[str, Tensor]]:
+        if not self.built:
+            return []
+        more = [("tau", self.tau), ("learned_epsilon", self.extra_epsilon)]
+        return super().keras_weights() + [(name, each) for name, each in more if each is not None]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyconvopt import losses, metrics, registry
+from pyconvopt import losses, metrics, registry, regularizers, schedules
 from pyconvopt.extras import require
 from pyconvopt.files import write_whole
 
@@ -49,10 +49,11 @@ def compile_settings(model: Sequential) -> dict[str, Any] | None:
     trainer = model._trainer
     if trainer is None:
         return None
+    settings: dict[str, Any] = {}
     try:
         if not isinstance(trainer.optimizer_spec, (str, Mapping)):
             raise ValueError(f"optimizer {trainer.optimizer_spec!r} is not known by a name")
-        return {
+        settings |= {
             "optimizer": trainer.optimizer_spec,
             "loss": losses.describe(trainer.loss),
             "metrics": [metrics.describe(metric) for metric in trainer.metrics],
@@ -61,9 +62,28 @@ def compile_settings(model: Sequential) -> dict[str, Any] | None:
     except ValueError as error:
         warnings.warn(
             f"saved without its compile settings ({error}); compile the model after loading it",
-            stacklevel=4,
+            stacklevel=5,
         )
         return None
+    for name, describe, given in (
+        ("schedule", schedules.describe, trainer.schedule),
+        ("regularizers", describe_penalties, trainer.regularizers),
+    ):
+        try:
+            settings |= {} if given is None else {name: describe(given)}
+        except ValueError as error:
+            warnings.warn(
+                f"saved without its {name} ({error}); give it to compile() after loading the model",
+                stacklevel=5,
+            )
+    return settings
+
+
+def describe_penalties(patterns: Mapping[str, Any]) -> dict[str, Any]:
+    """Patterns of weights' names and their penalties, as `compile(regularizers=)` takes them."""
+    return {
+        pattern: regularizers.describe(regularizers.get(spec)) for pattern, spec in patterns.items()
+    }
 
 
 def from_architecture(config: dict[str, Any]) -> Sequential:
@@ -76,7 +96,8 @@ def from_architecture(config: dict[str, Any]) -> Sequential:
         model.start_from(config["input_shape"])
     for entry in config["layers"]:
         layer = registry.find("layer", TABLE, entry["class"])(**entry["config"])
-        layer.trainable = entry.get("trainable", True)
+        if layer.trainable != entry.get("trainable", True):
+            layer.trainable = not layer.trainable
         model.add(layer)
     if config.get("compile"):
         model.compile(**config["compile"])

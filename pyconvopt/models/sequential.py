@@ -336,11 +336,25 @@ class Sequential(nn.Module):
         values = list(logs.values())
         return values if len(values) > 1 else values[0]
 
-    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """The outputs for arrays or tensors, in evaluation mode: an array, batch first."""
+    def predict(self, x: Any, batch_size: int | None = None, samples: int | None = None) -> Any:
+        """The outputs for arrays or tensors, in evaluation mode: an array, batch first.
+
+        `samples`: Monte-Carlo dropout instead: (mean, spread) of so many passes with the dropout
+        on, see `nn.monte_carlo_predict`.
+
+        >>> from pyconvopt import layers
+        >>> model = Sequential([layers.Dense(8, input_shape=(2,)), layers.Dropout(0.5)])
+        >>> mean, spread = model.predict(np.ones((3, 2)), samples=10)
+        >>> mean.shape, spread.shape
+        ((3, 8), (3, 8))
+        """
+        from pyconvopt.nn import monte_carlo_predict
         from pyconvopt.training.inference import predict
 
-        return predict(self, x, batch_size or 256)
+        size = batch_size or 256
+        if samples is not None:
+            return monte_carlo_predict(self, x, samples, size)
+        return predict(self, x, size)
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Print a table of the layers: output shape, parameters, FLOPs a sample."""
@@ -363,7 +377,7 @@ class Sequential(nn.Module):
 
         Errors: ValueError for a wrong number of arrays or a wrong shape.
         """
-        counts = [len(layer.keras_weights()) for layer in self.layers]
+        counts = [len(layer.all_weights()) for layer in self.layers]
         if sum(counts) != len(weights):
             raise ValueError(f"the model has {sum(counts)} weights, got {len(weights)}")
         rest = list(weights)
@@ -373,6 +387,8 @@ class Sequential(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights, architecture and compile settings to one safetensors file.
+
+        A schedule or penalties that are functions of your own are left out, with a warning.
 
         Errors: ValueError for a part that no file can hold, such as an activation of your own.
         """

@@ -45,7 +45,7 @@ def table(model: Sequential) -> str:
         figures = [f"{text:>{width}}" for text, width in zip(row[2:], widths[2:], strict=True)]
         return "│ " + " │ ".join(texts + figures) + " │"
 
-    weights = [view for layer in model.layers for _, view in layer.keras_weights()]
+    weights = [view for layer in model.layers for _, view in layer.all_weights()]
     trainable = sum(view.numel() for view in weights if view.requires_grad)
     total = sum(view.numel() for view in weights)
     return "\n".join(

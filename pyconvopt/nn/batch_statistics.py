@@ -55,6 +55,36 @@ class GhostBatchNorm2d(BatchNorm2d):
         return f"{super().extra_repr()}, ghost_size={self.ghost_size}"
 
 
+def bounds(r_max: Bound, d_max: Bound, step: int) -> tuple[float, float]:
+    """(r_max, d_max) of batch renormalisation at that training batch."""
+    r, d = (float(each(step)) if callable(each) else each for each in (r_max, d_max))
+    if not (r >= 1 and d >= 0):
+        raise ValueError(f"r_max must be 1 or more and d_max 0 or more, got {r} and {d}")
+    return r, d
+
+
+def renormalized(
+    x: Tensor,
+    running: tuple[Tensor, Tensor],
+    affine: tuple[Tensor | None, Tensor | None],
+    limits: tuple[float, float],
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The weight and bias with which batch norm of x, channels on axis 1, is renormalised.
+
+    (x̂·r + d)·weight + bias is batch norm with other weights: one pass of the kernel.
+    """
+    (mean_so_far, variance_so_far), (weight, bias), (r_max, d_max) = running, affine, limits
+    with torch.no_grad():
+        others = [axis for axis in range(x.dim()) if axis != 1]
+        variance, mean = torch.var_mean(x, dim=others, correction=0)
+        deviation = (variance_so_far + eps).sqrt()
+        r = ((variance + eps).sqrt() / deviation).clamp(1 / r_max, r_max)
+        d = ((mean - mean_so_far) / deviation).clamp(-d_max, d_max)
+    offset = d if weight is None else d * weight
+    return r if weight is None else r * weight, offset if bias is None else offset + bias
+
+
 class BatchRenorm2d(BatchNorm2d):
     """Batch renormalisation: training sees nearly what evaluation will, for small batches too.
 
@@ -95,29 +125,19 @@ class BatchRenorm2d(BatchNorm2d):
 
     def bounds(self) -> tuple[float, float]:
         """(r_max, d_max) for the next training batch."""
-        step = int(self.num_batches_tracked)
-        r_max, d_max = (
-            float(each(step)) if callable(each) else each for each in (self.r_max, self.d_max)
-        )
-        if not (r_max >= 1 and d_max >= 0):
-            raise ValueError(
-                f"r_max must be 1 or more and d_max 0 or more, got {r_max} and {d_max}"
-            )
-        return r_max, d_max
+        return bounds(self.r_max, self.d_max, int(self.num_batches_tracked))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)
-        r_max, d_max = self.bounds()
-        with torch.no_grad():
-            variance, mean = torch.var_mean(input, dim=(0, 2, 3), correction=0)
-            deviation = (self.running_var + self.eps).sqrt()
-            r = ((variance + self.eps).sqrt() / deviation).clamp(1 / r_max, r_max)
-            d = ((mean - self.running_mean) / deviation).clamp(-d_max, d_max)
-        # (x̂·r + d)·weight + bias is batch norm with other weights: one pass of the kernel.
-        weight = r if self.weight is None else r * self.weight
-        bias = d if self.bias is None else d * self.weight + self.bias
+        weight, bias = renormalized(
+            input,
+            (self.running_mean, self.running_var),
+            (self.weight, self.bias),
+            self.bounds(),
+            self.eps,
+        )
         running_mean, running_var, _, momentum = self.statistics()
         return functional.batch_norm(
             input, running_mean, running_var, weight, bias, True, momentum, self.eps
@@ -125,6 +145,20 @@ class BatchRenorm2d(BatchNorm2d):
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}"
+
+
+def filter_response_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, tau: Tensor | None, eps: float | Tensor
+) -> Tensor:
+    """max(weight · x / √(mean of x² over H and W + eps) + bias, tau), vectors one number a channel."""
+
+    def channels(vector: Tensor) -> Tensor:
+        return vector[:, None, None]
+
+    power = x.square().mean(dim=(2, 3), keepdim=True)
+    power = power + (channels(eps) if isinstance(eps, Tensor) else eps)
+    y = torch.addcmul(channels(bias), x * power.rsqrt(), channels(weight))
+    return y if tau is None else torch.maximum(y, channels(tau))
 
 
 class FilterResponseNorm2d(nn.Module):
@@ -162,15 +196,8 @@ class FilterResponseNorm2d(nn.Module):
             raise ValueError(
                 f"expected an input (N, {self.num_features}, H, W), got {tuple(input.shape)}"
             )
-
-        def channels(vector: Tensor) -> Tensor:
-            return vector[:, None, None]
-
-        power = input.square().mean(dim=(2, 3), keepdim=True) + self.eps
-        if self.extra_eps is not None:
-            power = power + channels(self.extra_eps.abs())
-        y = torch.addcmul(channels(self.bias), input * power.rsqrt(), channels(self.weight))
-        return y if self.tau is None else torch.maximum(y, channels(self.tau))
+        eps = self.eps if self.extra_eps is None else self.eps + self.extra_eps.abs()
+        return filter_response_norm(input, self.weight, self.bias, self.tau, eps)
 
     def extra_repr(self) -> str:  # noqa: D102
         return (

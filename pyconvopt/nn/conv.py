@@ -67,6 +67,12 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         )
 
 
+def standardized(weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """Filters (out, in, kh, kw) with mean 0 and variance 1 each."""
+    variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+    return (weight - mean) * (variance + eps).rsqrt()
+
+
 class WeightStandardizedConv2d(Conv2d):
     """Convolution with standardised filters: (w - mean) / √(variance + eps), filter by filter.
 
@@ -91,8 +97,7 @@ class WeightStandardizedConv2d(Conv2d):
 
     def standardized(self) -> Tensor:
         """The filters that the convolution uses."""
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        return (self.weight - mean) * (variance + self.eps).rsqrt()
+        return standardized(self.weight, self.eps)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return super()._conv_forward(input, self.standardized(), bias)

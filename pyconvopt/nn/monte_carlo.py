@@ -5,9 +5,8 @@ Source: Gal and Ghahramani 2016, "Dropout as a Bayesian Approximation".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ..draws import draw_seed, drawing
 
-BLOCK = 256
-"""Samples of one key: a pass draws again what its block's samples before its own draw."""
+TOGETHER = 256  # images that run together, whatever the size of the batches they come in
 
 
 def is_dropout(module: nn.Module) -> bool:
@@ -32,7 +30,8 @@ def monte_carlo_dropout(model: nn.Module) -> Iterator[nn.Module]:
 
     Afterwards every module is in the mode it had.
 
-    Errors: ValueError for a model without dropout, which would give the same each time.
+    Errors: ValueError for a model without dropout, which would give the same each time, and for one
+    accelerated with frozen=True, whose dropout is left out for good.
 
     >>> import torch, pyconvopt as pco
     >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), pco.nn.Dropout(0.5))
@@ -40,9 +39,16 @@ def monte_carlo_dropout(model: nn.Module) -> Iterator[nn.Module]:
     ...     print(model[0].training, model[1].training)
     False True
     """
+    from ..accelerate.classes import Frozen
+
     dropouts = [module for module in model.modules() if is_dropout(module)]
     if not dropouts:
         raise ValueError("the model has no dropout: every pass would give the same")
+    if any(isinstance(module, Frozen) for module in dropouts):
+        raise ValueError(
+            "the model was accelerated with frozen=True, which leaves its dropout out: accelerate it "
+            "without frozen=True to draw masks"
+        )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     for module in dropouts:
@@ -54,6 +60,23 @@ def monte_carlo_dropout(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
+def groups(loader: Iterable[Any], size: int) -> Iterator[Tensor]:
+    """The images of a loader in groups of that size, whatever its batches; the last may be smaller.
+
+    >>> [len(group) for group in groups([torch.zeros(3), torch.zeros(4)], 2)]
+    [2, 2, 2, 1]
+    """
+    waiting: Tensor | None = None
+    for batch in loader:
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        waiting = images if waiting is None else torch.cat([waiting, images])
+        whole = len(waiting) - len(waiting) % size
+        yield from waiting[:whole].split(size) if whole else ()
+        waiting = waiting[whole:]
+    if waiting is not None and len(waiting):
+        yield waiting
+
+
 def monte_carlo_predict(
     model: nn.Module, x: Any, samples: int = 20, batch_size: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -61,12 +84,13 @@ def monte_carlo_predict(
 
     The spread is the standard deviation over the passes (n - 1 in the denominator), in the
     outputs' units: large where the model is unsure. A sample's masks depend on torch's generator and
-    the sample's place in `x`, on no size of batches (but those of layers that are not this library's).
+    the sample's place in `x`.
 
     Args: model, x (arrays or tensors as `training.Trainer` takes them, or a loader), samples
-    (2 or more), batch_size (256).
+    (2 or more), batch_size (256: how many images are fetched at a time. The images run in groups
+    of their own, so after `torch.manual_seed` the result does not depend on it).
 
-    Errors: ValueError for less than two samples, or a model without dropout.
+    Errors: ValueError for less than two samples, or a model without dropout, or a frozen one.
 
     >>> import torch, pyconvopt as pco
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 8), pco.nn.Dropout(0.5))
@@ -82,32 +106,14 @@ def monte_carlo_predict(
     loader = as_batches(x, batch_size)
     build_for(model, loader)
     device, dtype = place(model)
-    moments, seed, first = [], draw_seed(), 0
+    moments, seed = [], draw_seed()
     with monte_carlo_dropout(model), torch.no_grad():
-        for batch in loader:
-            images = (batch[0] if isinstance(batch, (tuple, list)) else batch).to(device, dtype)
-            for piece in images.split(pieces(first, len(images))):
-                passes = torch.stack(
-                    [one_pass(model, piece, seed, i, first) for i in range(samples)]
-                )
-                moments.append(torch.std_mean(passes, dim=0))
-                first += len(piece)
+        for number, images in enumerate(groups(loader, TOGETHER)):
+            images = images.to(device, dtype)
+            passes = []
+            for each in range(samples):
+                with drawing(seed, each, number):
+                    passes.append(model(images))
+            moments.append(torch.std_mean(torch.stack(passes), dim=0))
     spread, mean = (torch.cat(each).cpu().numpy() for each in zip(*moments, strict=True))
     return mean, spread
-
-
-def pieces(first: int, count: int) -> list[int]:
-    """The sizes of `count` samples' parts, cut where a block begins.
-
-    >>> pieces(250, 20), pieces(0, 256)
-    ([6, 14], [256])
-    """
-    borders = [first, *range((first // BLOCK + 1) * BLOCK, first + count, BLOCK), first + count]
-    return [end - begin for begin, end in pairwise(borders)]
-
-
-def one_pass(model: nn.Module, images: Tensor, seed: int, number: int, first: int) -> Tensor:
-    """The outputs of images of one block, with the masks of that pass."""
-    block, within = divmod(first, BLOCK)
-    with drawing(seed, number, block, first_sample=within, samples=len(images)):
-        return model(images)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+
+from pyconvopt.attaching import parameters_matching
 
 
 def parameter_groups(
     model: nn.Module,
     weight_decay: float | None = None,
-    no_decay_on: Sequence[str] = ("bias", "norm"),
+    no_decay_on: str | Sequence[str] = ("bias", "norm"),
 ) -> list[dict[str, Any]]:
     """Parameter groups for any optimiser: weights that decay, and those that do not.
 
@@ -20,7 +21,7 @@ def parameter_groups(
         model: its trainable parameters are sorted; a shared one is counted once.
         weight_decay: of the first group; None leaves it to the optimiser's own setting.
         no_decay_on: 'bias' (parameters of that name), 'norm' (all parameters of modules with
-            "norm" in their class's name), or shell patterns over `model.named_parameters()`.
+            "norm" in their class's name), or shell patterns over `model.named_parameters()`; one, or several.
 
     Errors: ValueError for a pattern that meets no parameter, or a negative weight_decay.
 
@@ -32,13 +33,9 @@ def parameter_groups(
     """
     if weight_decay is not None and not weight_decay >= 0:
         raise ValueError(f"weight_decay must be 0 or more, got {weight_decay}")
-    names = [name for name, _ in model.named_parameters()]
+    no_decay_on = (no_decay_on,) if isinstance(no_decay_on, str) else no_decay_on
     patterns = [entry for entry in no_decay_on if entry not in ("bias", "norm")]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(
-                f"no parameter is named like {pattern!r}; this model has {', '.join(names)}"
-            )
+    met = {name for pattern in patterns for name in parameters_matching(model, pattern)}
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -49,7 +46,7 @@ def parameter_groups(
         spared = (
             ("bias" in no_decay_on and own_name == "bias")
             or ("norm" in no_decay_on and "norm" in kind)
-            or any(fnmatchcase(name, pattern) for pattern in patterns)
+            or name in met
         )
         (others if spared else decaying).append(parameter)
     first = {} if weight_decay is None else {"weight_decay": weight_decay}

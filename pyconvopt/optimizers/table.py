@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from pyconvopt import extras, registry
+from pyconvopt.optimizers import formulas
 from pyconvopt.optimizers.fused import SGD, Adam, AdamW
 from pyconvopt.optimizers.groups import parameter_groups
 from pyconvopt.optimizers.hypergradient import HypergradientDescent
@@ -79,10 +81,13 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
 def get(
     spec: Any,
     parameters: nn.Module | Iterable[Any],
-    no_decay: Sequence[str] | None = None,
+    no_decay: str | Sequence[str] | None = None,
     **options: Any,
 ) -> Optimizer:
     """An optimiser for `parameters`, from a name, a callable, or an optimiser itself.
+
+    The names, with formulas, defaults and sources: `pyconvopt.optimizers.formulas`, which `help` shows
+    below.
 
     Args:
         spec: a name of `OPTIMIZERS` (with Keras' default settings), something that makes an
@@ -136,3 +141,7 @@ def get(
     if not isinstance(made, Optimizer):
         raise TypeError(f"optimizer: {spec!r} returned {made!r}, which is no torch optimizer")
     return made
+
+
+if get.__doc__ and formulas.__doc__:  # python -OO has none
+    get.__doc__ += "\n" + textwrap.indent(formulas.__doc__, "    ")

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyconvopt.attaching import matching
+from pyconvopt.attaching import matching, require_floating
 
 
 class ActivityWatch:
@@ -24,6 +24,7 @@ class ActivityWatch:
 
     def __call__(self, module: Any, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         """Called by torch after the module; a layer asked for logits stopped before its end."""
+        require_floating(output, f"the output of {type(module).__name__}, which is penalised,")
         self.output = module.activation(output) if kwargs.get("logits") else output
 
     def take(self) -> Tensor | None:
@@ -57,7 +58,8 @@ def attach_activity(model: nn.Module, patterns: Mapping[str, Any]) -> list[str]:
     name, or None to take one away); the later of two patterns counts. A module that runs several
     times in one pass counts with its last output.
 
-    Errors: ValueError for a pattern that meets no module.
+    Errors: ValueError for a pattern that meets no module; TypeError, when the model runs, for an
+    output that is no tensor of floating-point numbers.
 
     >>> from pyconvopt import regularizers
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())

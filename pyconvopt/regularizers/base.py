@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from pyconvopt.attaching import require_floating
 
 Self = TypeVar("Self", bound="Penalty")
 
@@ -31,7 +33,11 @@ class Penalty:
             checked(strength, name)
 
     def __call__(self, weight: Tensor, step: int = 0) -> Tensor:
-        """The penalty of a weight at that step of the run, a scalar tensor."""
+        """The penalty of a weight at that step of the run, a scalar tensor.
+
+        Errors: TypeError for a weight of whole numbers.
+        """
+        require_floating(weight, f"what {type(self).__name__} penalises")
         return self.at(step).value(weight)
 
     def at(self: Self, step: int) -> Self:
@@ -57,3 +63,18 @@ def rows(weight: Tensor, method: str) -> Tensor:
             f"{tuple(weight.shape)}"
         )
     return weight.flatten(1)
+
+
+def filters_first(module: nn.Module, weight: Tensor) -> Tensor:
+    """A kernel as (filters, everything one filter has ...): of a transposed convolution, turned.
+
+    That one's lies as (channels, filters / groups, kh, kw).
+
+    >>> module = nn.ConvTranspose2d(8, 6, 3, groups=2)
+    >>> filters_first(module, module.weight).shape
+    torch.Size([6, 4, 3, 3])
+    """
+    if not getattr(module, "transposed", False) or weight.dim() < 3:
+        return weight
+    groups: Any = getattr(module, "groups", 1)
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from pyconvopt import attaching
 from pyconvopt.regularizers.activity import ActivityWatch, watches
-from pyconvopt.regularizers.base import Penalty
+from pyconvopt.regularizers.base import Penalty, filters_first
 from pyconvopt.regularizers.weights import ProximalL1
 
 # The attribute of a module that maps the names of its own parameters to their regularisers.
@@ -30,7 +29,8 @@ def attach(model: nn.Module, patterns: Mapping[str, Any]) -> list[str]:
     a name, or None to take one away). Where two patterns meet one parameter, the later counts;
     a regulariser that was there before is replaced.
 
-    Errors: ValueError for a pattern that meets no parameter.
+    Errors: ValueError for a pattern that meets no parameter, TypeError for a parameter of whole
+    numbers.
 
     >>> from pyconvopt.regularizers import L2
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
@@ -58,7 +58,10 @@ class Term(NamedTuple):
 
     def value(self, step: int) -> Tensor | None:
         """The penalty at that step."""
-        return applied(self.regularizer, getattr(self.module, self.parameter), step)
+        weight = getattr(self.module, self.parameter)
+        if isinstance(self.regularizer, Penalty):
+            weight = filters_first(self.module, weight)
+        return applied(self.regularizer, weight, step)
 
 
 class ActivityTerm(NamedTuple):
@@ -165,7 +168,6 @@ def sparsity(model: nn.Module, pattern: str = "*") -> float:
     (0.3333333333333333, 0.5)
     """
     found = dict(model.named_parameters())
-    attaching.matching(list(found), pattern, "parameter")
-    weights = [weight for name, weight in found.items() if fnmatchcase(name, pattern)]
+    weights = [found[name] for name in attaching.parameters_matching(model, pattern)]
     zeros = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
     return zeros / sum(weight.numel() for weight in weights)

@@ -9,6 +9,7 @@ import torch.nn.functional as torch_functional
 from torch import Tensor
 from typing_extensions import override
 
+from pyconvopt.attaching import require_floating
 from pyconvopt.regularizers.base import Penalty, Strength, rows
 
 
@@ -67,7 +68,8 @@ class L1L2(Penalty):
 class GroupLasso(Penalty):
     """l · Σ_k ‖w_k‖, w_k all weights of filter k: whole filters go towards zero. Default 0.01.
 
-    Kernels (out, ...) of dense layers and convolutions; at w_k = 0 the gradient is taken as 0.
+    Kernels (out, ...) of dense layers and convolutions, of transposed ones on their layer the same
+    filters, which then lie on the second axis; at w_k = 0 the gradient is taken as 0.
 
     Errors: ValueError for a vector.
 
@@ -116,5 +118,6 @@ class ProximalL1(Penalty):
 
     def shrink(self, weight: Tensor, rate: float, step: int = 0) -> None:
         """One proximal step of that learning rate, in place."""
+        require_floating(weight, "what ProximalL1 shrinks")
         with torch.no_grad():
             weight.copy_(torch_functional.softshrink(weight, float(rate) * float(self.at(step).l)))

@@ -11,6 +11,8 @@ from typing import Any
 
 from pyconvopt import averaging, losses, registry, regularizers, schedules
 from pyconvopt.data import augment
+from pyconvopt.training.callbacks import Callback, TerminateOnNaN
+from pyconvopt.training.monitors import EarlyStopping, ReduceLROnPlateau
 
 Kinds = type | tuple[type, ...]
 
@@ -39,8 +41,8 @@ OPTIONAL: dict[str, dict[str, Kinds]] = {
 }
 # Sections it may have: settings of what they name, checked where that is made.
 SETTINGS = ("model", "optimizer", "schedule", "averaging", "regularizers")
-# Lists of such: [[layers]], [[augment]].
-LISTS = ("layers", "augment")
+# Lists of such: [[layers]], [[augment]], [[callbacks]].
+LISTS = ("layers", "augment", "callbacks")
 
 UNITS: dict[str, Callable[[schedules.Schedule], schedules.Schedule]] = {
     "steps": lambda schedule: schedule,
@@ -52,6 +54,13 @@ UNITS: dict[str, Callable[[schedules.Schedule], schedules.Schedule]] = {
 AVERAGES: dict[str, Callable[..., averaging.Averaging]] = {
     "ema": lambda **settings: averaging.EMA(**settings),
     "swa": lambda **settings: averaging.SWA(**settings),
+}
+
+# Those that a recipe can say all of; what writes files belongs to the run and not to the recipe.
+CALLBACKS: dict[str, type[Callback]] = {
+    "EarlyStopping": EarlyStopping,
+    "ReduceLROnPlateau": ReduceLROnPlateau,
+    "TerminateOnNaN": TerminateOnNaN,
 }
 
 TRANSFORMS: dict[str, type[augment.Transform]] = {
@@ -119,6 +128,32 @@ def transforms(table: Mapping[str, Any]) -> list[augment.Transform] | None:
     return made or None
 
 
+def callbacks(table: Mapping[str, Any]) -> list[Callback]:
+    """The callbacks of [[callbacks]]: type, and the callback's own settings, as Keras has them.
+
+    >>> entry = {'type': 'ReduceLROnPlateau', 'factor': 0.5}
+    >>> callbacks({'fit': {'validation': 'test'}, 'callbacks': [entry]})[0].factor
+    0.5
+    """
+    made = []
+    for entry in table.get("callbacks", ()):
+        name, settings = named("callbacks", entry, "type")
+        callback = registry.make("callback", CALLBACKS, {"name": name, "config": settings})
+        watched = getattr(callback, "monitor", "")
+        if watched.startswith("val_") and table["fit"]["validation"] == "none":
+            raise ValueError(
+                f'{name} watches {watched}, which fit.validation = "none" leaves out: give '
+                'another monitor, such as "loss"'
+            )
+        if isinstance(callback, ReduceLROnPlateau) and "schedule" in table:
+            raise ValueError(
+                f"the recipe has a [schedule], which sets the rate of every step, and {name}: "
+                "leave one of them out"
+            )
+        made.append(callback)
+    return made
+
+
 def check_values(table: Mapping[str, Any]) -> None:
     """Refuse unknown keys, missing ones, and values of a wrong type."""
     for section, keys in SECTIONS.items():
@@ -156,5 +191,5 @@ def check_model(table: Mapping[str, Any]) -> None:
 def check_methods(table: Mapping[str, Any]) -> None:
     """Make every method once, so that a wrong name or setting is refused before a run."""
     losses.get(table["compile"]["loss"])
-    for make in (schedule, optimizer, average, penalties, transforms):
+    for make in (schedule, optimizer, average, penalties, transforms, callbacks):
         make(table)

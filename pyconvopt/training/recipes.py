@@ -13,6 +13,7 @@
     [averaging]    name ("ema" or "swa"), its settings
     [regularizers] "pattern of weights' names" = {name = "l2", config = {l = 1e-4}}
     [[augment]]    type, and its settings, in order
+    [[callbacks]]  type (EarlyStopping, ReduceLROnPlateau, TerminateOnNaN), and its settings
 
 Only the first three and a model are needed. The recipes that come with the package lie in
 `pyconvopt/recipes`; a path names one of your own. `recipe_parts` holds the tables.
@@ -173,10 +174,9 @@ class Recipe:
             model.add(layers.Architecture(name, arguments))
             model.add(layers.Activation("softmax"))
         for index, entry in enumerate(self.table.get("layers", ())):
-            arguments = {key: value for key, value in entry.items() if key != "type"}
             try:
-                model.add(registry.find("layer", layers.TABLE, entry["type"])(**arguments))
-            except TypeError as error:
+                model.add(layers.make_layer(entry))
+            except ValueError as error:
                 raise ValueError(f"layers.{index} of the recipe: {error}") from None
         model.compile(
             **self.table["compile"]
@@ -184,7 +184,7 @@ class Recipe:
                 "optimizer": parts.optimizer(self.table),
                 "schedule": parts.schedule(self.table),
                 "regularizers": parts.penalties(self.table),
-                "callbacks": parts.average(self.table),
+                "callbacks": parts.average(self.table) + parts.callbacks(self.table),
             }
         )
         return model

@@ -159,14 +159,32 @@ class TestMonteCarlo:
         with pytest.raises(ValueError, match="samples must be a whole number >= 2, got 1"):
             pco.nn.monte_carlo_predict(model, x, samples=1)
 
-    def test_no_size_of_batches_changes_it(self):
-        model, x, found = self.model(), torch.randn(600, 3), []
-        for size in (600, 256, 97):
+    def test_the_batch_size_does_not_matter(self):
+        model = self.model()
+        x = torch.randn(600, 3)
+        results = []
+        for batch_size in (1, 7, 256, 600):
             torch.manual_seed(1)
-            found.append(pco.nn.monte_carlo_predict(model, x, samples=3, batch_size=size))
-        for mean, spread in found[1:]:
-            np.testing.assert_allclose(mean, found[0][0], rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(spread, found[0][1], rtol=1e-3, atol=1e-5)
+            results.append(pco.nn.monte_carlo_predict(model, x, 10, batch_size))
+        for mean, spread in results[1:]:
+            np.testing.assert_array_equal(mean, results[0][0])
+            np.testing.assert_array_equal(spread, results[0][1])
+
+    def test_a_frozen_model(self):
+        frozen = pco.accelerate(self.model().eval(), frozen=True)
+        with pytest.raises(ValueError, match=r"frozen=True, which leaves its dropout out"):
+            pco.nn.monte_carlo_predict(frozen, torch.randn(4, 3))
+        mean, spread = pco.nn.monte_carlo_predict(pco.accelerate(self.model()), torch.randn(4, 3))
+        assert mean.shape == (4, 1) and spread.min() > 0
+
+    def test_predict_of_a_sequential(self):
+        model = models.Sequential([layers.Dense(4, input_shape=(3,)), layers.Dropout(0.5)])
+        x = torch.randn(6, 3)
+        torch.manual_seed(1)
+        got = model.predict(x, samples=5)
+        torch.manual_seed(1)
+        for ours, wanted in zip(got, pco.nn.monte_carlo_predict(model, x, 5), strict=True):
+            np.testing.assert_array_equal(ours, wanted)
 
     def test_sequential_with_joined_layers(self):
         model = models.Sequential(

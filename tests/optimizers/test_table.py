@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import pickle
+import re
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 from pyconvopt import layers, models, optimizers, schedules
+from pyconvopt.optimizers import formulas
 from pyconvopt.training import Trainer
 from tests.optimizers.problem import advance, needs_library, start
 
@@ -40,6 +43,35 @@ def test_get():
         optimizers.get(3, weights)
     with pytest.raises(TypeError, match="no torch optimizer"):
         optimizers.get(lambda p: p, weights)
+
+
+def described() -> dict[str, str]:
+    """What `formulas` says of each name."""
+    parts = re.split(r"^`(\w+)`: ", formulas.__doc__, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_name_has_a_formula_and_a_source():
+    assert sorted(described()) == NAMES
+    for name, text in described().items():
+        assert re.search(r"\n    \S.*(←|=)", text), name
+        assert "Source: " in text and "Defaults: " in text, name
+        assert f"`{name}`: " in optimizers.get.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_defaults_described_are_those_it_has(name):
+    needs_library(name)
+    optimizer = optimizers.get(name, start(dtype=torch.float32))
+    text = described()[name].partition("Defaults: ")[2].partition("Source: ")[0]
+    group = {**vars(optimizer), **optimizer.param_groups[0]}
+    group.setdefault("d0", group.get("d"))  # D-Adaptation's first estimate
+    found = dict(re.findall(r"(\w+)=(\([^)]*\)|[^\s,]+?)(?=[,.]\s|\.$)", text))
+    assert found, text
+    for key, value in found.items():
+        if key in ("base", "initial_accumulator_value"):
+            continue  # no numbers of a group
+        assert group[key] == ast.literal_eval(value), key
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,6 +193,11 @@ class TestParameterGroups:
         assert self.names(no_decay_on=("norm",))[1] == ["1.weight", "1.bias"]
         assert self.names(no_decay_on=("3.*",))[1] == ["3.0.weight", "3.0.bias"]
         assert len(self.names(no_decay_on=())) == 1
+        assert self.names(no_decay_on="bias") == self.names(no_decay_on=("bias",))
+        for pattern in ("3.*", "bias"):
+            groups = optimizers.get("adamw", self.model, no_decay=pattern).param_groups
+            wanted = optimizers.parameter_groups(self.model, no_decay_on=(pattern,))
+            assert [len(g["params"]) for g in groups] == [len(g["params"]) for g in wanted]
 
     def test_layers_of_this_library(self):
         model = models.Sequential(
@@ -175,6 +212,8 @@ class TestParameterGroups:
         model[1].weight = model[0].weight
         model[1].bias.requires_grad_(False)
         assert [len(g["params"]) for g in optimizers.parameter_groups(model)] == [1, 1]
+        spared = optimizers.parameter_groups(model, no_decay_on="1.weight")[1]["params"]
+        assert spared == [model[0].weight]  # met by its second name
 
     def test_errors(self):
         with pytest.raises(ValueError, match=r"no parameter is named like 'embed.*'; this model"):

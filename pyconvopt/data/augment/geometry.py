@@ -31,6 +31,8 @@ class RandomCrop(Transform):
     Every one of the (2·padding + 1)² places is as likely. Args: padding (4, pixels), mode
     ('constant', 'reflect' or 'replicate'), fill (0, the constant).
 
+    Errors: ValueError for images not larger than a padding that reflects them.
+
     >>> images = torch.ones(5, 1, 8, 8)
     >>> RandomCrop(2)(images, torch.rand(5, 2)).shape
     torch.Size([5, 1, 8, 8])
@@ -51,6 +53,11 @@ class RandomCrop(Transform):
         height, width = images.shape[2:]
         value = self.fill if self.mode == "constant" else None
         mode = registry.find("mode", PADDINGS, self.mode)
+        if mode == "reflect" and self.padding >= min(height, width):
+            raise ValueError(
+                f"RandomCrop(mode='reflect') needs images larger than its padding, got "
+                f"{height}×{width} pixels and padding={self.padding}"
+            )
         padded = torch_functional.pad(images, [self.padding] * 4, mode, value)
         # Every window as a view, (N, C, places, places, H, W), of which each image picks one.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
