@@ -1,40 +1,36 @@
 """The training loop: batches in, a History out. Works with any nn.Module.
 
-An epoch is: for each batch a step (forward, loss, penalty, backward, update), then validation.
-Everything that can be decided once is decided before the loop (hooks, penalties, whether the
-loss takes logits), and numbers are kept as tensors and read only when somebody looks.
+An epoch is: for each batch a step (forward, loss, penalty, backward, update), then validation. The
+passes and the numbers are the `Evaluator`'s; here is what changes the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from pyconvopt import losses, optimizers, regularizers, schedules
+from pyconvopt import optimizers, regularizers, schedules
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
-from pyconvopt.metrics import Average
 from pyconvopt.training import arguments, checks
 from pyconvopt.training.accumulation import Accumulation
 from pyconvopt.training.after_step import after_step
 from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
 from pyconvopt.training.closure import Closure, wants_closure
+from pyconvopt.training.evaluator import Evaluator
 from pyconvopt.training.guard import FiniteGuard
 from pyconvopt.training.history import History
-from pyconvopt.training.inference import build_for, evaluating, place
-from pyconvopt.training.labels import loss_targets
+from pyconvopt.training.inference import build_for
 from pyconvopt.training.processes import Processes, join
-from pyconvopt.training.weighting import ClassWeights, weighted_loss
+from pyconvopt.training.weighting import ClassWeights
 
 
-class Trainer:
+class Trainer(Evaluator):
     """Trains a model: Trainer(model, optimizer='adam', loss=...).fit((x, y), epochs=5).
 
     Args:
@@ -86,14 +82,9 @@ class Trainer:
         guard: bool = True,
         sync_batchnorm: bool = True,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"the model must be a torch nn.Module, got {type(model).__name__}")
-        self.model: Any = model
+        super().__init__(model, loss, metrics)
         self.optimizer_spec = optimizer
         self.optimizer: Any = None  # a torch optimiser from the first fit on
-        self.loss = losses.get(loss)
-        self.loss_mean = Average("loss")
-        self.metrics = arguments.as_metrics(metrics)
         self.schedule = self.rate_at = schedules.get(schedule)
         self.regularizers = regularizers
         self.callbacks = list(callbacks)
@@ -110,9 +101,6 @@ class Trainer:
         self.accumulation: Accumulation | None = None
         self.class_weight: ClassWeights | None = None
         self.sync_batchnorm = sync_batchnorm
-        self.processes = Processes()  # those of a fit; outside it this one is alone
-        self.step_number = 0
-        self.samples_seen = 0
         self.position = (0, 0)  # the epoch at hand, and the batch it began with
 
     def fit(
@@ -237,22 +225,6 @@ class Trainer:
         updates = None if batches is None else -(-batches // self.accumulate)
         return schedules.for_run(self.schedule, updates, epochs, done=self.step_number)
 
-    def try_first_batch(self, loader: ArrayLoader) -> None:
-        """Refuse validation data that do not fit now, not after an epoch of training."""
-        checks.require_labels(loader, self.loss)
-        with evaluating(self.model):
-            x, y = next(iter(loader))[:2]
-            self.run(x, y, loader)
-
-    def settle(self) -> None:
-        """Read from the model what a batch needs: where it lies, its penalties, its last step."""
-        self.device, self.dtype = place(self.model)
-        self.penalties = regularizers.terms(self.model)
-        ending = getattr(self.model, "output_activation", None)
-        self.takes_logits = ending is not None and ending == self.loss.absorbs
-        model = self.processes.parallel or self.model
-        self.forward = partial(model, logits=True) if self.takes_logits else model
-
     def train_epoch(
         self, stream: Stream, hooks: CallbackList, check: bool, first_batch: int = 0
     ) -> None:
@@ -322,73 +294,3 @@ class Trainer:
     def failure(self) -> str | None:
         """Why the last fit was stopped by its guard; None if it was not."""
         return None if self.guard is None else self.guard.message
-
-    def run(self, x: Tensor, y: Tensor, check_against: Loader | None) -> tuple[Tensor, Tensor]:
-        """Outputs (logits where the loss takes them) and targets in the loss's type."""
-        try:
-            with self.processes.own_noise(self.step_number, self.samples_seen):
-                outputs = self.forward(x.to(self.device, self.dtype))
-        except ValueError as error:
-            raise checks.clearer(error, len(x)) from None
-        targets = loss_targets(self.loss, y.to(self.device), outputs, self.dtype)
-        if check_against is not None and len(x):
-            checks.with_first_batch(check_against, self.loss, outputs, targets, self.takes_logits)
-        return outputs, targets
-
-    def total_loss(self, outputs: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The loss with the penalties on the weights; of no samples, 0 with gradients of 0."""
-        if not len(targets):
-            return outputs.sum()
-        if weight is None:
-            loss = self.loss(outputs, targets, self.takes_logits)
-        else:
-            weight = weight.to(outputs.device, outputs.dtype)
-            loss = weighted_loss(self.loss, outputs, targets, weight, self.takes_logits)
-        if self.penalties:
-            loss = loss + regularizers.penalty(self.penalties, self.step_number)
-        return loss
-
-    def reset(self) -> None:
-        """Start counting loss and metrics anew."""
-        self.samples_seen = 0
-        for metric in (self.loss_mean, *self.metrics):
-            metric.reset()
-
-    def count(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Add a batch to the running means; returns its loss."""
-        if self.processes.count > 1:
-            return self.processes.count_batch(self, loss, outputs, targets)
-        samples = len(targets)
-        self.samples_seen += samples
-        self.loss_mean.add(loss * samples, samples)
-        for metric in self.metrics:
-            metric.update(outputs, targets, self.takes_logits)
-        return loss
-
-    def logs(self) -> dict[str, float]:
-        """The means so far: 'loss' and each metric."""
-        return {metric.name: metric.result() for metric in (self.loss_mean, *self.metrics)}
-
-    def evaluate(
-        self, data: Any, batch_size: int = 256, steps: int | None = None
-    ) -> dict[str, float]:
-        """Loss (penalties included) and metrics over the data, in evaluation mode.
-
-        `steps` (None: all): the most batches. Weights that come with the data weigh the loss.
-
-        Errors: ValueError for labels that do not fit the model.
-        """
-        loader = as_batches(data, batch_size)
-        build_for(self.model, loader)
-        if isinstance(loader, ArrayLoader):
-            checks.require_labels(loader, self.loss)
-        self.settle()
-        self.reset()
-        with evaluating(self.model):
-            batches = self.processes.own(loader, islice(loader, steps))
-            for batch, (x, y, *weight) in enumerate(batches):
-                outputs, targets = self.run(x, y, loader if batch == 0 else None)
-                self.count(self.total_loss(outputs, targets, *weight), outputs, targets)
-        if not self.loss_mean.count:
-            raise ValueError("there is no batch to evaluate on; a generator can be read only once")
-        return self.logs()
