@@ -6,22 +6,25 @@ passes and the numbers are the `Evaluator`'s; here is what changes the weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pyconvopt import optimizers, regularizers, schedules
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
+from pyconvopt.randomness import random_states_kept
 from pyconvopt.training import arguments, checks
 from pyconvopt.training.accumulation import Accumulation
 from pyconvopt.training.after_step import after_step
 from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
-from pyconvopt.training.closure import Closure, wants_closure
+from pyconvopt.training.closure import Closure, buffers_kept, wants_closure
 from pyconvopt.training.evaluator import Evaluator
 from pyconvopt.training.guard import FiniteGuard
 from pyconvopt.training.history import History
@@ -51,8 +54,9 @@ class Trainer(Evaluator):
             schedule too, is then an update.
         clip_norm, clip_value: None, or the most the gradients' common norm, or each of their
             entries, may be.
-        guard: a loss that is NaN or infinite stops the run, puts the last good weights back (at
-            most 200 steps old) and warns; `failure` then says what happened.
+        guard: a loss that is NaN or infinite stops the run, puts the last good weights back (of
+            some 200 steps ago, or where the loss began to blow up before that) and warns; `failure`
+            then says what happened. An average of weights is not put in then.
         sync_batchnorm: where several processes train (`torchrun`), batch norms take mean and
             variance of the joined batch (False: each process those of its part).
 
@@ -102,6 +106,7 @@ class Trainer(Evaluator):
         self.class_weight: ClassWeights | None = None
         self.sync_batchnorm = sync_batchnorm
         self.position = (0, 0)  # the epoch at hand, and the batch it began with
+        self.last_batch: Any = None  # of the epoch at hand, once it is through
 
     def fit(
         self,
@@ -181,6 +186,8 @@ class Trainer(Evaluator):
                     break
                 hooks.call("on_epoch_begin", epoch)
                 self.train_epoch(self.stream, hooks, first, batch)
+                if epoch + 1 == epochs or self.model.stop_training:
+                    self.check_last_update()
                 logs, first = self.logs(), False
                 if held_out is not None and validates(epoch):
                     hooks.call("on_test_begin")
@@ -189,9 +196,10 @@ class Trainer(Evaluator):
                     hooks.call("on_test_end", logs)
                 hooks.call("on_epoch_end", epoch, logs)
                 self.position = (epoch + 1, 0)
+            self.check_last_update()
         finally:
             hooks.call("on_train_end", logs)
-            self.processes = Processes()
+            self.processes, self.last_batch = Processes(), None
             self.settle()
         return history
 
@@ -244,6 +252,7 @@ class Trainer(Evaluator):
             check = False
             for hook in end:
                 hook(batch, running)
+            self.last_batch = parts
             if self.model.stop_training:
                 break
         if self.between_updates:
@@ -264,9 +273,7 @@ class Trainer(Evaluator):
             weight = self.class_weight(targets) * (1.0 if weight is None else weight)
         loss = self.total_loss(outputs, targets, weight)
         seen = self.count(loss.detach(), outputs.detach(), targets)
-        if self.guard is not None and not self.guard.passes(
-            seen, self.step_number, self.optimizer.param_groups[0]["lr"]
-        ):
+        if self.guard is not None and not self.guard.passes(seen, self.step_number, self.rate):
             self.model.stop_training, self.accumulation = True, None
         elif self.accumulation is None:
             self.processes.weighted(loss).backward()
@@ -284,6 +291,26 @@ class Trainer(Evaluator):
         if self.after_step is not None:
             self.after_step(self.step_number)
         self.step_number += 1
+
+    def check_last_update(self) -> None:
+        """One more loss at the end of a run, of its last batch: no step saw the last update."""
+        if self.guard is None or self.failure is not None or self.last_batch is None:
+            return
+        (x, y, *weight), self.last_batch = self.last_batch, None
+        with torch.no_grad(), random_states_kept(), buffers_kept(self.model):
+            loss = self.total_loss(*self.run(x, y, None), *weight)
+        value = float(loss)
+        if self.processes.any(not math.isfinite(value) or not self.guard.holds()):
+            self.guard.fail(
+                f"the last update, step {self.step_number - 1}, left weights that are no numbers or "
+                f"give none (loss {value:g}, learning rate {self.rate:g})"
+            )
+            self.model.stop_training = True
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the first group of parameters."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     @property
     def between_updates(self) -> bool:
