@@ -24,6 +24,7 @@ from pyconvopt.data.stream import Stream
 from pyconvopt.extras import require
 from pyconvopt.metrics import Average
 from pyconvopt.randomness import random_states_kept
+from pyconvopt.training.rates import set_rate
 from pyconvopt.training.trainer import Trainer
 
 
@@ -220,7 +221,8 @@ def twin_of(trainer: Trainer) -> Trainer:
     twin.model, twin.optimizer, spec = copy.deepcopy((trainer.model, trainer.optimizer, spec), memo)
     twin.optimizer_spec = trainer.optimizer_spec if spec is None else spec
     twin.loss_mean, twin.metrics, twin.callbacks = Average("loss"), [], []
-    twin.schedule, twin.accumulate, twin.wants_guard = None, 1, False
+    twin.schedule = twin.rate_at = None
+    twin.accumulate, twin.wants_guard = 1, False
     return twin
 
 
@@ -237,12 +239,9 @@ def falling_and_rising(
     twin = twin_of(trainer)
     twin.prepare(loader)
     twin.model.train()
-    groups = twin.optimizer.param_groups
-    ratios = [group["lr"] / (groups[0]["lr"] or 1.0) for group in groups]
     losses: list[float] = []
     for step, parts in enumerate(Stream(loader, steps).epoch()):
-        for group, ratio in zip(groups, ratios, strict=True):
-            group["lr"] = rate_at(step, low, high, steps) * (ratio or 1.0)
+        set_rate(twin.optimizer, rate_at(step, low, high, steps), "the range test")
         twin.reset()
         twin.step(*parts, check_against=loader if step == 0 else None)
         loss = twin.loss_mean.result()

@@ -19,6 +19,7 @@ from pyconvopt import optimizers, regularizers, schedules
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
 from pyconvopt.randomness import random_states_kept
+from pyconvopt.schedules.base import require_rate
 from pyconvopt.training import arguments, checks
 from pyconvopt.training.accumulation import Accumulation
 from pyconvopt.training.after_step import after_step
@@ -30,6 +31,7 @@ from pyconvopt.training.guard import FiniteGuard
 from pyconvopt.training.history import History
 from pyconvopt.training.inference import build_for
 from pyconvopt.training.processes import Processes, join
+from pyconvopt.training.rates import set_rate
 from pyconvopt.training.weighting import ClassWeights
 
 
@@ -46,7 +48,8 @@ class Trainer(Evaluator):
         metrics: names, `Metric` objects, or torchmetrics'.
         schedule: None, or what `schedules.get` takes, such as a function of the step that gives
             its learning rate. Steps are counted over all fits; the run, whose share some count,
-            ends with this fit.
+            ends with this fit. The rate is the first parameter group's; others keep their ratio
+            to it.
         regularizers: a mapping of parameter patterns to penalties, as `regularizers.attach` takes.
         callbacks: `Callback` objects.
         learning_rate: None (the optimiser's own), or the rate of an optimiser given by name.
@@ -94,6 +97,8 @@ class Trainer(Evaluator):
         self.callbacks = list(callbacks)
         self.accumulate = arguments.whole("accumulate", accumulate)
         self.clip = arguments.clipping(clip_norm, clip_value)
+        if learning_rate is not None:
+            require_rate(learning_rate, "learning_rate")
         self.optimizer_options: dict[str, Any] = (
             {} if learning_rate is None else {"lr": learning_rate}
         )
@@ -263,9 +268,8 @@ class Trainer(Evaluator):
     ) -> None:
         """Forward, loss, penalty, backward, update, for one batch."""
         if self.rate_at is not None:
-            rate = float(self.rate_at(self.step_number))
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            rate = self.rate_at(self.step_number)
+            set_rate(self.optimizer, rate, f"the schedule at step {self.step_number}")
         if self.accumulation is None:
             self.optimizer.zero_grad(set_to_none=True)
         outputs, targets = self.run(x, y, check_against)
