@@ -116,13 +116,3 @@ def run_length(
     if not steps_per_epoch:
         return steps_per_epoch, None
     return steps_per_epoch, (done // steps_per_epoch + epochs) * steps_per_epoch
-
-
-def in_steps(function: Any, steps_per_epoch: int | None, total_steps: int | None) -> Any:
-    """A value by schedule that may hold its last one (a penalty's strength), counted in steps.
-
-    Functions of your own and plain numbers are returned as they are.
-    """
-    if isinstance(function, Schedule):
-        return function.in_steps(steps_per_epoch, total_steps)
-    return function

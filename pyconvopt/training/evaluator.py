@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyconvopt import losses, regularizers
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.metrics import Average
+from pyconvopt.regularizers.terms import RunLength
 from pyconvopt.training import arguments, checks
 from pyconvopt.training.inference import build_for, evaluating, place
 from pyconvopt.training.labels import loss_targets
@@ -36,11 +37,14 @@ class Evaluator:
         self.processes = Processes()  # those of a fit; outside it this one is alone
         self.step_number = 0
         self.samples_seen = 0
+        # The steps of an epoch and of the run. Before the first any will do: of every schedule they
+        # give the same step 0.
+        self.run_length: RunLength = (1, 1)
 
     def settle(self) -> None:
         """Read from the model what a batch needs: where it lies, its penalties, its last step."""
         self.device, self.dtype = place(self.model)
-        self.penalties = regularizers.terms(self.model)
+        self.penalties = regularizers.terms(self.model, self.run_length)
         ending = getattr(self.model, "output_activation", None)
         self.takes_logits = ending is not None and ending == self.loss.absorbs
         model = self.processes.parallel or self.model

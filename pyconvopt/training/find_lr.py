@@ -24,6 +24,7 @@ from pyconvopt.data.stream import Stream
 from pyconvopt.extras import require
 from pyconvopt.metrics import Average
 from pyconvopt.randomness import random_states_kept
+from pyconvopt.training.after_step import count_updates
 from pyconvopt.training.rates import set_rate
 from pyconvopt.training.trainer import Trainer
 
@@ -237,7 +238,9 @@ def falling_and_rising(
 ) -> list[float]:
     """The losses of a copy's steps, until they are far above the smallest."""
     twin = twin_of(trainer)
+    twin.run_length = (steps, twin.step_number + steps)
     twin.prepare(loader)
+    count_updates(twin.model, twin.run_length, twin.step_number)
     twin.model.train()
     losses: list[float] = []
     for step, parts in enumerate(Stream(loader, steps).epoch()):

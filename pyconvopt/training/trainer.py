@@ -7,7 +7,7 @@ passes and the numbers are the `Evaluator`'s; here is what changes the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pyconvopt.randomness import random_states_kept
 from pyconvopt.schedules.base import require_rate
 from pyconvopt.training import arguments, checks
 from pyconvopt.training.accumulation import Accumulation
-from pyconvopt.training.after_step import after_step
+from pyconvopt.training.after_step import after_step, count_passes, count_updates
 from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
 from pyconvopt.training.closure import Closure, buffers_kept, wants_closure
@@ -166,6 +166,9 @@ class Trainer(Evaluator):
         self.class_weight = None if class_weight is None else ClassWeights(class_weight)
         self.stream = Stream(loader, steps_per_epoch)
         group.align(loader, held_out)
+        verbose = verbose if group.is_first else 0
+        run = arguments.run_parameters(self.stream, epochs, verbose, held_out is not None)
+        self.count_in_steps(run["steps"], epochs - initial_epoch)
         self.prepare(loader)
         if isinstance(held_out, ArrayLoader):
             self.try_first_batch(held_out)
@@ -173,18 +176,16 @@ class Trainer(Evaluator):
         own = [*self.callbacks, *callbacks, *arguments.backup(checkpoint, every)]
         own += arguments.average_of(self.optimizer, own)
         own = [each for each in own if group.is_first or not each.first_process_only]
-        verbose = verbose if group.is_first else 0
         self.hooks = hooks = CallbackList([*own, history, *arguments.bar_for(verbose)])
-        run = arguments.run_parameters(self.stream, epochs, verbose, held_out is not None)
         hooks.bind(self.model, self, run)
         checks.rate_has_one_master(self.schedule, hooks.callbacks)
-        self.rate_at = self.schedule_for(run["steps"], epochs - initial_epoch)
         self.model.stop_training = False
         self.position = (initial_epoch, 0)
         hooks.call("on_train_begin")
         logs: dict[str, float] = {}
         first = True
         try:
+            count_updates(self.model, self.run_length, self.step_number)
             while self.position[0] < epochs:
                 epoch, batch = self.position
                 if self.model.stop_training and batch == 0:
@@ -203,6 +204,7 @@ class Trainer(Evaluator):
                 self.position = (epoch + 1, 0)
             self.check_last_update()
         finally:
+            count_passes(self.model)
             hooks.call("on_train_end", logs)
             self.processes, self.last_batch = Processes(), None
             self.settle()
@@ -229,14 +231,18 @@ class Trainer(Evaluator):
         self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None
         self.guard = FiniteGuard(self.model) if self.wants_guard else None
         self.wants_closure = wants_closure(self.optimizer, self.accumulate)
-        self.after_step = after_step(self.model, self.optimizer)
+        self.after_step = after_step(self.model, self.optimizer, self.run_length)
         self.processes.connect(self.model, loader, self.sync_batchnorm)
         self.settle()
 
-    def schedule_for(self, batches: int | None, epochs: int) -> Callable[[int], float] | None:
-        """The schedule in steps, of a run of that many batches an epoch."""
+    def count_in_steps(self, batches: int | None, epochs: int) -> None:
+        """Learn the length of a run of so many batches an epoch, and its learning rates.
+
+        Errors: ValueError for a schedule that ends before the run.
+        """
         updates = None if batches is None else -(-batches // self.accumulate)
-        return schedules.for_run(self.schedule, updates, epochs, done=self.step_number)
+        self.run_length = schedules.run_length(updates, epochs, self.step_number)
+        self.rate_at = schedules.for_run(self.schedule, updates, epochs, self.step_number)
 
     def train_epoch(
         self, stream: Stream, hooks: CallbackList, check: bool, first_batch: int = 0
