@@ -7,7 +7,7 @@ passes and the numbers are the `Evaluator`'s; here is what changes the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pyconvopt.training.accumulation import Accumulation
 from pyconvopt.training.after_step import after_step, count_passes, count_updates
 from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
+from pyconvopt.training.clipping import Clipping
 from pyconvopt.training.closure import Closure, buffers_kept, wants_closure
 from pyconvopt.training.evaluator import Evaluator
 from pyconvopt.training.guard import FiniteGuard
@@ -57,6 +58,8 @@ class Trainer(Evaluator):
             schedule too, is then an update.
         clip_norm, clip_value: None, or the most the gradients' common norm, or each of their
             entries, may be.
+        adaptive_clip: None, or the most a unit's gradient may be beside its weights: a number
+            (0.01), an `AdaptiveClip`, or a mapping of its settings.
         guard: a loss that is NaN or infinite stops the run, puts the last good weights back (of
             some 200 steps ago, or where the loss began to blow up before that) and warns; `failure`
             then says what happened. An average of weights is not put in then.
@@ -86,6 +89,7 @@ class Trainer(Evaluator):
         accumulate: int = 1,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        adaptive_clip: Any = None,
         guard: bool = True,
         sync_batchnorm: bool = True,
     ) -> None:
@@ -96,15 +100,14 @@ class Trainer(Evaluator):
         self.regularizers = regularizers
         self.callbacks = list(callbacks)
         self.accumulate = arguments.whole("accumulate", accumulate)
-        self.clip = arguments.clipping(clip_norm, clip_value)
+        self.clipping = Clipping(clip_norm, clip_value, adaptive_clip)
+        self.clip: Callable[[Any], None] | None = None  # from the first fit on
         if learning_rate is not None:
             require_rate(learning_rate, "learning_rate")
         self.optimizer_options: dict[str, Any] = (
             {} if learning_rate is None else {"lr": learning_rate}
         )
-        self.update_options = arguments.update_options(
-            learning_rate, accumulate, clip_norm, clip_value
-        )
+        self.update_options = arguments.update_options(learning_rate, accumulate, self.clipping)
         self.wants_guard = guard
         self.guard: FiniteGuard | None = None
         self.accumulation: Accumulation | None = None
@@ -230,6 +233,7 @@ class Trainer(Evaluator):
         updated = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None
         self.guard = FiniteGuard(self.model) if self.wants_guard else None
+        self.clip = self.clipping.on(self.model)
         self.wants_closure = wants_closure(self.optimizer, self.accumulate)
         self.after_step = after_step(self.model, self.optimizer, self.run_length)
         self.processes.connect(self.model, loader, self.sync_batchnorm)
