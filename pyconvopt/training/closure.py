@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from pyconvopt.training.trainer import Trainer
+    from pyconvopt.training.updates import Updates
 
 
 class Closure:
@@ -20,7 +20,7 @@ class Closure:
     statistics, the count of a scheduled dropout) it leaves once.
     """
 
-    def __init__(self, trainer: Trainer, loss: Tensor, x: Tensor, y: Tensor, weight: Any) -> None:
+    def __init__(self, trainer: Updates, loss: Tensor, x: Tensor, y: Tensor, weight: Any) -> None:
         self.trainer, self.loss, self.batch = trainer, loss, (x, y, weight)
         self.called = False
 

@@ -41,7 +41,7 @@ from pyconvopt.randomness import random_states, random_states_kept, set_random_s
 from pyconvopt.training.inference import evaluating, first_samples, place
 
 if TYPE_CHECKING:
-    from pyconvopt.training.trainer import Trainer
+    from pyconvopt.training.evaluator import Evaluator
 
 T = TypeVar("T")
 
@@ -160,7 +160,7 @@ class Processes:
         return nullcontext() if self.count == 1 else noise_of(self.rank, *place)
 
     def count_batch(
-        self, trainer: Trainer, loss: Tensor, outputs: Tensor, targets: Tensor
+        self, trainer: Evaluator, loss: Tensor, outputs: Tensor, targets: Tensor
     ) -> Tensor:
         """Add the joined batch to the trainer's means, from each process' part; returns its loss."""
         sizes = loss.new_tensor([len(targets)])

@@ -19,7 +19,7 @@ def set_rate(optimizer: Any, rate: Any, source: str) -> None:
     >>> groups = [{"params": [torch.ones(1)], "lr": rate} for rate in (0.1, 0.01)]
     >>> optimizer = torch.optim.SGD(groups)
     >>> set_rate(optimizer, 0.5, "the schedule")
-    >>> [group["lr"] for group in optimizer.param_groups]
+    >>> [round(group["lr"], 6) for group in optimizer.param_groups]
     [0.5, 0.05]
     """
     rate = float(rate)

@@ -1,42 +1,34 @@
 """The training loop: batches in, a History out. Works with any nn.Module.
 
 An epoch is: for each batch a step (forward, loss, penalty, backward, update), then validation. The
-passes and the numbers are the `Evaluator`'s; here is what changes the weights.
+passes and the numbers are the `Evaluator`'s, a step is of the `Updates`; here is the run.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pyconvopt import optimizers, regularizers, schedules
-from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
+from pyconvopt import schedules
+from pyconvopt.data.loader import ArrayLoader, as_batches
 from pyconvopt.data.stream import Stream
-from pyconvopt.randomness import random_states_kept
 from pyconvopt.schedules.base import require_rate
 from pyconvopt.training import arguments, checks
-from pyconvopt.training.accumulation import Accumulation
-from pyconvopt.training.after_step import after_step, count_passes, count_updates
+from pyconvopt.training.after_step import count_passes, count_updates
 from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
 from pyconvopt.training.clipping import Clipping
-from pyconvopt.training.closure import Closure, buffers_kept, wants_closure
-from pyconvopt.training.evaluator import Evaluator
-from pyconvopt.training.guard import FiniteGuard
 from pyconvopt.training.history import History
-from pyconvopt.training.inference import build_for
 from pyconvopt.training.processes import Processes, join
-from pyconvopt.training.rates import set_rate
+from pyconvopt.training.updates import Updates
 from pyconvopt.training.weighting import ClassWeights
 
 
-class Trainer(Evaluator):
+class Trainer(Updates):
     """Trains a model: Trainer(model, optimizer='adam', loss=...).fit((x, y), epochs=5).
 
     Args:
@@ -95,26 +87,24 @@ class Trainer(Evaluator):
     ) -> None:
         super().__init__(model, loss, metrics)
         self.optimizer_spec = optimizer
-        self.optimizer: Any = None  # a torch optimiser from the first fit on
+        self.optimizer = None
         self.schedule = self.rate_at = schedules.get(schedule)
         self.regularizers = regularizers
         self.callbacks = list(callbacks)
         self.accumulate = arguments.whole("accumulate", accumulate)
         self.clipping = Clipping(clip_norm, clip_value, adaptive_clip)
-        self.clip: Callable[[Any], None] | None = None  # from the first fit on
+        self.clip = None
         if learning_rate is not None:
             require_rate(learning_rate, "learning_rate")
-        self.optimizer_options: dict[str, Any] = (
-            {} if learning_rate is None else {"lr": learning_rate}
-        )
+        self.optimizer_options = {} if learning_rate is None else {"lr": learning_rate}
         self.update_options = arguments.update_options(learning_rate, accumulate, self.clipping)
         self.wants_guard = guard
-        self.guard: FiniteGuard | None = None
-        self.accumulation: Accumulation | None = None
-        self.class_weight: ClassWeights | None = None
+        self.guard = None
+        self.accumulation = None
+        self.class_weight = None
         self.sync_batchnorm = sync_batchnorm
         self.position = (0, 0)  # the epoch at hand, and the batch it began with
-        self.last_batch: Any = None  # of the epoch at hand, once it is through
+        self.last_batch = None
 
     def fit(
         self,
@@ -157,7 +147,8 @@ class Trainer(Evaluator):
                 same bits, and one that has ended comes back at once. Or a `BackupAndRestore`.
             every: how often it is written: 'epoch', a number of batches, or a `timedelta`.
 
-        Errors: ValueError and TypeError for data the model cannot be trained on.
+        Errors: ValueError and TypeError for data the model cannot be trained on, ValueError for a
+        schedule that ends before the run.
         """
         self.processes = group = join()
         group.align()
@@ -213,41 +204,6 @@ class Trainer(Evaluator):
             self.settle()
         return history
 
-    def prepare(self, loader: Loader) -> None:
-        """Everything that is decided once: the built model, its optimiser, its penalties."""
-        build_for(self.model, loader)
-        checks.before_training(self.model, loader, self.loss)
-        if self.regularizers is not None:
-            regularizers.attach(self.model, self.regularizers)
-        if self.optimizer is None:
-            trainable = [each for each in self.model.parameters() if each.requires_grad]
-            if not trainable:
-                raise ValueError("the model has no weights to train")
-            # Settings may sort parameters by their modules, for which those are needed.
-            has_settings = isinstance(self.optimizer_spec, Mapping)
-            self.optimizer = optimizers.get(
-                self.optimizer_spec,
-                self.model if has_settings else trainable,
-                **self.optimizer_options,
-            )
-        updated = [each for group in self.optimizer.param_groups for each in group["params"]]
-        self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None
-        self.guard = FiniteGuard(self.model) if self.wants_guard else None
-        self.clip = self.clipping.on(self.model)
-        self.wants_closure = wants_closure(self.optimizer, self.accumulate)
-        self.after_step = after_step(self.model, self.optimizer, self.run_length)
-        self.processes.connect(self.model, loader, self.sync_batchnorm)
-        self.settle()
-
-    def count_in_steps(self, batches: int | None, epochs: int) -> None:
-        """Learn the length of a run of so many batches an epoch, and its learning rates.
-
-        Errors: ValueError for a schedule that ends before the run.
-        """
-        updates = None if batches is None else -(-batches // self.accumulate)
-        self.run_length = schedules.run_length(updates, epochs, self.step_number)
-        self.rate_at = schedules.for_run(self.schedule, updates, epochs, self.step_number)
-
     def train_epoch(
         self, stream: Stream, hooks: CallbackList, check: bool, first_batch: int = 0
     ) -> None:
@@ -272,66 +228,3 @@ class Trainer(Evaluator):
                 break
         if self.between_updates:
             self.update()
-
-    def step(
-        self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, check_against: Any = None
-    ) -> None:
-        """Forward, loss, penalty, backward, update, for one batch."""
-        if self.rate_at is not None:
-            rate = self.rate_at(self.step_number)
-            set_rate(self.optimizer, rate, f"the schedule at step {self.step_number}")
-        if self.accumulation is None:
-            self.optimizer.zero_grad(set_to_none=True)
-        outputs, targets = self.run(x, y, check_against)
-        if self.class_weight is not None:
-            weight = self.class_weight(targets) * (1.0 if weight is None else weight)
-        loss = self.total_loss(outputs, targets, weight)
-        seen = self.count(loss.detach(), outputs.detach(), targets)
-        if self.guard is not None and not self.guard.passes(seen, self.step_number, self.rate):
-            self.model.stop_training, self.accumulation = True, None
-        elif self.accumulation is None:
-            self.processes.weighted(loss).backward()
-            self.update(Closure(self, loss, x, y, weight) if self.wants_closure else None)
-        elif self.accumulation.add(self.processes.weighted(loss), self.processes.samples or len(x)):
-            self.update()
-
-    def update(self, closure: Closure | None = None) -> None:
-        """One step of the optimiser with the gradients there are."""
-        if self.accumulation is not None:
-            self.accumulation.average()
-        if self.clip is not None:
-            self.clip(self.optimizer)
-        self.optimizer.step(closure)
-        if self.after_step is not None:
-            self.after_step(self.step_number)
-        self.step_number += 1
-
-    def check_last_update(self) -> None:
-        """One more loss at the end of a run, of its last batch: no step saw the last update."""
-        if self.guard is None or self.failure is not None or self.last_batch is None:
-            return
-        (x, y, *weight), self.last_batch = self.last_batch, None
-        with torch.no_grad(), random_states_kept(), buffers_kept(self.model):
-            loss = self.total_loss(*self.run(x, y, None), *weight)
-        value = float(loss)
-        if self.processes.any(not math.isfinite(value) or not self.guard.holds()):
-            self.guard.fail(
-                f"the last update, step {self.step_number - 1}, left weights that are no numbers or "
-                f"give none (loss {value:g}, learning rate {self.rate:g})"
-            )
-            self.model.stop_training = True
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the first group of parameters."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    @property
-    def between_updates(self) -> bool:
-        """Whether gradients wait for further batches before an update."""
-        return self.accumulation is not None and self.accumulation.added > 0
-
-    @property
-    def failure(self) -> str | None:
-        """Why the last fit was stopped by its guard; None if it was not."""
-        return None if self.guard is None else self.guard.message
