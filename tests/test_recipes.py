@@ -44,12 +44,14 @@ class TestRecipes:
         recipe.set("compile.learning_rate", 0.003)
         recipe.set("compile.accumulate", 2)
         recipe.set("compile.clip_norm", 1.0)
+        clip = {"clipping": 0.02, "eps": 1e-3, "leave_out": ["*.bias"]}
+        recipe.set("compile.adaptive_clip", clip)
         (tmp_path / "own.toml").write_text(recipe.to_toml())
         again = Recipe.load(str(tmp_path / "own.toml"))
         assert again.name == "seed" and again.table == recipe.table
         again.model((28, 28, 1)).save(tmp_path / "model")
         trainer = models.load(tmp_path / "model").trainer()
-        given = {"learning_rate": 0.003, "accumulate": 2, "clip_norm": 1.0}
+        given = {"learning_rate": 0.003, "accumulate": 2, "clip_norm": 1.0, "adaptive_clip": clip}
         assert trainer.update_options == given
         trainer.fit((np.zeros((4, 28, 28, 1)), np.zeros(4, int)), batch_size=2, verbose=0)
         assert trainer.optimizer.param_groups[0]["lr"] == 0.003 and trainer.step_number == 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyconvopt import layers, models, regularizers
+from pyconvopt import layers, models, regularizers, schedules
 from pyconvopt.training import Trainer
 
 
@@ -224,6 +224,60 @@ class TestSchedules:
         history = trainer.fit(data, epochs=2, batch_size=1, verbose=0)
         # Strengths 0, 0.1, 0.2 and 0.3, 0.4, 0.5 on a weight of 1.
         assert history.history["loss"] == [pytest.approx(0.1), pytest.approx(0.4)]
+
+    def strengths(self, penalty, batches=2, epochs=4, validation=None) -> list[float]:
+        """The strength each epoch (its mean) of a penalty on a weight of 1."""
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        data = torch.zeros(batches, 1), torch.zeros(batches, 1)
+        trainer = Trainer(model, "sgd", "mse", learning_rate=0, regularizers={"weight": penalty})
+        assert trainer.evaluate(data)["loss"] == 0  # before the run: step 0
+        history = trainer.fit(data, epochs=epochs, batch_size=1, verbose=0, validation=data).history
+        assert trainer.evaluate(data)["loss"] == pytest.approx(history["val_loss"][-1])
+        return history["loss"]
+
+    def test_strengths_in_epochs_and_shares_of_the_run(self):
+        rising = schedules.Polynomial(0.0, 1, end=0.8)  # 0, 0.1 ... 0.7 of 8 steps
+        wanted = [pytest.approx(each) for each in (0.05, 0.25, 0.45, 0.65)]
+        for kind in (regularizers.L1, regularizers.ProximalL1):
+            assert self.strengths(kind(rising.over_run())) == wanted
+        # Over two epochs, then its last value holds.
+        two = schedules.Polynomial(0.0, 2, end=0.8).per_epoch()
+        wanted = [pytest.approx(each) for each in (0.1, 0.5, 0.8, 0.8)]
+        assert self.strengths(regularizers.L1(two)) == wanted
+
+    def test_a_proximal_step_in_shares_of_the_run(self):
+        """η = 1, l = 0 and 0.05 in two steps: 1 becomes 0.95."""
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        rising = schedules.Polynomial(0.0, 1, end=0.1).over_run()
+        Trainer(
+            model,
+            "sgd",
+            "mse",
+            learning_rate=1.0,
+            regularizers={"weight": regularizers.ProximalL1(rising)},
+        ).fit((torch.zeros(2, 1), torch.zeros(2, 1)), batch_size=1, verbose=0)
+        assert model.weight.item() == pytest.approx(0.95)
+
+    def test_outputs_in_shares_of_the_run(self):
+        model = nn.Sequential(nn.Linear(1, 1, bias=False))
+        nn.init.ones_(model[0].weight)
+        rising = schedules.Polynomial(0.0, 1, end=0.8).over_run()
+        regularizers.attach_activity(model, {"0": regularizers.L1(rising)})
+        data = torch.ones(4, 1), torch.ones(4, 1)
+        trainer = Trainer(model, "sgd", "mse", learning_rate=0)
+        history = trainer.fit(data, epochs=2, batch_size=2, verbose=0).history
+        assert history["loss"] == [pytest.approx(0.1), pytest.approx(0.5)]
+
+    def test_units_need_the_length_of_the_run(self):
+        def batches():
+            yield torch.zeros(2, 1), torch.zeros(2, 1)
+
+        penalty = regularizers.L2(schedules.Constant(0.1).over_run())
+        trainer = Trainer(nn.Linear(1, 1), "sgd", "mse", regularizers={"weight": penalty})
+        with pytest.raises(ValueError, match="needs the number of its steps"):
+            trainer.fit(batches, verbose=0)
 
     def test_refusals(self):
         with pytest.raises(ValueError, match="strength l must be 0 or more, got -1"):

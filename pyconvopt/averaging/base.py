@@ -33,6 +33,8 @@ class Averaging(Callback):
         batches: how many of the last training batches the batch-norm statistics are computed
             from (32). They are kept in memory and in checkpoints, for models with batch norm only.
 
+    A run that its guard has stopped keeps the weights the guard puts back, not the average.
+
     A callback that looks at the model when an epoch ends (the best weights of `EarlyStopping`)
     sees the weights that are trained.
     """
@@ -79,8 +81,8 @@ class Averaging(Callback):
     # --- in and out
 
     def remember(self, model: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Keep a training batch, and which layers normalise by their batch."""
-        if model.training:
+        """Keep a batch of training, and which layers normalise by their batch."""
+        if model.training and torch.is_grad_enabled():
             if not self.recent:
                 self.normalizing = {
                     name: module
@@ -145,7 +147,7 @@ class Averaging(Callback):
 
     @override
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        if self.in_validation:
+        if self.in_validation and self.trainer.failure is None:
             self.swap_in()
 
     @override
@@ -155,7 +157,8 @@ class Averaging(Callback):
     @override
     def on_train_end(self, logs: Logs | None = None) -> None:
         self.swap_out()  # still in if validation ended in an error
-        if self.at_end:
+        # An average that has seen the run blow up is spoilt: the guard's weights stay.
+        if self.at_end and self.trainer.failure is None:
             self.swap_in()
             self.kept = None
         self.detach()

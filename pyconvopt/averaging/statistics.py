@@ -8,6 +8,7 @@ Source: Wu and Johnson 2021, "Rethinking 'batch' in batch norm", arXiv:2105.0757
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyconvopt.layers.normalization import BatchNormalization
+from pyconvopt.nn import GhostBatchNorm2d
 from pyconvopt.nn.sync_batchnorm import SyncBatchNorm, has_others, joined_size
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]  # what the model was called with
@@ -42,6 +44,20 @@ def uses_joined_batch(module: Any) -> bool:
     return isinstance(module, SyncBatchNorm) and has_others(module.process_group)
 
 
+def samples_in(inputs: tuple[Any, ...], options: dict[str, Any]) -> int:
+    """The samples of a batch: the length of the first tensor the model was called with.
+
+    Errors: ValueError where there is none.
+    """
+    for each in (*inputs, *options.values()):
+        if isinstance(each, Tensor) and each.dim():
+            return len(each)
+    raise ValueError(
+        "batch-norm statistics need the number of samples of a batch, but the model was called "
+        "without a tensor"
+    )
+
+
 def recompute_statistics(
     model: nn.Module, norms: Iterable[nn.Module], batches: Iterable[Batch]
 ) -> None:
@@ -49,11 +65,13 @@ def recompute_statistics(
 
     The batch norms normalise by each batch, as in training; all else is in evaluation mode, so
     dropout is off, as it will be when the statistics are used, and no random number is drawn.
+    Ghost batch norms take each batch as a whole.
     With n samples in all: mean = Σ nᵢ·meanᵢ / n, variance = Σ nᵢ·(varianceᵢ + meanᵢ²) / n − mean².
     """
     found: list[Any] = list(norms)
     modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in found]
+    ghosts = [(norm, norm.ghost_size) for norm in found if isinstance(norm, GhostBatchNorm2d)]
     counts = [getattr(norm, "num_batches_tracked", None) for norm in found]
     counts = [count.clone() if isinstance(count, Tensor) else None for count in counts]
     sums = [[torch.zeros_like(norm.running_mean, dtype=torch.float64)] * 2 for norm in found]
@@ -64,11 +82,14 @@ def recompute_statistics(
             norm.training = True
             # What a batch leaves behind is its own statistics: Keras' momentum is what stays.
             norm.momentum = 0.0 if isinstance(norm, BatchNormalization) else 1.0
+            if isinstance(norm, GhostBatchNorm2d):
+                norm.ghost_size = sys.maxsize  # parts would leave those of the last one behind
         joined = any(map(uses_joined_batch, found))
         with torch.no_grad():
             for inputs, options in batches:
                 model(*inputs, **options)
-                size = joined_size(len(inputs[0])) if joined else len(inputs[0])
+                size = samples_in(inputs, options)
+                size = joined_size(size) if joined else size
                 samples += size
                 for norm, total in zip(found, sums, strict=True):
                     mean, variance = norm.running_mean.double(), norm.running_var.double()
@@ -83,5 +104,7 @@ def recompute_statistics(
     finally:
         for norm, momentum in zip(found, momenta, strict=True):
             norm.momentum = momentum
+        for ghost, ghost_size in ghosts:
+            ghost.ghost_size = ghost_size
         for module, mode in modes:
             module.training = mode

@@ -200,7 +200,8 @@ class Sequential(nn.Module):
 
         Args: optimizer (name, callable of the parameters, or torch optimiser), loss (name, or
         function (outputs, targets)), metrics (names or Metric objects), and those of
-        `training.Trainer` by name: learning_rate, schedule, accumulate, clip_norm, clip_value ...
+        `training.Trainer` by name: learning_rate, schedule, accumulate, clip_norm, clip_value,
+        adaptive_clip ...
 
         Errors: ValueError for a name that no table holds.
         """

@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from .. import functional
 from ..functional.noise import kept
+from ..schedules.base import Schedule
 
 
 class DropBlock2d(_DropoutNd):
@@ -97,15 +98,17 @@ class DropPath(_DropoutNd):
 
 
 class ScheduledDropout(_DropoutNd):
-    """Dropout whose probability follows the training passes the module has seen.
+    """Dropout whose probability follows the step of training.
 
     Args:
-        p: a function of the step that gives the probability, or the probability reached at the
-            end of a straight rise from 0.
+        p: a function of the step that gives the probability, such as a schedule (in a `Trainer`
+            also one `per_epoch()` or `over_run()`), or the probability reached at the end of a
+            straight rise from 0.
         steps: the length of that rise (0: p from the start).
 
-    The count of passes is the buffer `step`, part of `state_dict`, so a run taken up again goes
-    on at the right probability. Passes without gradients (`monte_carlo_dropout`) are not counted.
+    The step is the buffer `step`, part of `state_dict`, so a run taken up again goes on at the
+    right probability. A `Trainer` counts its updates. In a loop of your own the module counts its
+    training passes; those without gradients (`monte_carlo_dropout`) do not count.
 
     Errors: ValueError for a probability outside 0 ... 1.
 
@@ -120,6 +123,7 @@ class ScheduledDropout(_DropoutNd):
     """
 
     step: Tensor
+    counts_passes = True
 
     def __init__(
         self, p: float | Callable[[int], float] = 0.5, steps: int = 0, inplace: bool = False
@@ -129,25 +133,34 @@ class ScheduledDropout(_DropoutNd):
         if steps < 0:
             raise ValueError(f"steps must be 0 or more, got {steps}")
         super().__init__(0.0 if callable(p) else p, inplace)
-        self.schedule = p if callable(p) else None
+        self.schedule = self.in_steps = p if callable(p) else None
         self.steps = steps
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def probability(self) -> float:
         """The probability of the next training pass."""
         step = int(self.step)
-        if self.schedule is None:
+        if self.in_steps is None:
             return self.p * min(1.0, step / self.steps) if self.steps else self.p
-        p = float(self.schedule(step))
+        p = float(self.in_steps(step))
         if not 0 <= p <= 1:
             raise ValueError(f"dropout probability must lie in 0 ... 1, got {p} at step {step}")
         return p
+
+    def follow_run(self, steps_per_epoch: int | None, total_steps: int | None) -> None:
+        """Count a schedule in steps of a run of that length, and let the run do the counting.
+
+        Errors: ValueError if the schedule needs a number that is None.
+        """
+        if isinstance(self.schedule, Schedule):
+            self.in_steps = self.schedule.in_steps(steps_per_epoch, total_steps)
+        self.counts_passes = False
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         if not self.training:
             return input
         p = self.probability()
-        if torch.is_grad_enabled():
+        if self.counts_passes and torch.is_grad_enabled():
             self.step.add_(1)
         return functional.dropout(input, p, True, self.inplace) if p else input
 

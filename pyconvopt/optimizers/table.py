@@ -19,6 +19,7 @@ from pyconvopt.optimizers.groups import parameter_groups
 from pyconvopt.optimizers.hypergradient import HypergradientDescent
 from pyconvopt.optimizers.muon import Muon
 from pyconvopt.optimizers.wrappers import SAM, Lookahead
+from pyconvopt.schedules.base import require_rate
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,10 @@ def get(
             such as ("bias", "norm").
         options: settings for the name or the callable, such as `lr=0.1`.
 
-    Errors: ValueError for an unknown name, for options beside a ready optimiser, or no_decay
-    without a model; TypeError for an option the optimiser does not have, or something that is
-    neither; ImportError naming the extra where pytorch-optimizer is needed and missing.
+    Errors: ValueError for an unknown name, a learning rate below 0, NaN or infinity, for options
+    beside a ready optimiser, or no_decay without a model; TypeError for an option the optimiser
+    does not have, or something that is neither; ImportError naming the extra where
+    pytorch-optimizer is needed and missing.
 
     >>> get("adam", [torch.nn.Parameter(torch.ones(1))], lr=0.01).param_groups[0]["lr"]
     0.01
@@ -132,7 +134,7 @@ def get(
         )
     if isinstance(spec, str):
         make, defaults = registry.find("optimizer", OPTIMIZERS, spec)
-        return make(parameters, **{**defaults, **options})
+        return with_checked_rates(make(parameters, **{**defaults, **options}))
     if not callable(spec):
         raise TypeError(
             f"optimizer must be a name, a callable of the parameters or an optimizer, got {spec!r}"
@@ -140,7 +142,15 @@ def get(
     made = spec(parameters, **options)
     if not isinstance(made, Optimizer):
         raise TypeError(f"optimizer: {spec!r} returned {made!r}, which is no torch optimizer")
-    return made
+    return with_checked_rates(made)
+
+
+def with_checked_rates(optimizer: Optimizer) -> Optimizer:
+    """The optimiser; some take NaN and infinity for a learning rate."""
+    for group in optimizer.param_groups:
+        if group.get("lr") is not None:
+            require_rate(float(group["lr"]), "lr")
+    return optimizer
 
 
 if get.__doc__ and formulas.__doc__:  # python -OO has none

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from pyconvopt.attaching import require_floating
+from pyconvopt.schedules.base import Schedule
 
 Self = TypeVar("Self", bound="Penalty")
 
@@ -46,6 +47,20 @@ class Penalty:
         if not numbers:
             return self
         return dataclasses.replace(self, **numbers)  # type: ignore[type-var]
+
+    def in_steps(self: Self, steps_per_epoch: int | None, total_steps: int | None) -> Self:
+        """The same penalty, schedules that count epochs or shares of the run counted in steps.
+
+        A strength may end before the run: its last value then holds.
+
+        Errors: ValueError if a schedule needs a number that is None.
+        """
+        counted = {
+            name: each.in_steps(steps_per_epoch, total_steps)
+            for name, each in vars(self).items()
+            if isinstance(each, Schedule)
+        }
+        return dataclasses.replace(self, **counted) if counted else self  # type: ignore[type-var]
 
     def value(self, weight: Tensor) -> Tensor:
         """The penalty of a weight, its strengths being numbers."""

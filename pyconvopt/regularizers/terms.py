@@ -16,6 +16,8 @@ from pyconvopt.regularizers.weights import ProximalL1
 # The attribute of a module that maps the names of its own parameters to their regularisers.
 SLOT = "parameter_regularizers"
 
+RunLength = tuple[int | None, int | None]  # the steps of an epoch and of the run; None: unknown
+
 
 def set_on(module: nn.Module, parameter: str, regularizer: Any) -> None:
     """Put a regulariser on one parameter of a module (None takes it away)."""
@@ -68,19 +70,32 @@ class ActivityTerm(NamedTuple):
     """One penalty on a module's output."""
 
     watch: ActivityWatch
+    regularizer: Any
 
     def value(self, step: int) -> Tensor | None:
         """The penalty a sample of the output just seen; None before there is one."""
         output = self.watch.take()
-        return (
-            None if output is None else applied(self.watch.regularizer, output, step) / len(output)
-        )
+        return None if output is None else applied(self.regularizer, output, step) / len(output)
 
 
-def terms(model: nn.Module) -> list[Term | ActivityTerm]:
-    """Every penalty of the model; a loop that asks each step keeps this list."""
-    weights = [Term(*each) for each in attaching.attached(model, SLOT)]
-    return [*weights, *map(ActivityTerm, watches(model))]
+def terms(model: nn.Module, run: RunLength | None = None) -> list[Term | ActivityTerm]:
+    """Every penalty of the model; a loop that asks each step keeps this list.
+
+    `run`: the steps of an epoch and of the run, for strengths by a schedule that counts in these.
+    """
+    weights = [
+        Term(module, parameter, in_run(regularizer, run))
+        for module, parameter, regularizer in attaching.attached(model, SLOT)
+    ]
+    outputs = [ActivityTerm(each, in_run(each.regularizer, run)) for each in watches(model)]
+    return [*weights, *outputs]
+
+
+def in_run(regularizer: Any, run: RunLength | None) -> Any:
+    """A penalty whose strengths are counted in the steps of that run."""
+    if run is None or not isinstance(regularizer, Penalty):
+        return regularizer
+    return regularizer.in_steps(*run)
 
 
 def penalty(model: nn.Module | list[Term | ActivityTerm], step: int = 0) -> Tensor:
@@ -121,10 +136,12 @@ class ProximalTerm(NamedTuple):
         self.regularizer.shrink(self.weight, self.optimizer.param_groups[self.group]["lr"], step)
 
 
-def proximal_terms(model: nn.Module, optimizer: Any) -> list[ProximalTerm]:
-    """The proximal steps of the weights that the optimiser trains."""
+def proximal_terms(
+    model: nn.Module, optimizer: Any, run: RunLength | None = None
+) -> list[ProximalTerm]:
+    """The proximal steps of the weights that the optimiser trains; `run` as for `terms`."""
     found = [
-        (getattr(module, parameter), regularizer)
+        (getattr(module, parameter), in_run(regularizer, run))
         for module, parameter, regularizer in attaching.attached(model, SLOT)
         if isinstance(regularizer, ProximalL1)
     ]

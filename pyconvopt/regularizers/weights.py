@@ -35,7 +35,8 @@ class L2(Penalty):
     >>> float(L2(0.1)(torch.tensor([3.0, -4.0])))  # 0.05 · (9 + 16)
     1.25
 
-    The strength of every penalty may be a function of the step, such as a schedule:
+    The strength of every penalty may be a function of the step, such as a schedule (in a `Trainer`
+    also one `per_epoch()` or `over_run()`):
 
     >>> float(L2(lambda step: 0.1 * step)(torch.tensor([3.0, -4.0]), step=2))
     2.5

@@ -22,7 +22,7 @@ from pyconvopt.schedules.decay import (
     Step,
 )
 from pyconvopt.schedules.phases import WSD, Cosine, CosineRestarts, OneCycle, Polynomial
-from pyconvopt.schedules.table import TABLE, describe, for_run, get
+from pyconvopt.schedules.table import TABLE, describe, for_run, get, run_length
 
 __all__ = [
     "TABLE",
@@ -46,4 +46,5 @@ __all__ = [
     "describe",
     "for_run",
     "get",
+    "run_length",
 ]

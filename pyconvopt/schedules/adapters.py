@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from pyconvopt.extras import require
 from pyconvopt.schedules.base import Schedule
+from pyconvopt.schedules.compose import OverRun, PerEpoch
 
 POINTS = 1000  # of a picture: more than it has pixels across
 
@@ -55,22 +56,41 @@ class ScheduleLR(LRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
-def plot(schedule: Schedule, n: int | None = None) -> Any:
+def plot(schedule: Schedule, n: int | None = None, steps_per_epoch: int | None = None) -> Any:
     """The Figure that `Schedule.plot` returns."""
+    curve, n, unit = in_a_unit(schedule, n, steps_per_epoch)
     if n is None:
-        if math.isinf(schedule.length):
-            raise ValueError("this schedule has no end: say how many steps to draw, plot(n)")
-        n = math.ceil(schedule.length)
-    steps = [t * n / POINTS for t in range(POINTS + 1)] if n > POINTS else list(range(n + 1))
+        if math.isinf(curve.length):
+            raise ValueError(f"this schedule has no end: say how many {unit}s to draw, plot(n)")
+        n = math.ceil(curve.length)
+    finely = unit != "step" or n > POINTS
+    places = [t * n / POINTS for t in range(POINTS + 1)] if finely else list(range(n + 1))
     # A bare Figure draws with Agg and leaves pyplot's global state alone.
     figure = require("matplotlib.figure", "drawing a schedule").Figure(
         figsize=(5, 3.2), dpi=120, layout="constrained"
     )
     axes = figure.subplots()
-    axes.plot(steps, [schedule(t) for t in steps])
-    axes.set_xlabel("step")
+    axes.plot(places, [curve(t) for t in places])
+    axes.set_xlabel(unit)
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def in_a_unit(
+    schedule: Schedule, n: int | None, steps_per_epoch: int | None
+) -> tuple[Schedule, int | None, str]:
+    """The schedule as a curve over steps, epochs or shares of a run; how far, and which of them."""
+    if isinstance(schedule, OverRun) and n is None:
+        return schedule.schedule, 1, "share of the run"
+    if isinstance(schedule, PerEpoch) and schedule.steps is None and steps_per_epoch is None:
+        return schedule.in_steps(1, None), n, "epoch"
+    try:
+        return schedule.in_steps(steps_per_epoch, n), n, "step"
+    except ValueError:
+        raise ValueError(
+            "this schedule counts epochs or shares of a run among its steps: say how many steps "
+            "those have, plot(n, steps_per_epoch)"
+        ) from None

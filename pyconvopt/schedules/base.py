@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -92,15 +91,16 @@ class Schedule:
     ) -> Schedule:
         """The same schedule counted in steps, now that the length of the run is known.
 
-        Warns if it ends before the run. Errors: ValueError if it needs a number that is None.
+        Errors: ValueError if it ends before the run, or needs a number that is None.
         """
         resolved = self.in_steps(steps_per_epoch, total_steps)
         # Half a step of room: a length that was a share need not be a whole number.
         if total_steps is not None and resolved.length + 0.5 < total_steps:
-            warnings.warn(
-                f"the schedule ends after {resolved.length:g} of the run's {total_steps} steps; "
-                f"the rate then stays at {resolved(resolved.length):g}",
-                stacklevel=2,
+            last, rate = resolved.length, resolved(resolved.length)
+            raise ValueError(
+                f"the schedule ends after {last:g} steps, but the run has {total_steps}: make it "
+                "longer (n=), count it in shares of the run (.over_run()), or say what follows, "
+                f"such as .then(Constant({rate:g}), at=...)"
             )
         return resolved
 
@@ -147,15 +147,18 @@ class Schedule:
 
     # --- elsewhere
 
-    def plot(self, n: int | None = None) -> Any:
+    def plot(self, n: int | None = None, steps_per_epoch: int | None = None) -> Any:
         """A matplotlib Figure of the rate over the first `n` steps (default: to its end).
 
-        Errors: ValueError without `n` for a schedule that has no end; ImportError naming the
-        extra if matplotlib is missing.
+        A schedule `over_run()` is drawn over a run of `n` steps, or without it over shares of a
+        run; one `per_epoch()` in steps where `steps_per_epoch` is given, else over `n` epochs.
+
+        Errors: ValueError without `n` for a schedule that has no end, or if one with several
+        units needs a number that is None; ImportError naming the extra if matplotlib is missing.
         """
         from pyconvopt.schedules.adapters import plot
 
-        return plot(self, n)
+        return plot(self, n, steps_per_epoch)
 
     def to_torch(self, optimizer: Optimizer) -> LRScheduler:
         """A torch LRScheduler with this schedule's rates, counted by its `step()`.

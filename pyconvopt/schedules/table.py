@@ -94,13 +94,25 @@ def for_run(
 ) -> Callable[[float], float] | None:
     """The schedule in steps for a run of so many more epochs after `done` steps.
 
-    A run that is taken up inside an epoch has the length of one that was never cut. Warns if the
-    schedule ends before the run; a function of your own is returned as it is.
+    A function of your own is returned as it is.
+
+    Errors: ValueError if the schedule ends before the run.
 
     >>> for_run(Cosine(0.1, 1).over_run(), steps_per_epoch=100, epochs=5)
     Cosine(lr=0.1, n=500, end=0.0)
     """
     if not isinstance(schedule, Schedule):
         return schedule
-    total = None if not steps_per_epoch else (done // steps_per_epoch + epochs) * steps_per_epoch
-    return schedule.resolve(steps_per_epoch, total)
+    return schedule.resolve(*run_length(steps_per_epoch, epochs, done))
+
+
+def run_length(
+    steps_per_epoch: int | None, epochs: int, done: int = 0
+) -> tuple[int | None, int | None]:
+    """The steps of an epoch and of the run, `done` ones included; None: unknown.
+
+    A run that is taken up inside an epoch has the length of one that was never cut.
+    """
+    if not steps_per_epoch:
+        return steps_per_epoch, None
+    return steps_per_epoch, (done // steps_per_epoch + epochs) * steps_per_epoch

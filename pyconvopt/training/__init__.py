@@ -8,6 +8,7 @@ from pyconvopt.training.callbacks import (
     TerminateOnNaN,
 )
 from pyconvopt.training.checkpoint import CheckpointFolder
+from pyconvopt.training.clipping import AdaptiveClip
 from pyconvopt.training.compare import Comparison, compare
 from pyconvopt.training.find_lr import RangeTest, find_lr
 from pyconvopt.training.history import History
@@ -19,6 +20,7 @@ from pyconvopt.training.sweep import Sweep, sweep
 from pyconvopt.training.trainer import Trainer
 
 __all__ = [
+    "AdaptiveClip",
     "BackupAndRestore",
     "CSVLogger",
     "Callback",

@@ -1,4 +1,4 @@
-"""What weights undergo after the optimiser's step: proximal steps, then constraints."""
+"""What follows the optimiser's step: proximal steps, constraints, a count of updates."""
 
 from __future__ import annotations
 
@@ -7,24 +7,51 @@ from typing import Any
 from torch import nn
 
 from pyconvopt import constraints, regularizers
+from pyconvopt.nn import ScheduledDropout
+from pyconvopt.regularizers.terms import RunLength
 
 
 class AfterStep:
-    """The proximal steps and constraints of a model, found once and called every step."""
+    """The proximal steps, constraints and counts of a model, found once and called every step."""
 
-    def __init__(self, model: nn.Module, optimizer: Any) -> None:
-        self.proximal = regularizers.proximal_terms(model, optimizer)
+    def __init__(self, model: nn.Module, optimizer: Any, run: RunLength | None = None) -> None:
+        self.proximal = regularizers.proximal_terms(model, optimizer, run)
         self.limits = constraints.limits(model)
+        self.dropouts = scheduled_dropouts(model)
 
     def __call__(self, step: int) -> None:
-        """Move the weights, in place."""
+        """Move the weights, in place, and count."""
         for term in self.proximal:
             term.apply(step)
         for limit in self.limits:
             limit.apply()
+        for dropout in self.dropouts:
+            dropout.step.add_(1)
 
 
-def after_step(model: nn.Module, optimizer: Any) -> AfterStep | None:
+def after_step(model: nn.Module, optimizer: Any, run: RunLength | None = None) -> AfterStep | None:
     """What to call after each step of the optimiser; None where there is nothing to do."""
-    found = AfterStep(model, optimizer)
-    return found if found.proximal or found.limits else None
+    found = AfterStep(model, optimizer, run)
+    return found if found.proximal or found.limits or found.dropouts else None
+
+
+def scheduled_dropouts(model: nn.Module) -> list[ScheduledDropout]:
+    """Those of the model whose probability follows a count."""
+    return [each for each in model.modules() if isinstance(each, ScheduledDropout)]
+
+
+def count_updates(model: nn.Module, run: RunLength, done: int) -> None:
+    """Have scheduled dropouts follow the updates of a run, not the passes, from now on.
+
+    `done`: the updates of the run that are over; what a dropout has counted before is no part of it.
+    """
+    for dropout in scheduled_dropouts(model):
+        per_epoch, total = run
+        before = int(dropout.step) - done
+        dropout.follow_run(per_epoch, None if total is None else total + before)
+
+
+def count_passes(model: nn.Module) -> None:
+    """Have scheduled dropouts count by themselves again."""
+    for dropout in scheduled_dropouts(model):
+        dropout.counts_passes = True

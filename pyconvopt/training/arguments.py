@@ -7,9 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
-from torch.optim import Optimizer
-
 from pyconvopt import metrics
 from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.data.stream import Stream
@@ -17,6 +14,7 @@ from pyconvopt.draws import draw_seed
 from pyconvopt.metrics import Metric
 from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback
+from pyconvopt.training.clipping import Clipping
 from pyconvopt.training.progress import ProgressBar
 
 
@@ -37,31 +35,12 @@ def whole(name: str, value: Any) -> int:
     return value
 
 
-def clipping(norm: float | None, value: float | None) -> Callable[[Optimizer], None] | None:
-    """What clips the gradients before an update; None if nothing does."""
-    for name, bound in (("clip_norm", norm), ("clip_value", value)):
-        if bound is not None and not bound > 0:
-            raise ValueError(f"{name} must be more than 0, got {bound}")
-    if norm is None and value is None:
-        return None
-
-    def clip(optimizer: Optimizer) -> None:
-        parameters = [each for group in optimizer.param_groups for each in group["params"]]
-        if value is not None:
-            clip_grad_value_(parameters, value)
-        if norm is not None:
-            clip_grad_norm_(parameters, norm)
-
-    return clip
-
-
 def update_options(
-    learning_rate: float | None, accumulate: int, norm: float | None, value: float | None
+    learning_rate: float | None, accumulate: int, clipping: Clipping
 ) -> dict[str, Any]:
     """Those of the options that were given, for a saved model."""
-    given = {"learning_rate": learning_rate, "clip_norm": norm, "clip_value": value}
-    options: dict[str, Any] = {name: each for name, each in given.items() if each is not None}
-    return options | ({"accumulate": accumulate} if accumulate != 1 else {})
+    rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+    return rate | clipping.settings() | ({"accumulate": accumulate} if accumulate != 1 else {})
 
 
 def weighted(data: Any, sample_weight: Any) -> Any:

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 from torch import nn
 from typing_extensions import override
 
+from pyconvopt.training.rates import note_rate, set_rate
+
 Logs = Mapping[str, float]
 
 
@@ -151,9 +153,10 @@ class TerminateOnNaN(Callback):
 class LearningRateScheduler(Callback):
     """Sets the learning rate before each epoch: schedule(epoch, rate) -> rate, or (epoch).
 
-    The rate of an epoch is in its logs as 'learning_rate'.
+    The rate is the first parameter group's; others keep their ratio to it. That of an epoch is in
+    its logs as 'learning_rate'.
 
-    Errors: TypeError if the schedule returns no number.
+    Errors: TypeError if the schedule returns no number, ValueError for one below 0, NaN, infinity.
 
     >>> halve = LearningRateScheduler(lambda epoch, rate: rate / 2)
     """
@@ -165,22 +168,14 @@ class LearningRateScheduler(Callback):
 
     @override
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        groups = self.trainer.optimizer.param_groups
-        before = float(groups[0]["lr"])
+        before = self.trainer.rate
         rate = self.schedule(epoch, before) if self.takes_rate else self.schedule(epoch)
         if not isinstance(rate, (int, float)):
             raise TypeError(f"the schedule must return a number, got {rate!r}")
-        for group in groups:
-            group["lr"] = float(rate)
+        set_rate(self.trainer.optimizer, rate, "LearningRateScheduler's schedule")
         if self.verbose:
             print(f"epoch {epoch + 1}: learning rate {rate:g}")
 
     @override
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         note_rate(self.trainer, logs)
-
-
-def note_rate(trainer: Any, logs: Logs | None) -> None:
-    """Write the learning rate into an epoch's logs, as Keras does."""
-    if isinstance(logs, dict):
-        logs["learning_rate"] = float(trainer.optimizer.param_groups[0]["lr"])

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from pyconvopt.training.trainer import Trainer
+    from pyconvopt.training.updates import Updates
 
 
 class Closure:
-    """The loss of a batch with its gradients: those just computed, then anew at each further call."""
+    """The loss of a batch with its gradients: those just computed, then anew at each further call.
 
-    def __init__(self, trainer: Trainer, loss: Tensor, x: Tensor, y: Tensor, weight: Any) -> None:
+    Gradients are clipped at each call. What a batch leaves behind in the model (batch norm's moving
+    statistics, the count of a scheduled dropout) it leaves once.
+    """
+
+    def __init__(self, trainer: Updates, loss: Tensor, x: Tensor, y: Tensor, weight: Any) -> None:
         self.trainer, self.loss, self.batch = trainer, loss, (x, y, weight)
         self.called = False
 
@@ -24,9 +31,24 @@ class Closure:
             return self.loss
         x, y, weight = self.batch
         self.trainer.optimizer.zero_grad(set_to_none=True)
-        loss = self.trainer.total_loss(*self.trainer.run(x, y, None), weight)
-        self.trainer.processes.weighted(loss).backward()
+        with buffers_kept(self.trainer.model):
+            loss = self.trainer.total_loss(*self.trainer.run(x, y, None), weight)
+            self.trainer.processes.weighted(loss).backward()
+        if self.trainer.clip is not None:
+            self.trainer.clip(self.trainer.optimizer)
         return loss
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever passes do within, the model's buffers are afterwards what they were."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
 
 
 def wants_closure(optimizer: Any, accumulate: int) -> bool:

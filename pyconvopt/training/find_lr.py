@@ -24,6 +24,8 @@ from pyconvopt.data.stream import Stream
 from pyconvopt.extras import require
 from pyconvopt.metrics import Average
 from pyconvopt.randomness import random_states_kept
+from pyconvopt.training.after_step import count_updates
+from pyconvopt.training.rates import set_rate
 from pyconvopt.training.trainer import Trainer
 
 
@@ -220,7 +222,8 @@ def twin_of(trainer: Trainer) -> Trainer:
     twin.model, twin.optimizer, spec = copy.deepcopy((trainer.model, trainer.optimizer, spec), memo)
     twin.optimizer_spec = trainer.optimizer_spec if spec is None else spec
     twin.loss_mean, twin.metrics, twin.callbacks = Average("loss"), [], []
-    twin.schedule, twin.accumulate, twin.wants_guard = None, 1, False
+    twin.schedule = twin.rate_at = None
+    twin.accumulate, twin.wants_guard = 1, False
     return twin
 
 
@@ -235,14 +238,13 @@ def falling_and_rising(
 ) -> list[float]:
     """The losses of a copy's steps, until they are far above the smallest."""
     twin = twin_of(trainer)
+    twin.run_length = (steps, twin.step_number + steps)
     twin.prepare(loader)
+    count_updates(twin.model, twin.run_length, twin.step_number)
     twin.model.train()
-    groups = twin.optimizer.param_groups
-    ratios = [group["lr"] / (groups[0]["lr"] or 1.0) for group in groups]
     losses: list[float] = []
     for step, parts in enumerate(Stream(loader, steps).epoch()):
-        for group, ratio in zip(groups, ratios, strict=True):
-            group["lr"] = rate_at(step, low, high, steps) * (ratio or 1.0)
+        set_rate(twin.optimizer, rate_at(step, low, high, steps), "the range test")
         twin.reset()
         twin.step(*parts, check_against=loader if step == 0 else None)
         loss = twin.loss_mean.result()

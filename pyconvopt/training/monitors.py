@@ -14,7 +14,9 @@ import torch
 from typing_extensions import override
 
 from pyconvopt.files import write_whole
-from pyconvopt.training.callbacks import Callback, Logs, note_rate
+from pyconvopt.schedules.base import require_rate
+from pyconvopt.training.callbacks import Callback, Logs
+from pyconvopt.training.rates import note_rate
 
 # Numbers of these names are the better the larger they are; the rest the better the smaller.
 UPWARD = ("acc", "accuracy", "auc", "auroc", "precision", "recall", "f1", "f1_score", "iou", "r2")
@@ -127,7 +129,8 @@ class ReduceLROnPlateau(Monitor):
     min_lr (0). Each parameter group keeps its own rate. The rate of an epoch is in its logs as
     'learning_rate'.
 
-    Errors: ValueError for a factor that is not below 1, or a number that is not in the logs.
+    Errors: ValueError for a factor that is not below 1, a min_lr below 0, or a number that is not
+    in the logs.
     """
 
     remembers = ("best", "waited", "cooling")
@@ -146,6 +149,7 @@ class ReduceLROnPlateau(Monitor):
         super().__init__(monitor, mode, min_delta)
         if not 0 < factor < 1:
             raise ValueError(f"factor must lie between 0 and 1, got {factor}")
+        require_rate(min_lr, "min_lr")
         self.factor = factor
         self.patience = patience
         self.verbose = verbose
@@ -182,8 +186,7 @@ class ReduceLROnPlateau(Monitor):
                 group["lr"] = max(group["lr"] * self.factor, self.min_lr)
                 reduced = True
         if reduced and self.verbose:
-            rate = float(self.trainer.optimizer.param_groups[0]["lr"])
-            print(f"epoch {epoch + 1}: learning rate lowered to {rate:g}")
+            print(f"epoch {epoch + 1}: learning rate lowered to {self.trainer.rate:g}")
         return reduced
 
 

@@ -42,7 +42,7 @@ from pyconvopt.randomness import random_states, random_states_kept, set_random_s
 from pyconvopt.training.inference import evaluating, first_samples, place
 
 if TYPE_CHECKING:
-    from pyconvopt.training.trainer import Trainer
+    from pyconvopt.training.evaluator import Evaluator
 
 T = TypeVar("T")
 
@@ -161,7 +161,7 @@ class Processes:
         finally:
             loader.part = (0, 1)
 
-    def drawing(self, trainer: Trainer, samples: int) -> AbstractContextManager[None]:
+    def drawing(self, trainer: Any, samples: int) -> AbstractContextManager[None]:
         """Within, layers draw what the trainer's seed and step give these samples of the joined batch."""
         if self.seed is None:
             return nullcontext()
@@ -173,7 +173,7 @@ class Processes:
         return drawing(*place, first_sample=before + self.first_sample, samples=samples)
 
     def count_batch(
-        self, trainer: Trainer, loss: Tensor, outputs: Tensor, targets: Tensor
+        self, trainer: Evaluator, loss: Tensor, outputs: Tensor, targets: Tensor
     ) -> Tensor:
         """Add the joined batch to the trainer's means, from each process' part; returns its loss."""
         sizes = loss.new_tensor([len(targets)])

@@ -37,6 +37,7 @@ OPTIONAL: dict[str, dict[str, Kinds]] = {
         "accumulate": int,
         "clip_norm": NUMBER,
         "clip_value": NUMBER,
+        "adaptive_clip": (*NUMBER, dict),
     },
 }
 # Sections it may have: settings of what they name, checked where that is made.

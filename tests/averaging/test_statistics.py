@@ -93,6 +93,42 @@ def name_of_mean(model):
     return next(name for name in model.state_dict() if name.endswith("running_mean"))
 
 
+def test_ghost_batch_norm_takes_the_whole_batch():
+    model = nn.Sequential(pco.nn.GhostBatchNorm2d(2, ghost_size=2))
+    average = averaging.EMA(0.5)
+    average.attach(model)
+    for batch in BATCHES:
+        model(batch + 10 * torch.arange(9.0).view(9, 1, 1, 1))  # the parts are far from alike
+    average.update()
+    with average.applied():
+        norm = model[0]
+        seen = torch.cat([each + 10 * torch.arange(9.0).view(9, 1, 1, 1) for each in BATCHES])
+        torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)))
+        torch.testing.assert_close(norm.running_var, seen.var((0, 2, 3)), rtol=1 / 300, atol=0)
+        assert norm.ghost_size == 2
+    assert norm.ghost_size == 2 and norm.num_batches_tracked == 4 * 5
+
+
+def test_a_model_called_by_keywords():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(2)
+
+        def forward(self, *, scale, images):
+            return self.norm(scale * images)
+
+    model = Named()
+    average = averaging.EMA(0.5)
+    average.attach(model)
+    for size, batch in ((3, BATCHES[0]), (9, BATCHES[1])):
+        model(scale=2.0, images=batch[:size])
+    average.update()
+    seen = 2 * torch.cat([BATCHES[0][:3], BATCHES[1]])
+    with average.applied():
+        torch.testing.assert_close(model.norm.running_mean, seen.mean((0, 2, 3)))
+
+
 def test_only_the_last_batches_are_kept_and_none_without_batch_norm():
     model = torch_model(nn.BatchNorm2d)
     average = averaging.EMA(batches=2)

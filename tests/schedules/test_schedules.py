@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import warnings
 
 import pytest
 import torch
@@ -91,15 +90,21 @@ class TestUnits:
         with pytest.raises(ValueError, match="number of its steps"):
             Cosine(0.1, 1).over_run().resolve(steps_per_epoch=10)
 
-    def test_a_schedule_shorter_than_the_run_warns(self):
-        with pytest.warns(UserWarning, match="ends after 90 of the run's 200 steps.*stays at 0.01"):
+    def test_a_schedule_shorter_than_the_run_is_refused(self):
+        advice = r"longer \(n=\), .*over_run\(\).*then\(Constant\(0.01\)"
+        with pytest.raises(ValueError, match=f"ends after 90 steps, but the run has 200.*{advice}"):
             Cosine(0.1, 9, end=0.01).per_epoch().resolve(10, 200)
-        with pytest.warns(UserWarning, match="ends after 50 of the run's 100 steps"):
+        with pytest.raises(ValueError, match="ends after 50 steps, but the run has 100"):
             Constant(0.1).then(Cosine(0.1, 0.25), at=0.25).over_run().resolve(10, 100)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for schedule in (Cosine(0.1, 1).over_run(), Constant(0.1), Cosine(0.1, 501)):
-                schedule.resolve(10, 500)
+        for schedule in (
+            Cosine(0.1, 1).over_run(),
+            Constant(0.1),
+            Cosine(0.1, 501),
+            Constant(0.1).warmup(20),
+            Cosine(0.1, 50).then(Constant(0.01), at=50),
+            Cosine(0.1, 5).then(Constant(0.01), at=5).per_epoch(),
+        ):
+            schedule.resolve(10, 500)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +219,33 @@ def test_picture():
     assert len(Constant(0.1).plot(10).axes[0].lines[0].get_xdata()) == 11
 
 
+@pytest.mark.parametrize(
+    ("schedule", "given", "unit", "end", "halfway"),
+    [
+        (Cosine(0.1, 1).over_run(), (), "share of the run", 1, 0.05),
+        (Cosine(0.1, 1).over_run(), (100,), "step", 100, 0.05),
+        (Cosine(0.1, 9).per_epoch(), (), "epoch", 9, 0.05),
+        (Constant(0.1).per_epoch(), (20,), "epoch", 20, 0.1),
+        (Cosine(0.1, 9).per_epoch(), (None, 50), "step", 450, 0.05),
+        (Exponential(0.1, 0.5).per_epoch(True), (5,), "epoch", 5, 0.025),
+        (Cosine(0.1, 10).per_epoch().warmup(5), (None, 2), "step", 20, 0.05),
+    ],
+)
+def test_picture_in_a_unit(schedule, given, unit, end, halfway):
+    pytest.importorskip("matplotlib", reason="matplotlib is optional")
+    axes = schedule.plot(*given).axes[0]
+    x, rates = axes.lines[0].get_data()
+    assert axes.get_xlabel() == unit and (x[0], x[-1]) == (0, end)
+    assert rates[len(rates) // 2] == pytest.approx(halfway)
+
+
+def test_picture_that_needs_more():
+    with pytest.raises(ValueError, match=r"say how many steps those have, plot\(n, steps_per"):
+        Cosine(0.1, 10).per_epoch().warmup(5).plot(100)
+    with pytest.raises(ValueError, match="no end: say how many epochs to draw"):
+        Constant(0.1).per_epoch().plot()
+
+
 def run_of(schedule, samples=40, epochs=3, batch_size=10, trainer=None, **options):
     """The rates a Trainer used, and the trainer."""
     rates: list[float] = []
@@ -250,9 +282,18 @@ class TestTrainer:
             rates, _ = run_of(None, trainer=trainer, initial_epoch=1)
             assert rates == pytest.approx([Cosine(0.1, 12)(done + t) for t in range(8)])
 
-    def test_too_short_a_schedule_warns(self):
-        with pytest.warns(UserWarning, match="ends after 8 of the run's 12 steps"):
-            run_of(Cosine(0.1, 2).per_epoch())
+    def test_too_short_a_schedule_is_refused_before_anything_is_trained(self):
+        trainer = Trainer(nn.Linear(2, 1), "sgd", "mse", schedule=Cosine(0.1, 2).per_epoch())
+        begun = []
+        callback = LambdaCallback(on_train_begin=lambda logs: begun.append(1))
+        with pytest.raises(ValueError, match="ends after 8 steps, but the run has 12"):
+            trainer.fit(
+                (torch.randn(40, 2), torch.randn(40, 1)),
+                epochs=3,
+                batch_size=10,
+                callbacks=[callback],
+            )
+        assert not begun and trainer.step_number == 0
 
     def test_data_without_length(self):
         class Endless(torch.utils.data.IterableDataset):

@@ -1,4 +1,4 @@
-"""What a fit can be told beyond data and epochs: weights, updates, lengths, metrics, the guard."""
+"""What a fit can be told beyond data and epochs: weights, updates, lengths, metrics."""
 
 from __future__ import annotations
 
@@ -218,51 +218,6 @@ class TestLengths:
         np.testing.assert_array_equal(flat(first), flat(second))
 
 
-class TestGuard:
-    def explode(self, **options) -> tuple[Trainer, torch.Tensor]:
-        """A run whose rate becomes infinite at step 3: the weights are spoilt, then the loss."""
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-        trainer = Trainer(
-            model, sgd, schedule=lambda step: float("inf") if step == 3 else 0.05, **options
-        )
-        first = torch.cat([each.detach().clone().flatten() for each in model.parameters()])
-        return trainer, first
-
-    def test_stops_with_good_weights(self):
-        trainer, start = self.explode()
-        with pytest.warns(
-            UserWarning, match="the loss is nan at step 4 .*weights of step 0; lower"
-        ):
-            history = trainer.fit(points(), batch_size=8, epochs=5, verbose=0)
-        assert history.epoch == [0] and trainer.failure.startswith("the loss is nan at step 4")
-        weights = torch.cat([each.detach().flatten() for each in trainer.model.parameters()])
-        assert torch.equal(weights, start)
-        assert all(bool(torch.isfinite(each.float()).all()) for each in trainer.model.buffers())
-
-    def test_copies_are_taken_again(self, monkeypatch):
-        from pyconvopt.training import guard
-
-        monkeypatch.setattr(guard, "STEPS_BETWEEN_COPIES", 2)
-        trainer, start = self.explode()
-        with pytest.warns(UserWarning, match="weights of step 2"):
-            trainer.fit(points(), batch_size=8, verbose=0)
-        weights = torch.cat([each.detach().flatten() for each in trainer.model.parameters()])
-        assert not torch.equal(weights, start) and bool(torch.isfinite(weights).all())
-
-    def test_gradients_that_waited_are_dropped(self):
-        trainer, start = self.explode(accumulate=2)
-        with pytest.warns(UserWarning, match="the loss is nan"):
-            trainer.fit(points(72), batch_size=8, verbose=0)
-        weights = torch.cat([each.detach().flatten() for each in trainer.model.parameters()])
-        assert torch.equal(weights, start)
-
-    def test_can_be_left_out(self):
-        trainer, _ = self.explode(guard=False)
-        history = trainer.fit(points(), batch_size=8, epochs=2, verbose=0)
-        assert history.epoch == [0, 1] and trainer.failure is None
-
-
 class TestMetrics:
     def test_confusion_matrix_of_the_validation(self):
         x, y = points(40, seed=1)
@@ -332,7 +287,7 @@ def test_what_is_not_used_costs_nothing():
     """No hook, no copy of the weights at each step, no second pass over the gradients."""
     trainer = Trainer(nn.Linear(2, 2), sgd)
     taken = []
-    record = LambdaCallback(on_epoch_end=lambda *_: taken.append(trainer.guard.copied_step))
+    record = LambdaCallback(on_epoch_end=lambda *_: taken.append(trainer.guard.good.step))
     trainer.fit(points(), batch_size=1, epochs=2, verbose=0, callbacks=[record])
     assert taken == [0, 0] and trainer.clip is None and trainer.accumulation is None
     assert not trainer.hooks.hooks("on_train_batch_end")

@@ -253,7 +253,7 @@ class TestState:
 
     def test_a_run_that_failed_stays_failed(self, tmp_path):
         def explodes():
-            return trainer(schedule=lambda step: float("inf") if step == 2 else 0.01)
+            return trainer(schedule=lambda step: 1e300 if step == 2 else 0.01)
 
         with pytest.warns(UserWarning, match="the loss is nan"):
             first, _ = fit(tmp_path, chosen=explodes())

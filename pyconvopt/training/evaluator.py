@@ -1,0 +1,128 @@
+"""A model asked what its loss and metrics are: the half of a trainer that changes no weight.
+
+Everything that can be decided once is decided before the loop (penalties, whether the loss takes
+logits), and numbers are kept as tensors and read only when somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyconvopt import losses, regularizers
+from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
+from pyconvopt.metrics import Average
+from pyconvopt.regularizers.terms import RunLength
+from pyconvopt.training import arguments, checks
+from pyconvopt.training.inference import build_for, evaluating, place
+from pyconvopt.training.labels import loss_targets
+from pyconvopt.training.processes import Processes
+from pyconvopt.training.weighting import weighted_loss
+
+
+class Evaluator:
+    """Base class of `Trainer`: forward passes, the loss with its penalties, running means."""
+
+    def __init__(self, model: nn.Module, loss: Any, metrics: Sequence[Any]) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"the model must be a torch nn.Module, got {type(model).__name__}")
+        self.model: Any = model
+        self.loss = losses.get(loss)
+        self.loss_mean = Average("loss")
+        self.metrics = arguments.as_metrics(metrics)
+        self.processes = Processes()  # those of a fit; outside it this one is alone
+        self.step_number = 0
+        self.samples_seen = 0
+        # The steps of an epoch and of the run. Before the first any will do: of every schedule they
+        # give the same step 0.
+        self.run_length: RunLength = (1, 1)
+
+    def settle(self) -> None:
+        """Read from the model what a batch needs: where it lies, its penalties, its last step."""
+        self.device, self.dtype = place(self.model)
+        self.penalties = regularizers.terms(self.model, self.run_length)
+        ending = getattr(self.model, "output_activation", None)
+        self.takes_logits = ending is not None and ending == self.loss.absorbs
+        model = self.processes.parallel or self.model
+        self.forward = partial(model, logits=True) if self.takes_logits else model
+
+    def try_first_batch(self, loader: ArrayLoader) -> None:
+        """Refuse validation data that do not fit now, not after an epoch of training."""
+        checks.require_labels(loader, self.loss)
+        with evaluating(self.model):
+            x, y = next(iter(loader))[:2]
+            self.run(x, y, loader)
+
+    def run(self, x: Tensor, y: Tensor, check_against: Loader | None) -> tuple[Tensor, Tensor]:
+        """Outputs (logits where the loss takes them) and targets in the loss's type."""
+        try:
+            with self.processes.drawing(self, len(x)):
+                outputs = self.forward(x.to(self.device, self.dtype))
+        except ValueError as error:
+            raise checks.clearer(error, len(x)) from None
+        targets = loss_targets(self.loss, y.to(self.device), outputs, self.dtype)
+        if check_against is not None and len(x):
+            checks.with_first_batch(check_against, self.loss, outputs, targets, self.takes_logits)
+        return outputs, targets
+
+    def total_loss(self, outputs: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss with the penalties on the weights; of no samples, 0 with gradients of 0."""
+        if not len(targets):
+            return outputs.sum()
+        if weight is None:
+            loss = self.loss(outputs, targets, self.takes_logits)
+        else:
+            weight = weight.to(outputs.device, outputs.dtype)
+            loss = weighted_loss(self.loss, outputs, targets, weight, self.takes_logits)
+        if self.penalties:
+            loss = loss + regularizers.penalty(self.penalties, self.step_number)
+        return loss
+
+    def reset(self) -> None:
+        """Start counting loss and metrics anew."""
+        self.samples_seen = 0
+        for metric in (self.loss_mean, *self.metrics):
+            metric.reset()
+
+    def count(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Add a batch to the running means; returns its loss."""
+        if self.processes.count > 1:
+            return self.processes.count_batch(self, loss, outputs, targets)
+        samples = len(targets)
+        self.samples_seen += samples
+        self.loss_mean.add(loss * samples, samples)
+        for metric in self.metrics:
+            metric.update(outputs, targets, self.takes_logits)
+        return loss
+
+    def logs(self) -> dict[str, float]:
+        """The means so far: 'loss' and each metric."""
+        return {metric.name: metric.result() for metric in (self.loss_mean, *self.metrics)}
+
+    def evaluate(
+        self, data: Any, batch_size: int = 256, steps: int | None = None
+    ) -> dict[str, float]:
+        """Loss (penalties included) and metrics over the data, in evaluation mode.
+
+        `steps` (None: all): the most batches. Weights that come with the data weigh the loss.
+
+        Errors: ValueError for labels that do not fit the model.
+        """
+        loader = as_batches(data, batch_size)
+        build_for(self.model, loader)
+        if isinstance(loader, ArrayLoader):
+            checks.require_labels(loader, self.loss)
+        self.settle()
+        self.reset()
+        with evaluating(self.model):
+            batches = self.processes.own(loader, islice(loader, steps))
+            for batch, (x, y, *weight) in enumerate(batches):
+                outputs, targets = self.run(x, y, loader if batch == 0 else None)
+                self.count(self.total_loss(outputs, targets, *weight), outputs, targets)
+        if not self.loss_mean.count:
+            raise ValueError("there is no batch to evaluate on; a generator can be read only once")
+        return self.logs()
