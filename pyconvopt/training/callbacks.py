@@ -180,6 +180,18 @@ class LearningRateScheduler(Callback):
         note_rate(self.trainer, logs)
 
 
+class LearningRateMonitor(Callback):
+    """Puts the learning rate at the end of each epoch into its logs, as 'learning_rate'.
+
+    For runs whose rate a `schedule` or the optimiser sets: the history, files and pictures then hold
+    it. A callback that sets the rate puts it there itself. Give it before those that write.
+    """
+
+    @override
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        note_rate(self.trainer, logs)
+
+
 def note_rate(trainer: Any, logs: Logs | None) -> None:
     """Write the learning rate into an epoch's logs, as Keras does."""
     if isinstance(logs, dict):
