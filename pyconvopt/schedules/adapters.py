@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -55,10 +56,10 @@ class ScheduleLR(LRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
-def plot(schedule: Schedule, n: int | None = None) -> Any:
-    """The Figure that `Schedule.plot` returns."""
+def plot(schedule: Callable[[float], float], n: int | None = None) -> Any:
+    """The Figure that `Schedule.plot` returns; for a bare function `n` must be given."""
     if n is None:
-        if math.isinf(schedule.length):
+        if not isinstance(schedule, Schedule) or math.isinf(schedule.length):
             raise ValueError("this schedule has no end: say how many steps to draw, plot(n)")
         n = math.ceil(schedule.length)
     steps = [t * n / POINTS for t in range(POINTS + 1)] if n > POINTS else list(range(n + 1))
@@ -67,7 +68,8 @@ def plot(schedule: Schedule, n: int | None = None) -> Any:
         figsize=(5, 3.2), dpi=120, layout="constrained"
     )
     axes = figure.subplots()
-    axes.plot(steps, [schedule(t) for t in steps])
+    axes.plot(steps, [schedule(t) for t in steps], color="#2a6f97")
+    axes.margins(x=0.02)
     axes.set_xlabel("step")
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
