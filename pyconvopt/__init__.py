@@ -36,6 +36,7 @@ _MODULES = (
     "nn",
     "ops",
     "optimizers",
+    "pictures",
     "regularizers",
     "schedules",
     "training",
@@ -43,7 +44,18 @@ _MODULES = (
 _NAMES = {"explain": "explanation", "restore": "accelerate"}
 
 if TYPE_CHECKING:
-    from . import accelerate, data, functional, layers, models, nn, ops, optimizers, training
+    from . import (
+        accelerate,
+        data,
+        functional,
+        layers,
+        models,
+        nn,
+        ops,
+        optimizers,
+        pictures,
+        training,
+    )
     from .accelerate import restore
     from .explanation import explain
 

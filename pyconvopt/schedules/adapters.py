@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -63,6 +64,11 @@ def plot(schedule: Schedule, n: int | None = None, steps_per_epoch: int | None =
         if math.isinf(curve.length):
             raise ValueError(f"this schedule has no end: say how many {unit}s to draw, plot(n)")
         n = math.ceil(curve.length)
+    return drawn(curve, n, unit)
+
+
+def drawn(curve: Callable[[float], float], n: int, unit: str) -> Any:
+    """A Figure of the rates from 0 to n of that unit."""
     finely = unit != "step" or n > POINTS
     places = [t * n / POINTS for t in range(POINTS + 1)] if finely else list(range(n + 1))
     # A bare Figure draws with Agg and leaves pyplot's global state alone.
@@ -70,7 +76,8 @@ def plot(schedule: Schedule, n: int | None = None, steps_per_epoch: int | None =
         figsize=(5, 3.2), dpi=120, layout="constrained"
     )
     axes = figure.subplots()
-    axes.plot(places, [curve(t) for t in places])
+    axes.plot(places, [curve(t) for t in places], color="#2a6f97")
+    axes.margins(x=0.02)
     axes.set_xlabel(unit)
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)

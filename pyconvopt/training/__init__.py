@@ -4,6 +4,7 @@ from pyconvopt.training.backup import BackupAndRestore, Terminated
 from pyconvopt.training.callbacks import (
     Callback,
     LambdaCallback,
+    LearningRateMonitor,
     LearningRateScheduler,
     TerminateOnNaN,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "EarlyStopping",
     "History",
     "LambdaCallback",
+    "LearningRateMonitor",
     "LearningRateScheduler",
     "ModelCheckpoint",
     "ProgressBar",

@@ -179,3 +179,15 @@ class LearningRateScheduler(Callback):
     @override
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         note_rate(self.trainer, logs)
+
+
+class LearningRateMonitor(Callback):
+    """Puts the learning rate at the end of each epoch into its logs, as 'learning_rate'.
+
+    For runs whose rate a `schedule` or the optimiser sets: the history, files and pictures then hold
+    it. A callback that sets the rate puts it there itself. Give it before those that write.
+    """
+
+    @override
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        note_rate(self.trainer, logs)

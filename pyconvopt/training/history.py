@@ -16,13 +16,14 @@ from pyconvopt.training.callbacks import Callback, Logs
 class History(Callback):
     """What `fit` returns: `history` maps 'loss', 'accuracy', 'val_loss' ... to one value an epoch.
 
-    Also `epoch` (the epochs' numbers), `seconds` (how long each took, validation included) and
-    `params` (epochs, steps, samples, batch_size).
+    Also `epoch` (the epochs' numbers), `validated` (those with a validation), `seconds` (how long
+    each took, validation included) and `params` (epochs, steps, samples, batch_size).
     """
 
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
+        self.validated: list[int] = []
         self.seconds: list[float] = []
         self.params: dict[str, Any] = {}
 
@@ -34,14 +35,25 @@ class History(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.seconds.append(time.perf_counter() - self.started)
         self.epoch.append(epoch)
+        if any(name.startswith("val_") for name in logs or {}):
+            self.validated.append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
+
+    def epochs_of(self, name: str) -> list[int]:
+        """The epochs to which the values of a number belong; ValueError if none are as many."""
+        values = len(self.history[name])
+        for epochs in (self.epoch, self.validated):
+            if len(epochs) == values:
+                return epochs
+        raise ValueError(f"{name} has {values} values for {len(self.epoch)} epochs")
 
     @override
     def state_dict(self) -> dict[str, Any]:
         return {
             "history": self.history,
             "epoch": self.epoch,
+            "validated": self.validated,
             "seconds": self.seconds,
             "elapsed": time.perf_counter() - self.started,
         }
@@ -49,17 +61,19 @@ class History(Callback):
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.epoch, self.seconds = state["history"], state["epoch"], state["seconds"]
+        self.validated = state["validated"]
         self.started = time.perf_counter() - state["elapsed"]
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The record as JSON text, also written to `path` if one is given.
 
         >>> History().to_json()
-        '{"epoch": [], "seconds": [], "history": {}, "params": {}}'
+        '{"epoch": [], "validated": [], "seconds": [], "history": {}, "params": {}}'
         """
         text = json.dumps(
             {
                 "epoch": self.epoch,
+                "validated": self.validated,
                 "seconds": self.seconds,
                 "history": self.history,
                 "params": self.params,

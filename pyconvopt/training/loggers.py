@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -92,10 +92,16 @@ class TensorBoard(Callback):
     histogram_freq (0: none; else every so many epochs a histogram of each weight), update_freq
     ('epoch'; 'batch' or a number of batches: also the running means of the epoch so far).
 
+    At the epochs of histogram_freq, if wanted: write_grads (False: histograms of the gradients of the
+    last batch too, as 'gradients/<parameter>'), write_images (False: the first convolution's filters
+    as an image), confusion (None; (x, y): the confusion matrix over these samples as an image, with
+    class_names).
+
     Tags are Keras': 'epoch_loss', 'epoch_accuracy', 'batch_loss' … An epoch that is run again
     after a crash replaces what the crashed run wrote.
 
-    Errors: ImportError naming the extra if tensorboard is missing, when the callback is made.
+    Errors: when the callback is made, ImportError naming the extra if tensorboard is missing, or for
+    images matplotlib, and ValueError for options that histogram_freq=0 leaves without an epoch.
     """
 
     first_process_only: ClassVar[bool] = True
@@ -106,12 +112,28 @@ class TensorBoard(Callback):
         log_dir: str | Path = "logs",
         histogram_freq: int = 0,
         update_freq: str | int = "epoch",
+        *,
+        write_grads: bool = False,
+        write_images: bool = False,
+        confusion: tuple[Any, Any] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         purpose = "the TensorBoard callback"
         require("tensorboard", purpose, extra="tensorboard")
         self.SummaryWriter = require("torch.utils.tensorboard", purpose).SummaryWriter
         self.log_dir = Path(log_dir)
         self.histogram_freq = histogram_freq
+        self.write_grads, self.write_images = write_grads, write_images
+        self.confusion, self.class_names = confusion, class_names
+        if not histogram_freq and (write_grads or write_images or confusion is not None):
+            raise ValueError(
+                "write_grads, write_images and confusion are written every histogram_freq epochs: "
+                "set it to 1 or more"
+            )
+        if confusion is not None and len(confusion) != 2:
+            raise ValueError(f"confusion must be (x, y), got {len(confusion)} parts")
+        if write_images or confusion is not None:
+            require("matplotlib", "TensorBoard's images")
         self.every = 1 if update_freq == "batch" else update_freq
         self.writers: dict[str, Any] = {}
         if self.every != "epoch":
@@ -147,10 +169,27 @@ class TensorBoard(Callback):
         if held_out:
             self.write("validation", [(f"epoch_{n[4:]}", logs[n]) for n in held_out], epoch)
         if self.histogram_freq and epoch % self.histogram_freq == 0:
-            for name, weight in self.model.named_parameters():
-                self.writers["train"].add_histogram(name, weight.detach(), epoch)
+            self.write_model(self.writers["train"], epoch)
         for writer in self.writers.values():
             writer.flush()
+
+    def write_model(self, writer: Any, epoch: int) -> None:
+        """Histograms and images of the model as it is now."""
+        for name, weight in self.model.named_parameters():
+            writer.add_histogram(name, weight.detach(), epoch)
+            if self.write_grads and weight.grad is not None:
+                writer.add_histogram(f"gradients/{name}", weight.grad, epoch)
+        # Here, since the pictures need a package that this one is part of.
+        from pyconvopt import pictures
+        from pyconvopt.pictures.answers import probabilities
+
+        if self.write_images:
+            writer.add_figure("filters", pictures.filters(self.model), epoch)
+        if self.confusion is not None:
+            x, y = self.confusion
+            said = probabilities(self.model, x)
+            figure = pictures.confusion_matrix(y, said, self.class_names)
+            writer.add_figure("confusion_matrix", figure, epoch)
 
     @override
     def on_train_end(self, logs: Logs | None = None) -> None:

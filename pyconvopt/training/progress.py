@@ -23,8 +23,15 @@ def has_terminal() -> bool:
 
 
 def numbers(logs: Logs) -> str:
-    """Names and values in one line."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+    """Names and values in one line; small ones, such as learning rates, keep their digits.
+
+    >>> numbers({'loss': 0.25, 'learning_rate': 0.00031})
+    'loss 0.2500  learning_rate 3.10e-04'
+    """
+    return "  ".join(
+        f"{name} {value:.2e}" if 0 < abs(value) < 1e-3 else f"{name} {value:.4f}"
+        for name, value in logs.items()
+    )
 
 
 def clock(seconds: float) -> str:

@@ -1,9 +1,10 @@
 """A recipe, run: data in, and a folder with everything the run was and made.
 
 recipe.toml           exactly what was run, overrides included
+schedule.png          the learning rate to come, where the recipe has a schedule
 history.csv           the numbers of each epoch, written as they come
 history.json          the same with times
-curves.png            loss and metrics over the epochs
+curves.png            loss, metrics and a scheduled learning rate over the epochs
 weights.safetensors   the model, for `models.load`
 checkpoint/           while it runs: what `--resume` goes on from; removed at the end
 """
@@ -22,8 +23,9 @@ from pyconvopt import data
 from pyconvopt.extras import require
 from pyconvopt.files import write_whole
 from pyconvopt.models import Sequential
+from pyconvopt.training import recipe_parts
+from pyconvopt.training.callbacks import Callback, LearningRateMonitor
 from pyconvopt.training.checkpoint import CheckpointFolder
-from pyconvopt.training.curves import plot_curves
 from pyconvopt.training.history import History
 from pyconvopt.training.loggers import CSVLogger
 from pyconvopt.training.processes import join, restarted
@@ -106,6 +108,20 @@ def fit_recipe(
     return model, model.fit(loader, validation_data=validation, **fit)
 
 
+def draw_schedule(recipe: Recipe, train: Pair, folder: Path) -> None:
+    """The picture of the recipe's schedule, if it has one, over the run to come."""
+    from pyconvopt import pictures
+
+    schedule = recipe_parts.schedule(recipe.table)
+    if schedule is None:
+        return
+    updates = -(-len(recipe.batches(*train)) // recipe.table["compile"].get("accumulate", 1))
+    title = f"{recipe.name}: the learning rate of the run"
+    pictures.schedule(
+        schedule, updates, recipe.table["fit"]["epochs"], folder / "schedule.png", title=title
+    )
+
+
 def run_recipe(
     recipe: Recipe,
     folder: str | Path | None = None,
@@ -122,6 +138,9 @@ def run_recipe(
     not fit together, RuntimeError if the loss became no number, ImportError naming the extra if
     matplotlib or safetensors is missing.
     """
+    # Pictures need this package, which is not whole before they are imported.
+    from pyconvopt import pictures
+
     # Asked for now, not after five epochs.
     require("safetensors", "writing the run folder")
     require("matplotlib", "drawing learning curves")
@@ -134,11 +153,13 @@ def run_recipe(
     train, test = load_images(recipe)
     if processes.is_first:
         write_whole(folder / RECIPE, recipe.to_toml())
+        draw_schedule(recipe, train, folder)
+    monitors: list[Callback] = [LearningRateMonitor()] if "schedule" in recipe.table else []
     model, history = fit_recipe(
         recipe,
         train,
         test if recipe.table["fit"]["validation"] == "test" else None,
-        callbacks=[CSVLogger(folder / "history.csv")],
+        callbacks=[*monitors, CSVLogger(folder / "history.csv")],
         verbose=verbose,
         checkpoint=folder / CHECKPOINT,
     )
@@ -149,7 +170,7 @@ def run_recipe(
     if processes.is_first:
         history.to_json(folder / "history.json")
         title = f"{recipe.name} on {recipe.table['data']['name']}"
-        plot_curves(history, folder / "curves.png", title, held_out="test images")
+        pictures.curves(history, folder / "curves.png", title=title, held_out="test images")
         model.save(folder / WEIGHTS)
         CheckpointFolder(folder / CHECKPOINT).clear()
     return Result(model, folder, scores)

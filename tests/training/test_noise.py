@@ -62,7 +62,8 @@ def test_both_passes_of_sam_see_the_same_masks():
     parts = model()
     for layer in (parts[2], parts[3]):  # this library's and torch's
         layer.register_forward_hook(lambda module, given, y: seen.append(y == 0))
-    Trainer(parts, {"name": "sam", "config": {"lr": 0.05}}).fit(data(), 1, 24, seed=0, verbose=0)
+    trainer = Trainer(parts, {"name": "sam", "config": {"lr": 0.05}}, guard=False)
+    trainer.fit(data(), 1, 24, seed=0, verbose=0)
     one, two, again, both = seen
     assert torch.equal(one, again) and torch.equal(two, both) and not torch.equal(one, two)
 
