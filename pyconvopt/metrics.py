@@ -7,6 +7,7 @@ starts again. Sums stay on the device of the outputs; only `result` waits for it
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -240,7 +241,8 @@ class TorchMetric(Metric):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.reset()
         self.metric.persistent(True)
-        self.metric.load_state_dict(state["metric"])
+        # A copy: the metric keeps the lists it is given, and its next reset empties them.
+        self.metric.load_state_dict(deepcopy(state["metric"]))
         self.count = state["count"]
 
 

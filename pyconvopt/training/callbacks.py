@@ -39,6 +39,7 @@ class Callback:
     first_process_only: ClassVar[bool] = (
         False  # of several that train one model: it writes or shows
     )
+    only_shows: ClassVar[bool] = False  # a run may be taken up again with it, or without
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the callback, after the hooks of a batch or an epoch."""

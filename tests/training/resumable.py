@@ -128,6 +128,7 @@ def run(
     death: tuple | None = None,
     rate: str = "schedule",
     accumulate: int = 1,
+    auroc: bool = False,
 ) -> None:
     """Train, die as told, or write weights, moments and history to `result`."""
     torch.set_num_threads(1)
@@ -141,6 +142,10 @@ def run(
     if rate == "callback":
         options["schedule"] = None
         callbacks.append(LearningRateScheduler(lambda epoch, before: before * 0.7))
+    if auroc:  # it keeps every batch of the epoch
+        from torchmetrics import AUROC
+
+        options["metrics"] = ["accuracy", AUROC(task="multiclass", num_classes=2)]
     chosen = trainer(accumulate=accumulate, **options)
     if death and death[0] == "at":
         callbacks.append(KillAt(*death[1:]))
