@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pyconvopt import losses, optimizers, regularizers, schedules
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
-from pyconvopt.metrics import Average
+from pyconvopt.metrics import Average, get_all
 from pyconvopt.training import arguments, checks
 from pyconvopt.training.accumulation import Accumulation
 from pyconvopt.training.after_step import after_step
@@ -93,7 +93,7 @@ class Trainer:
         self.optimizer: Any = None  # a torch optimiser from the first fit on
         self.loss = losses.get(loss)
         self.loss_mean = Average("loss")
-        self.metrics = arguments.as_metrics(metrics)
+        self.metrics = get_all(metrics)
         self.schedule = self.rate_at = schedules.get(schedule)
         self.regularizers = regularizers
         self.callbacks = list(callbacks)
@@ -367,7 +367,10 @@ class Trainer:
 
     def logs(self) -> dict[str, float]:
         """The means so far: 'loss' and each metric."""
-        return {metric.name: metric.result() for metric in (self.loss_mean, *self.metrics)}
+        found: dict[str, float] = {}
+        for metric in (self.loss_mean, *self.metrics):
+            found |= metric.results()
+        return found
 
     def evaluate(
         self, data: Any, batch_size: int = 256, steps: int | None = None

@@ -304,11 +304,49 @@ class TestMetrics:
         model.trainer().metrics[-1].load_state_dict(saved)
         assert model.trainer().metrics[-1].result() == wanted
 
-    def test_one_number_is_wanted(self):
+    def test_more_than_one_number(self):
         torchmetrics = pytest.importorskip("torchmetrics")
-        each = torchmetrics.Accuracy(task="multiclass", num_classes=2, average=None)
-        with pytest.raises(ValueError, match="gives 2 numbers, wanted one: choose its average"):
-            dense(metrics=[each]).fit(*points(), verbose=0)
+        given = {"task": "multiclass", "num_classes": 2}
+        recall = torchmetrics.Recall(**given, average=None)
+        counts = torchmetrics.ConfusionMatrix(**given)
+        pair = [torchmetrics.Accuracy(**given), torchmetrics.F1Score(**given)]
+        model = dense(
+            metrics=[
+                "accuracy",
+                recall,
+                counts,
+                torchmetrics.MetricCollection(pair, prefix="my_"),
+                torchmetrics.MetricCollection({"F": torchmetrics.F1Score(**given)}),
+            ]
+        )
+        x, y = points(40, seed=1)
+        history = model.fit(*points(), epochs=2, verbose=0, validation_data=(x, y)).history
+        said = model.predict(x).argmax(1)
+        for label in (0, 1):
+            wanted = (said[y == label] == label).mean()
+            assert history[f"val_multiclass_recall_{label}"][-1] == pytest.approx(wanted)
+        assert history["my_multiclass_accuracy"] == pytest.approx(history["accuracy"])
+        assert history["F"] == history["my_multiclass_f1_score"]
+        assert not any("confusion" in name for name in history)
+        wanted = [[int(((y == i) & (said == j)).sum()) for j in (0, 1)] for i in (0, 1)]
+        assert counts.compute().tolist() == wanted
+        with pytest.raises(ValueError, match="multiclass_recall gives 2 numbers: multiclass_recal"):
+            model.trainer().metrics[1].result()
+
+    def test_torchmetrics_that_do_not_fit(self):
+        torchmetrics = pytest.importorskip("torchmetrics")
+        with pytest.raises(
+            ValueError, match=r"MeanSquaredError refuses outputs of shape \(32, 2\) "
+        ):
+            dense(metrics=[torchmetrics.MeanSquaredError()]).fit(*points(), verbose=0)
+        accuracy = torchmetrics.Accuracy(task="multiclass", num_classes=2)
+        twin = torchmetrics.Accuracy(task="multiclass", num_classes=2, average="macro")
+        with pytest.raises(
+            ValueError, match=r"name one of them, metrics.TorchMetric\(metric, name"
+        ):
+            dense(metrics=[accuracy, twin])
+        model = dense(metrics=[accuracy, metrics.TorchMetric(twin, name="macro")])
+        assert "macro" in model.fit(*points(), verbose=0).history
 
 
 class TestWarnings:
