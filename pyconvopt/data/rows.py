@@ -59,6 +59,22 @@ class Rows:
         return self.read([rows % len(self)])[0]
 
 
+class Selected(Rows):
+    """Some of other rows, by their numbers; nothing is read for it."""
+
+    def __init__(self, rows: Rows, numbers: Sequence[int]) -> None:
+        self.rows, self.numbers = rows, numbers
+        self.shape = torch.Size((len(numbers), *rows.shape[1:]))
+        self.dtype = rows.dtype
+
+    @override
+    def read(self, numbers: Sequence[int]) -> Tensor:
+        # A range of a range is one, which may be read in one go.
+        if isinstance(numbers, range) and numbers.step > 0:
+            return self.rows.read(self.numbers[numbers.start : numbers.stop : numbers.step])
+        return self.rows.read([self.numbers[number] for number in numbers])
+
+
 class MappedArray(Rows):
     """An array in a file, mapped into memory: a batch reads its own rows from the disk.
 

@@ -20,6 +20,7 @@ from pyconvopt import registry
 from pyconvopt.data import cifar
 from pyconvopt.data.datasets import SOURCES, Arrays, fashion_mnist, mnist
 from pyconvopt.data.image_folder import ImageFolder
+from pyconvopt.data.split import of_each_class, part
 
 SETS: dict[str, Callable[[], Arrays]] = {
     "fashion-mnist": fashion_mnist,
@@ -40,8 +41,6 @@ NPZ_NAMES = (
     ("train_images", "train_labels", "test_images", "test_labels"),
 )
 NPZ_UNDIVIDED = (("x", "y"), ("images", "labels"))
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
 def is_path(name: str) -> bool:
@@ -153,23 +152,9 @@ def divided(images: np.ndarray, labels: np.ndarray, test_share: float) -> Arrays
     >>> train[1].tolist(), test[1].tolist()
     ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1])
     """
-    if not 0 < test_share < 1:
-        raise ValueError(f"test_share must lie between 0 and 1, got {test_share}")
     if len(images) != len(labels):
         raise ValueError(f"got {len(images)} images and {len(labels)} labels, wanted one an image")
     if labels.ndim != 1:
         raise ValueError(f"labels must be one an image, got shape {labels.shape}")
-    generator = np.random.default_rng(0)
-    is_test = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        if len(members) < 2:
-            raise ValueError(
-                f"class {label} has one sample, which cannot be both trained and tested on"
-            )
-        is_test[members[: max(1, round(test_share * len(members)))]] = True
-
-    def part(chosen: np.ndarray) -> Pair:
-        return images[chosen], labels[chosen]
-
-    return part(~is_test), part(is_test)
+    is_test = of_each_class(labels, test_share, "test_share")
+    return part(images, labels, ~is_test), part(images, labels, is_test)

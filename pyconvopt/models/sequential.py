@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyconvopt.data.loader import as_batches
 from pyconvopt.layers.base import Layer, Shape, show, to_array_axes, to_torch_axes
 from pyconvopt.layers.core import InputLayer
 from pyconvopt.layers.preprocessing import Adapting
@@ -270,7 +269,7 @@ class Sequential(nn.Module):
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
@@ -283,24 +282,16 @@ class Sequential(nn.Module):
     ) -> History:
         """Train, and return the History; see `training.Trainer.fit`.
 
-        Args: x and y (arrays or tensors), or x alone (a Dataset, DataLoader or generator of
-        batches); batch_size (32); validation_split: that share of the end of the arrays is held
-        out; validation_data: (x, y) or (x, y, weights), which wins over the share; the others are
-        Keras' but for `seed` (of the order), `checkpoint` and `every`.
+        Args: x and y (arrays or tensors), or x alone (a pair, a Dataset, DataLoader or generator
+        of batches); batch_size (32); validation_split: that share of the end of the arrays or the
+        Dataset is held out; validation_data: (x, y) or (x, y, weights), which wins over the share;
+        the others are Keras' but for `seed` (of the order), `checkpoint` and `every`.
 
         Errors: RuntimeError before `compile`; ValueError and TypeError for data that do not fit.
         """
-        trainer = self.trainer()
-        if y is not None and validation_data is None and validation_split:
-            kept = kept_samples(len(x), validation_split)
-            validation_data = tuple(
-                values[kept:] for values in (x, y, sample_weight) if values is not None
-            )
-            x, y = x[:kept], y[:kept]
-            sample_weight = None if sample_weight is None else sample_weight[:kept]
-        if validation_batch_size is not None and validation_data is not None:
-            validation_data = as_batches(validation_data, validation_batch_size)
-        return trainer.fit(
+        if validation_data is None and validation_split:
+            validation_data = validation_split
+        return self.trainer().fit(
             x if y is None else (x, y),
             epochs=epochs,
             batch_size=32 if batch_size is None else batch_size,
@@ -314,6 +305,7 @@ class Sequential(nn.Module):
             sample_weight=sample_weight,
             steps_per_epoch=steps_per_epoch,
             validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
             validation_freq=validation_freq,
             checkpoint=checkpoint,
             every=every,
@@ -389,13 +381,3 @@ def shape_hint(got: tuple[int, ...], expected: Shape) -> str:
     if len(wanted) == 3 and len(got) == 4 and got[1] == wanted[2] and got[2:] == wanted[:2]:
         return ": the channels must come last, np.moveaxis(x, 1, -1)"
     return ""
-
-
-def kept_samples(samples: int, share: float) -> int:
-    """How many samples are trained on if that share of their end is held out, as in Keras."""
-    if not 0 < share < 1:
-        raise ValueError(f"validation_split must lie between 0 and 1, got {share}")
-    kept = int(samples * (1 - share))
-    if kept == 0 or kept == samples:
-        raise ValueError(f"validation_split={share} of {samples} samples leaves one side empty")
-    return kept

@@ -147,10 +147,16 @@ def run_recipe(
         raise RuntimeError(f"{failure}; set a lower compile.learning_rate, or compile.clip_norm")
     scores = model.evaluate(*test, verbose=0, return_dict=True)
     if processes.is_first:
-        history.to_json(folder / "history.json")
         title = f"{recipe.name} on {recipe.table['data']['name']}"
-        plot_curves(history, folder / "curves.png", title, held_out="test images")
-        model.save(folder / WEIGHTS)
+        try:
+            history.to_json(folder / "history.json")
+            plot_curves(history, folder / "curves.png", title, held_out="test images")
+            model.save(folder / WEIGHTS)
+        except OSError as error:
+            raise OSError(
+                f"the run has ended, but its files could not be written: {error}; make room, then "
+                f"pyconvopt train --resume {folder} writes them"
+            ) from None
         CheckpointFolder(folder / CHECKPOINT).clear()
     return Result(model, folder, scores)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch._dynamo  # an optimiser imports it at its first step: here once for all processes
 from safetensors.torch import save_file
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from pyconvopt import files, layers, models
 from pyconvopt.training import (
@@ -165,6 +165,10 @@ def run(
         "arrays": lambda: (x, y),
         "steps": lambda: (x, y),
         "loader": lambda: DataLoader(TensorDataset(x, y), 8, shuffle=True),
+        "own order": lambda: DataLoader(
+            TensorDataset(x, y), 8, shuffle=True, generator=torch.Generator().manual_seed(3)
+        ),
+        "dataset": lambda: Subset(TensorDataset(x, y), range(30)),
         "function": lambda: batches,
         "generator": endless,
     }[data]()
@@ -179,6 +183,7 @@ def run(
         if data in ("function", "steps")
         else None,
         verbose=0,
+        seed=4 if data == "dataset" else None,
         callbacks=callbacks,
         checkpoint=BackupAndRestore(
             folder,

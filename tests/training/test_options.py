@@ -84,6 +84,20 @@ class TestWeights:
         np.testing.assert_allclose(flat(first), flat(second), rtol=1e-6)
         assert one.history["val_loss"] != two.history["val_loss"]  # class weights: training alone
 
+    @pytest.mark.parametrize("one_hot", [False, True])
+    def test_balanced_classes(self, one_hot):
+        x, y = points()
+        y = np.where(y == 1, 2, 0)  # no sample of class 1
+        y[:5] = 0
+        counts = {label: int((y == label).sum()) for label in (0, 2)}
+        wanted = {label: 64 / (2 * count) for label, count in counts.items()}
+        labels = np.eye(3, dtype=np.float32)[y] if one_hot else y
+        loss = "categorical_crossentropy" if one_hot else "sparse_categorical_crossentropy"
+        first, second = twins(loss=loss, classes=3)
+        first.fit(x, labels, verbose=0, seed=1, class_weight="balanced")
+        second.fit(x, labels, verbose=0, seed=1, class_weight=wanted)
+        np.testing.assert_array_equal(flat(first), flat(second))
+
     def test_a_loader_may_bring_weights(self):
         x, y = points()
         weight = np.linspace(0, 2, 64).astype(np.float32)
@@ -102,6 +116,10 @@ class TestWeights:
         ):
             with pytest.raises(ValueError, match=message):
                 dense().fit(x, y, verbose=0, **given)
+        with pytest.raises(TypeError, match=r"class_weight must be .* or 'balanced', got 'even'"):
+            dense().fit(x, y, verbose=0, class_weight="even")
+        with pytest.raises(ValueError, match="'balanced' counts the labels of arrays"):
+            dense().fit(lambda: iter([(x, y)]), verbose=0, class_weight="balanced")
         with pytest.raises(ValueError, match="sample_weight goes with arrays"):
             data = DataLoader(TensorDataset(*map(torch.from_numpy, (x, y))))
             dense().fit(data, verbose=0, sample_weight=[1.0])

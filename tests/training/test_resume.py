@@ -54,7 +54,9 @@ def same(got: Path, wanted: dict[str, torch.Tensor]) -> None:
 
 
 class TestKilled:
-    @pytest.mark.parametrize("data", ["arrays", "steps", "loader", "function", "generator"])
+    @pytest.mark.parametrize(
+        "data", ["arrays", "steps", "loader", "own order", "dataset", "function", "generator"]
+    )
     def test_after_any_batch(self, tmp_path, undisturbed, data):
         """One run killed six times: at a first batch, within, at the last, between epochs."""
         folder, result = str(tmp_path / "backup"), tmp_path / "result"
@@ -219,7 +221,7 @@ class TestDamage:
             real(handle)
 
         monkeypatch.setattr(files.os, "fsync", full)
-        with pytest.warns(UserWarning, match="no checkpoint of step 12 .*No space left"):
+        with pytest.warns(UserWarning, match="step 12 .*No space left on device: .*step-00000012"):
             got, _ = fit(tmp_path / "full", epochs=3)
         monkeypatch.undo()
         assert torch.equal(weights(got), weights(wanted))
