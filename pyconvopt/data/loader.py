@@ -155,7 +155,8 @@ class BatchSource:
     """Batches (x, y) or (x, y, weights) that somebody else makes: arrays or tensors.
 
     `source`: an iterator, such as a generator, which goes on from epoch to epoch; or what gives a
-    new one for each: an iterable, or a function without arguments.
+    new one for each: an iterable, or a function without arguments. `labels` (True): a batch must
+    have them; else it may be x alone.
 
     >>> source = BatchSource(lambda: (([[0.5], [1.5]], [0, 1]) for _ in range(4)))
     >>> len(list(source)), len(list(source))
@@ -165,8 +166,11 @@ class BatchSource:
     batch_size = None
     weights = None
 
-    def __init__(self, source: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
+    def __init__(
+        self, source: Iterable[Any] | Callable[[], Iterable[Any]], labels: bool = True
+    ) -> None:
         self.source = source
+        self.labels = labels
 
     @property
     def is_read_once(self) -> bool:
@@ -176,6 +180,9 @@ class BatchSource:
     def __iter__(self) -> Iterator[Any]:
         source: Any = self.source() if callable(self.source) else self.source
         for parts in source:
+            if not self.labels and not isinstance(parts, (tuple, list)):
+                yield checks.as_tensor(parts, "images").to(torch.float32)
+                continue
             if not isinstance(parts, (tuple, list)) or not 2 <= len(parts) <= 3:
                 got = (
                     f"{type(parts).__name__} of {len(parts)}"

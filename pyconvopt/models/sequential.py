@@ -317,10 +317,20 @@ class Sequential(nn.Module):
         y: Any = None,
         batch_size: int | None = None,
         verbose: int | str = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Sequence[Callback] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """[loss, metric, ...] as Keras gives them (the loss alone without metrics), or a dict."""
-        logs = self.trainer().evaluate(x if y is None else (x, y), batch_size or 256)
+        """[loss, metric, ...] as Keras gives them (the loss alone without metrics), or a dict.
+
+        `steps` (None: all): the most batches; `sample_weight`: one a sample, for the loss;
+        `callbacks`: of these the test hooks are called.
+        """
+        data = x if y is None else (x, y)
+        logs = self.trainer().evaluate(
+            data, batch_size or 256, steps, sample_weight, callbacks or ()
+        )
         if verbose:
             print("evaluate  " + "  ".join(f"{name} {value:.4f}" for name, value in logs.items()))
         if return_dict:
@@ -328,11 +338,23 @@ class Sequential(nn.Module):
         values = list(logs.values())
         return values if len(values) > 1 else values[0]
 
-    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """The outputs for arrays or tensors, in evaluation mode: an array, batch first."""
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: Sequence[Callback] | None = None,
+    ) -> np.ndarray:
+        """The outputs for arrays or tensors, in evaluation mode: an array, batch first.
+
+        `x` may also be a Dataset, a DataLoader, or a generator of batches; `steps` (None: all):
+        the most batches. `callbacks`: of these the predict hooks are called. Nothing is shown,
+        whatever `verbose` says.
+        """
         from pyconvopt.training.inference import predict
 
-        return predict(self, x, batch_size or 256)
+        return predict(self, x, batch_size or 256, steps, callbacks or ())
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Print a table of the layers: output shape, parameters, FLOPs a sample."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -117,6 +117,9 @@ class TensorBoard(Callback):
     histogram_freq (0: none; else every so many epochs a histogram of each weight), update_freq
     ('epoch'; 'batch' or a number of batches: also the running means of the epoch so far).
 
+    Keras' other arguments are taken; what they ask for beyond this (the graph, pictures of the
+    weights, a profile, embeddings) is not written, and a warning says so.
+
     Tags are Keras': 'epoch_loss', 'epoch_accuracy', 'batch_loss' … An epoch that is run again
     after a crash replaces what the crashed run wrote.
 
@@ -131,7 +134,27 @@ class TensorBoard(Callback):
         log_dir: str | Path = "logs",
         histogram_freq: int = 0,
         update_freq: str | int = "epoch",
+        write_graph: bool = False,
+        write_images: bool = False,
+        write_steps_per_second: bool = False,
+        profile_batch: int | Sequence[int] = 0,
+        embeddings_freq: int = 0,
+        embeddings_metadata: Any = None,
     ) -> None:
+        unwritten = {
+            "write_graph": write_graph,
+            "write_images": write_images,
+            "write_steps_per_second": write_steps_per_second,
+            "profile_batch": profile_batch,
+            "embeddings_freq": embeddings_freq,
+            "embeddings_metadata": embeddings_metadata,
+        }
+        asked = [name for name, value in unwritten.items() if value]
+        if asked:
+            warnings.warn(
+                f"TensorBoard writes numbers and histograms alone: {', '.join(asked)} has no effect",
+                stacklevel=2,
+            )
         purpose = "the TensorBoard callback"
         require("tensorboard", purpose, extra="tensorboard")
         self.SummaryWriter = require("torch.utils.tensorboard", purpose).SummaryWriter

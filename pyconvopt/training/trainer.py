@@ -204,7 +204,7 @@ class Trainer:
                 logs, first = self.logs(), False
                 if held_out is not None and validates(epoch):
                     hooks.call("on_test_begin")
-                    seen = self.evaluate(held_out, steps=validation_steps)
+                    seen = self.measure(held_out, validation_steps, hooks)
                     logs |= {f"val_{name}": value for name, value in seen.items()}
                     hooks.call("on_test_end", logs)
                 hooks.call("on_epoch_end", epoch, logs)
@@ -381,15 +381,32 @@ class Trainer:
         return found
 
     def evaluate(
-        self, data: Any, batch_size: int = 256, steps: int | None = None
+        self,
+        data: Any,
+        batch_size: int = 256,
+        steps: int | None = None,
+        sample_weight: Any = None,
+        callbacks: Sequence[Callback] = (),
     ) -> dict[str, float]:
         """Loss (penalties included) and metrics over the data, in evaluation mode.
 
-        `steps` (None: all): the most batches. Weights that come with the data weigh the loss.
+        `steps` (None: all): the most batches. `sample_weight`, and weights that come with the
+        data, weigh the loss. `callbacks`: of these the test hooks are called.
 
         Errors: ValueError for labels that do not fit the model.
         """
-        loader = as_batches(data, batch_size)
+        loader = as_batches(arguments.weighted(data, sample_weight), batch_size)
+        hooks = CallbackList(callbacks)
+        hooks.bind(self.model, self)
+        hooks.call("on_test_begin")
+        logs = self.measure(loader, steps, hooks)
+        hooks.call("on_test_end", logs)
+        return logs
+
+    def measure(self, loader: Loader, steps: int | None, hooks: CallbackList) -> dict[str, float]:
+        """Loss and metrics over a loader's batches, with the hooks of each."""
+        begin, end = hooks.hooks("on_test_batch_begin"), hooks.hooks("on_test_batch_end")
+        running = LazyLogs(self.logs)
         build_for(self.model, loader)
         if isinstance(loader, ArrayLoader):
             checks.require_labels(loader, self.loss)
@@ -398,8 +415,12 @@ class Trainer:
         with evaluating(self.model):
             batches = self.processes.own(loader, islice(loader, steps))
             for batch, (x, y, *weight) in enumerate(batches):
+                for hook in begin:
+                    hook(batch, running)
                 outputs, targets = self.run(x, y, loader if batch == 0 else None)
                 self.count(self.total_loss(outputs, targets, *weight), outputs, targets)
+                for hook in end:
+                    hook(batch, running)
         if not self.loss_mean.count:
             raise ValueError("there is no batch to evaluate on; a generator can be read only once")
         return self.logs()

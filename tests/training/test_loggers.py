@@ -37,6 +37,13 @@ def fit(folder, callback, *more, epochs=4):
     )
 
 
+def test_tensorboard_takes_keras_arguments(tmp_path):
+    pytest.importorskip("tensorboard", reason="the TensorBoard callback needs tensorboard")
+    with pytest.warns(UserWarning, match="write_graph, write_images has no effect"):
+        TensorBoard(tmp_path, write_graph=True, write_images=True)
+    TensorBoard(tmp_path, write_graph=False, profile_batch=0, embeddings_freq=0)
+
+
 class TestCSVLogger:
     def test_columns_of_numbers_that_come_later(self, tmp_path):
         history = fit(None, CSVLogger(tmp_path / "log.csv"))
