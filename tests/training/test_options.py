@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyconvopt import layers, losses, metrics
-from pyconvopt.training import LambdaCallback, LearningRateScheduler, Trainer
+from pyconvopt.training import LambdaCallback, LearningRateScheduler, Trainer, checks
 from pyconvopt.training.weighting import sample_losses
 from tests.small_models import dense, points, sgd
 
@@ -373,6 +373,47 @@ class TestWarnings:
         with pytest.warns(UserWarning, match="LearningRateScheduler has no effect"):
             callbacks = [LearningRateScheduler(lambda epoch: 0.1)]
             trainer.fit(points(), verbose=0, callbacks=callbacks)
+
+    def fit(self, model, optimizer):
+        Trainer(model, optimizer).fit(points(), verbose=0)
+
+    def test_decay_of_norms(self):
+        def decaying(**settings):
+            return {"name": "adamw", "config": settings}
+
+        def model():
+            return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+        with pytest.warns(UserWarning, match=r"decay of 0.1 shrinks .* such as 1: spare them"):
+            self.fit(model(), decaying(weight_decay=0.1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.fit(model(), decaying(weight_decay=0.1, no_decay=["bias", "norm"]))
+            self.fit(model(), decaying())
+            self.fit(model(), lambda parameters: torch.optim.AdamW(parameters))  # its own: 0.01
+            self.fit(nn.Sequential(nn.Linear(2, 2)), decaying(weight_decay=0.1))
+
+    def test_more_threads_than_processors(self, monkeypatch):
+        monkeypatch.setattr(checks, "usable_processors", lambda: torch.get_num_threads())
+        assert checks.too_many_threads() is None
+        monkeypatch.setattr(checks, "usable_processors", lambda: torch.get_num_threads() - 0.5)
+        with pytest.warns(UserWarning, match="torch computes with . threads on"):
+            self.fit(nn.Linear(2, 2), "sgd")
+
+    def test_bfloat16_that_is_emulated(self, monkeypatch):
+        assert checks.usable_processors() >= 1
+        monkeypatch.setattr(checks, "multiplies_bfloat16", lambda: False)
+        with pytest.warns(UserWarning, match="the model is in bfloat16, which this processor only"):
+            self.fit(nn.Linear(2, 2).bfloat16(), "sgd")
+        with (
+            pytest.warns(UserWarning, match="autocast to bfloat16, which this processor only"),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            self.fit(nn.Linear(2, 2), "sgd")
+        monkeypatch.setattr(checks, "multiplies_bfloat16", lambda: True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.fit(nn.Linear(2, 2).bfloat16(), "sgd")
 
     def test_a_last_batch_of_one_image(self):
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
