@@ -247,7 +247,7 @@ class Sequential(nn.Module):
                 continue
             # Some thousand images, from all parts of the data, are enough for patches.
             most = layer.samples_to_adapt or len(x)
-            part = x[:: max(1, len(x) // most)][:most]
+            part = x if most >= len(x) else x[:: max(1, len(x) // most)][:most]
             layer.adapt(part if place == 0 else self.output_of(place, part))
 
     def output_of(self, place: int, x: Any) -> np.ndarray:
