@@ -13,7 +13,7 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
 
     Folders on the way are made.
 
-    Errors: OSError; what was there before is then still there.
+    Errors: OSError that names the file; what was there before is then still there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,6 +25,9 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
         sync_folder(path.parent)
+    except OSError as error:
+        # The caller's file, which the system's message need not name, not the one beside it.
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         beside.unlink(missing_ok=True)
 

@@ -118,3 +118,48 @@ class TestCallbacks:
         read = json.loads((tmp_path / "h.json").read_text())
         assert read["history"] == history.history and read["params"]["batch_size"] == 32
         assert os.listdir(tmp_path) == ["h.json"]
+
+    def test_keras_hooks_of_other_batches(self):
+        class Hooks(Callback):
+            def __init__(self):
+                self.calls = []
+
+            def on_batch_end(self, batch, logs=None):
+                self.calls.append(("batch", batch, sorted(logs)))
+
+            def on_test_batch_begin(self, batch, logs=None):
+                self.calls.append(("test begin", batch))
+
+            def on_test_batch_end(self, batch, logs=None):
+                self.calls.append(("test", batch, sorted(logs)))
+
+            def on_test_end(self, logs=None):
+                self.calls.append(("test end", sorted(logs)))
+
+            def on_predict_batch_end(self, batch, logs=None):
+                self.calls.append(("predict", batch, len(logs["outputs"])))
+
+        class Both(Hooks):
+            def on_train_batch_end(self, batch, logs=None):
+                self.calls.append("new name")
+
+        hooks, model = Hooks(), dense()
+        names = ["accuracy", "loss"]
+        model.fit(*points(), batch_size=32, verbose=0, callbacks=[hooks], validation_data=points(8))
+        assert hooks.calls == [
+            ("batch", 0, names),
+            ("batch", 1, names),
+            ("test begin", 0),
+            ("test", 0, names),
+            ("test end", ["accuracy", "loss", "val_accuracy", "val_loss"]),
+        ]
+        hooks.calls.clear()
+        given = {"verbose": 0, "batch_size": 16, "callbacks": [hooks], "steps": 1}
+        model.evaluate(*points(), **given)
+        assert hooks.calls == [("test begin", 0), ("test", 0, names), ("test end", names)]
+        hooks.calls.clear()
+        assert model.predict(points()[0], **given).shape == (16, 2)
+        assert hooks.calls == [("predict", 0, 16)]
+        both = Both()
+        model.fit(*points(), batch_size=64, verbose=0, callbacks=[both])
+        assert both.calls == ["new name"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
 import pytest
 
 from pyconvopt import cli
+from pyconvopt.training import History
 from pyconvopt.training.recipes import Recipe
 
 for package in ("typer", "rich", "matplotlib", "safetensors"):
@@ -73,6 +75,19 @@ def folder(tmp_path, monkeypatch):
 
 
 class TestPictures:
+    def test_results_that_cannot_be_written(self, folder, monkeypatch, capsys):
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, "No space left on device", "history.json")
+
+        command = ["train", "--recipe", "small.toml", "--data", "photos", "--epochs", "1"]
+        with monkeypatch.context() as changed:
+            changed.setattr(History, "to_json", full)
+            assert cli.run([*command, "--out", "run"]) != 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert "history.json" in said and "train --resume run writes them" in said
+        assert cli.run(["train", "--resume", "run"]) == 0
+        assert (folder / "run" / "weights.safetensors").exists()
+
     def test_trained_evaluated_and_asked(self, folder, capsys, monkeypatch):
         options = ("--recipe", "small.toml", "--data", "photos", "--out", "run", "--json")
         assert cli.run(("train", *options)) == 0

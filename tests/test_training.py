@@ -104,6 +104,30 @@ class TestFit:
         assert isinstance(model.evaluate(*points(), verbose=0), float)
         assert set(model.evaluate(*points(), verbose=0, return_dict=True)) == {"loss"}
 
+    def test_evaluation_with_weights(self):
+        x, y = points()
+        model = dense()
+        weight = np.linspace(0, 2, 64)
+        got = model.evaluate(x, y, verbose=0, sample_weight=weight)
+        losses = -np.log(model.predict(x)[np.arange(64), y])
+        assert got[0] == pytest.approx((weight * losses).mean(), rel=1e-5)
+
+    @pytest.mark.parametrize("labels", [False, True])
+    def test_predicting_batches_of_a_generator(self, labels):
+        x, y = points()
+
+        def batches():
+            for start in range(0, 64, 20):
+                rows = slice(start, start + 20)
+                yield (x[rows], y[rows]) if labels else x[rows]
+
+        model = dense()
+        wanted = model.predict(x)
+        for given in (batches, batches()):
+            np.testing.assert_allclose(model.predict(given, verbose=0), wanted, rtol=1e-6)
+        with pytest.raises(ValueError, match="no batch to predict on"):
+            model.predict(iter([]))
+
     def test_what_is_printed_without_a_terminal(self, capsys):
         dense().fit(*points(), epochs=2, validation_data=points())
         lines = capsys.readouterr().out.splitlines()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
 
 from pyconvopt.data import augment as augmentation
 from pyconvopt.data import checks
@@ -91,8 +91,7 @@ class ArrayLoader:
         """The samples' order in that epoch; None where it is the arrays' own."""
         if not self.shuffle:
             return None
-        generator = torch.Generator().manual_seed((self.seed or 0) * 1_000_003 + epoch)
-        return torch.randperm(self.samples, generator=generator)
+        return shuffled(self.samples, self.seed or 0, epoch)
 
     def pick(self, rows: Any) -> tuple[Tensor, Tensor | None]:
         """The samples of a slice or of an index tensor, images as float32."""
@@ -125,6 +124,26 @@ class ArrayLoader:
                 yield x, y, self.weights[rows]
 
 
+def shuffled(samples: int, seed: int, epoch: int) -> Tensor:
+    """The order of that many samples in an epoch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(samples, generator=generator)
+
+
+class SeededOrder(Sampler[int]):
+    """The order of an `ArrayLoader` for a Dataset: a function of seed and epoch alone."""
+
+    def __init__(self, samples: int, seed: int, epoch: int = 0) -> None:
+        self.samples, self.seed, self.epoch = samples, seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter(shuffled(self.samples, self.seed, self.epoch - 1).tolist())
+
+    def __len__(self) -> int:
+        return self.samples
+
+
 def part_of(size: int, number: int, parts: int) -> slice:
     """Which of `size` samples belong to one of several parts; sizes differ by one at most.
 
@@ -138,7 +157,8 @@ class BatchSource:
     """Batches (x, y) or (x, y, weights) that somebody else makes: arrays or tensors.
 
     `source`: an iterator, such as a generator, which goes on from epoch to epoch; or what gives a
-    new one for each: an iterable, or a function without arguments.
+    new one for each: an iterable, or a function without arguments. `labels` (True): a batch must
+    have them; else it may be x alone.
 
     >>> source = BatchSource(lambda: (([[0.5], [1.5]], [0, 1]) for _ in range(4)))
     >>> len(list(source)), len(list(source))
@@ -148,8 +168,11 @@ class BatchSource:
     batch_size = None
     weights = None
 
-    def __init__(self, source: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
+    def __init__(
+        self, source: Iterable[Any] | Callable[[], Iterable[Any]], labels: bool = True
+    ) -> None:
         self.source = source
+        self.labels = labels
 
     @property
     def is_read_once(self) -> bool:
@@ -159,6 +182,9 @@ class BatchSource:
     def __iter__(self) -> Iterator[Any]:
         source: Any = self.source() if callable(self.source) else self.source
         for parts in source:
+            if not self.labels and not isinstance(parts, (tuple, list)):
+                yield checks.as_tensor(parts, "images").to(torch.float32)
+                continue
             if not isinstance(parts, (tuple, list)) or not 2 <= len(parts) <= 3:
                 got = (
                     f"{type(parts).__name__} of {len(parts)}"
@@ -178,13 +204,19 @@ Loader = ArrayLoader | DataLoader | BatchSource
 
 
 def as_batches(
-    data: Any, batch_size: int = 32, shuffle: bool = False, seed: int | None = None
+    data: Any,
+    batch_size: int = 32,
+    shuffle: bool = False,
+    seed: int | None = None,
+    epoch: int = 0,
 ) -> Loader:
     """A loader for whatever holds the data.
 
     `data`: (x, y), (x, y, weights) or x as arrays or tensors, an ImageFolder, a torch Dataset, a
     DataLoader or ArrayLoader, which is taken as it is, its own batch size too, or a generator (or
-    a function that makes one) of batches.
+    a function that makes one) of batches. An IterableDataset has an order of its own.
+
+    `shuffle`, `seed` (None: torch's generator says), `epoch` (0: the number of the first): the order.
 
     >>> len(as_batches(([[0.0], [1.0], [2.0]], [0, 1, 2]), batch_size=2))
     2
@@ -195,7 +227,12 @@ def as_batches(
         data = (data.images, data.labels)
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
+    if isinstance(data, IterableDataset):
+        return DataLoader(data, batch_size)
     if isinstance(data, Dataset):
+        if shuffle and seed is not None:
+            order = SeededOrder(len(data), seed, epoch)  # type: ignore[arg-type]
+            return DataLoader(data, batch_size, sampler=order)
         return DataLoader(data, batch_size, shuffle=shuffle)
     if isinstance(data, tuple):
         if not 2 <= len(data) <= 3:
@@ -204,7 +241,11 @@ def as_batches(
                 f"{len(data)}"
             )
         x, y, *weights = data
-        return ArrayLoader(x, y, batch_size, shuffle, seed, weights=weights[0] if weights else None)
+        loader = ArrayLoader(
+            x, y, batch_size, shuffle, seed, weights=weights[0] if weights else None
+        )
+        loader.epoch = epoch
+        return loader
     if callable(data) or (hasattr(data, "__iter__") and not hasattr(data, "__len__")):
         return BatchSource(data)
     if isinstance(data, dict):

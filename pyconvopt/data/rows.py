@@ -59,6 +59,39 @@ class Rows:
         return self.read([rows % len(self)])[0]
 
 
+class Selected(Rows):
+    """Some of other rows, by their numbers; nothing is read for it."""
+
+    def __init__(self, rows: Rows, numbers: Sequence[int]) -> None:
+        self.rows, self.numbers = rows, numbers
+        self.shape = torch.Size((len(numbers), *rows.shape[1:]))
+        self.dtype = rows.dtype
+
+    @override
+    def read(self, numbers: Sequence[int]) -> Tensor:
+        # A range of a range is one, which may be read in one go.
+        if isinstance(numbers, range) and numbers.step > 0:
+            return self.rows.read(self.numbers[numbers.start : numbers.stop : numbers.step])
+        return self.rows.read([self.numbers[number] for number in numbers])
+
+
+class Pixels(Rows):
+    """Images (N, H, W) or (N, H, W, C) of other rows as (N, H, W, C), divided by `scale` when read.
+
+    At a scale of 1 they keep their type.
+    """
+
+    def __init__(self, rows: Rows, scale: float = 1.0) -> None:
+        self.rows, self.scale = rows, scale
+        self.shape = rows.shape if rows.dim() == 4 else torch.Size((*rows.shape, 1))
+        self.dtype = rows.dtype if scale == 1 else torch.float32
+
+    @override
+    def read(self, numbers: Sequence[int]) -> Tensor:
+        pixels = self.rows.read(numbers).reshape(len(numbers), *self.shape[1:])
+        return pixels if self.scale == 1 else pixels.to(torch.float32) / self.scale
+
+
 class MappedArray(Rows):
     """An array in a file, mapped into memory: a batch reads its own rows from the disk.
 

@@ -1,18 +1,21 @@
-"""Where images come from by a name: a known set, a folder of pictures, or an .npz file.
+"""Where images come from by a name: a known set, a folder of pictures, .npz or .npy files.
 
 fashion-mnist                a set of `SETS`
 photos                       photos/train/cat/1.jpg, photos/test/cat/7.jpg (or val, validation)
 photos                       photos/cat/1.jpg: a share of each class is held out for testing
 digits.npz                   x_train, y_train, x_test, y_test, as Keras' files have them
 digits.npz                   x, y: a share of each class is held out for testing
+digits                       digits/x_train.npy, digits/y_train.npy ...: a folder of .npy files with
+                             the names of either kind; the images stay on disk
 """
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +23,8 @@ from pyconvopt import registry
 from pyconvopt.data import cifar
 from pyconvopt.data.datasets import SOURCES, Arrays, fashion_mnist, mnist
 from pyconvopt.data.image_folder import ImageFolder
+from pyconvopt.data.rows import MappedArray, mapped
+from pyconvopt.data.split import of_each_class, part
 
 SETS: dict[str, Callable[[], Arrays]] = {
     "fashion-mnist": fashion_mnist,
@@ -40,13 +45,14 @@ NPZ_NAMES = (
     ("train_images", "train_labels", "test_images", "test_labels"),
 )
 NPZ_UNDIVIDED = (("x", "y"), ("images", "labels"))
-
-Pair = tuple[np.ndarray, np.ndarray]
+NPY_DIVIDED, NPY_UNDIVIDED = (
+    [f"{each}.npy" for each in names[0]] for names in (NPZ_NAMES, NPZ_UNDIVIDED)
+)
 
 
 def is_path(name: str) -> bool:
-    """Whether a data set's name is a path: of an .npz file, or of a folder that is there."""
-    return name.endswith(".npz") or Path(name).is_dir()
+    """Whether a data set's name is a path: of an array file, or of a folder that is there."""
+    return name.endswith((".npz", ".npy")) or Path(name).is_dir()
 
 
 def is_known(name: str) -> bool:
@@ -60,24 +66,34 @@ def located(name: str) -> str:
 
 
 def load(
-    name: str | Path, image_size: Sequence[int] | None = None, test_share: float = 0.2
+    name: str | Path,
+    image_size: Sequence[int] | None = None,
+    test_share: float = 0.2,
+    damaged: str = "error",
+    in_memory: bool = True,
 ) -> Arrays:
     """(train images, train labels), (test images, test labels) by name or path.
 
-    Args: name (a set of `SETS`, a folder of pictures, an .npz file), image_size (None; for
-    pictures, see `ImageFolder`), test_share (0.2: what is held out of undivided data, evenly of
-    each class and always the same samples).
+    Args: name (a set of `SETS`, a folder of pictures or of .npy files, an .npz file), image_size
+    (None) and damaged ('error') for pictures, see `ImageFolder`, test_share (0.2: what is held out
+    of undivided data, evenly of each class and always the same samples), in_memory (True; False:
+    pictures are decoded batch by batch).
 
-    Images are (N, H, W) or (N, H, W, C), uint8 where they come as bytes; labels (N,).
+    Images are (N, H, W) or (N, H, W, C), uint8 where they come as bytes; labels (N,). Images of
+    .npy files, and pictures that are not in memory, are `data.Rows`.
 
     Errors: ValueError for an unknown name, a damaged file, or a folder that is sorted otherwise;
     OSError if a set cannot be fetched.
     """
-    return load_named(name, image_size, test_share)[0]
+    return load_named(name, image_size, test_share, damaged, in_memory)[0]
 
 
 def load_named(
-    name: str | Path, image_size: Sequence[int] | None = None, test_share: float = 0.2
+    name: str | Path,
+    image_size: Sequence[int] | None = None,
+    test_share: float = 0.2,
+    damaged: str = "error",
+    in_memory: bool = True,
 ) -> tuple[Arrays, tuple[str, ...] | None]:
     """What `load` gives, and the names of the classes if they are known."""
     text = str(name)
@@ -85,34 +101,53 @@ def load_named(
         chosen = registry.find("data set", {each: each for each in SETS}, text)
         return SETS[chosen](), CLASS_NAMES[chosen]
     if text.endswith(".npz"):
+        if not in_memory:
+            raise ValueError(
+                f"{text} is read whole: for images that stay on disk give a folder of .npy files"
+            )
         return read_npz(Path(text), test_share), None
+    if any(Path(text).glob("*.npy")):
+        return read_mapped(Path(text), test_share), None
     if Path(text).is_dir():
-        return read_folder(Path(text), image_size, test_share)
+        return read_folder(Path(text), image_size, test_share, damaged, in_memory)
+    if text.endswith(".npy"):
+        raise ValueError(
+            f"{text} is one array: give a folder that holds {' and '.join(NPY_UNDIVIDED)}, or "
+            f"{', '.join(NPY_DIVIDED)}"
+        )
     if Path(text).exists():
         raise ValueError(f"{text} is neither a folder of pictures nor an .npz file")
     raise registry.unknown("data set", text, SETS)
 
 
 def read_folder(
-    path: Path, image_size: Sequence[int] | None, test_share: float
-) -> tuple[Arrays, tuple[str, ...]]:
-    """The arrays of a folder of pictures, and its classes."""
+    path: Path, image_size: Sequence[int] | None, test_share: float, damaged: str, in_memory: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """The arrays, or the rows, of a folder of pictures, and its classes."""
+
+    def pair(folder: ImageFolder) -> Any:
+        return folder.arrays() if in_memory else (folder.images, folder.labels)
+
     halves = [
         next((path / name for name in names if (path / name).is_dir()), None)
         for names in (TRAIN_FOLDERS, TEST_FOLDERS)
     ]
     if halves[0] is None or halves[1] is None:
-        whole = ImageFolder(path, image_size)
-        return divided(*whole.arrays(), test_share), tuple(whole.classes)
-    train = ImageFolder(halves[0], image_size)
+        whole = ImageFolder(path, image_size, damaged=damaged)
+        images, labels = pair(whole)
+        return divided(images, labels, test_share), tuple(whole.classes)
+    train = ImageFolder(halves[0], image_size, damaged=damaged)
     # The test pictures take the training ones' size and colours.
     test = ImageFolder(
-        halves[1], (train.form.height, train.form.width), color_mode=train.form.color_mode
+        halves[1],
+        (train.form.height, train.form.width),
+        color_mode=train.form.color_mode,
+        damaged=damaged,
     )
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(f"{halves[0]} and {halves[1]} differ in their classes: {', '.join(odd)}")
-    return (train.arrays(), test.arrays()), tuple(train.classes)
+    return (pair(train), pair(test)), tuple(train.classes)
 
 
 def read_npz(path: Path, test_share: float) -> Arrays:
@@ -127,6 +162,24 @@ def read_npz(path: Path, test_share: float) -> Arrays:
             arrays = {key: file[key] for key in file.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is no .npz file of numbers: {error}") from None
+    return arranged(arrays, path, test_share)
+
+
+def read_mapped(path: Path, test_share: float) -> Any:
+    """The arrays of a folder of .npy files: labels in memory, images on disk.
+
+    Errors: ValueError for a file that is none, or other files.
+    """
+    labels = {names[place] for names in (*NPZ_NAMES, *NPZ_UNDIVIDED) for place in (1, -1)}
+    arrays = {
+        file.stem: np.array(mapped(file)) if file.stem in labels else MappedArray(file)
+        for file in sorted(path.glob("*.npy"))
+    }
+    return arranged(arrays, path, test_share)
+
+
+def arranged(arrays: Mapping[str, Any], path: Path, test_share: float) -> Any:
+    """Training and test data of arrays by Keras' names."""
     for names in NPZ_NAMES:
         if all(name in arrays for name in names):
             a, b, c, d = (arrays[name] for name in names)
@@ -146,30 +199,16 @@ def flat(labels: np.ndarray) -> np.ndarray:
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
-def divided(images: np.ndarray, labels: np.ndarray, test_share: float) -> Arrays:
+def divided(images: Any, labels: np.ndarray, test_share: float) -> Any:
     """A share of each class held out, at least one sample, drawn with a fixed seed.
 
     >>> train, test = divided(np.arange(10), np.repeat([0, 1], 5), test_share=0.2)
     >>> train[1].tolist(), test[1].tolist()
     ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1])
     """
-    if not 0 < test_share < 1:
-        raise ValueError(f"test_share must lie between 0 and 1, got {test_share}")
     if len(images) != len(labels):
         raise ValueError(f"got {len(images)} images and {len(labels)} labels, wanted one an image")
     if labels.ndim != 1:
         raise ValueError(f"labels must be one an image, got shape {labels.shape}")
-    generator = np.random.default_rng(0)
-    is_test = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        if len(members) < 2:
-            raise ValueError(
-                f"class {label} has one sample, which cannot be both trained and tested on"
-            )
-        is_test[members[: max(1, round(test_share * len(members)))]] = True
-
-    def part(chosen: np.ndarray) -> Pair:
-        return images[chosen], labels[chosen]
-
-    return part(~is_test), part(is_test)
+    is_test = of_each_class(labels, test_share, "test_share")
+    return part(images, labels, ~is_test), part(images, labels, is_test)

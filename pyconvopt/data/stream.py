@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pyconvopt.data.loader import ArrayLoader, BatchSource, Loader
+import torch
+
+from pyconvopt.data.loader import ArrayLoader, BatchSource, Loader, SeededOrder
 from pyconvopt.randomness import random_states, set_random_states
 
 
@@ -75,7 +77,7 @@ class Stream:
         """Open the data from their start."""
         # A DataLoader draws the seed of its order when it is opened.
         if not isinstance(self.loader, ArrayLoader):
-            self.random_at_start = random_states(getattr(self.loader, "generator", None))
+            self.random_at_start = random_states(self.generator)
         self.iterator = iter(self.loader)
 
     def end_pass(self, batch: int) -> None:
@@ -105,9 +107,25 @@ class Stream:
                 "seed": self.loader.seed,
                 "epoch": self.loader.epoch,
             }
-        elif self.iterator is not None:
+            return state
+        if self.iterator is not None:
             state["random"] = self.random_at_start
+        elif self.generator is not None:
+            state["generator"] = self.generator.get_state()
+        if self.order is not None:
+            state["epoch"] = self.order.epoch
         return state
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The generator of a DataLoader's own, which its order comes from."""
+        return getattr(self.loader, "generator", None)
+
+    @property
+    def order(self) -> SeededOrder | None:
+        """The order of a DataLoader, if seed and epoch make it."""
+        sampler = getattr(self.loader, "sampler", None)
+        return sampler if isinstance(sampler, SeededOrder) else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a place; the random states are left as they come.
@@ -128,10 +146,14 @@ class Stream:
                 self.iterator = self.loader.batches(state["epoch"] - 1, self.taken)
             return
         once = isinstance(self.loader, BatchSource) and self.loader.is_read_once
+        if self.order is not None:
+            self.order.epoch = state["epoch"] - int(state["open"])  # which opening it counts again
+        if self.generator is not None and "generator" in state:
+            self.generator.set_state(state["generator"])
         if not state["open"] and not once:
             return
         if state["open"]:
-            set_random_states(state["random"], getattr(self.loader, "generator", None))
+            set_random_states(state["random"], self.generator)
         self.begin_pass()
         assert self.iterator is not None
         for seen in range(self.taken + self.read * once):

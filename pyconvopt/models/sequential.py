@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyconvopt.data.loader import as_batches
 from pyconvopt.layers.base import Layer, Shape, show, to_array_axes, to_torch_axes
 from pyconvopt.layers.core import InputLayer
 from pyconvopt.layers.preprocessing import Adapting
@@ -249,7 +248,7 @@ class Sequential(nn.Module):
                 continue
             # Some thousand images, from all parts of the data, are enough for patches.
             most = layer.samples_to_adapt or len(x)
-            part = x[:: max(1, len(x) // most)][:most]
+            part = x if most >= len(x) else x[:: max(1, len(x) // most)][:most]
             layer.adapt(part if place == 0 else self.output_of(place, part))
 
     def output_of(self, place: int, x: Any) -> np.ndarray:
@@ -271,7 +270,7 @@ class Sequential(nn.Module):
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
@@ -284,24 +283,16 @@ class Sequential(nn.Module):
     ) -> History:
         """Train, and return the History; see `training.Trainer.fit`.
 
-        Args: x and y (arrays or tensors), or x alone (a Dataset, DataLoader or generator of
-        batches); batch_size (32); validation_split: that share of the end of the arrays is held
-        out; validation_data: (x, y) or (x, y, weights), which wins over the share; the others are
-        Keras' but for `seed` (of order and dropout), `checkpoint` and `every`.
+        Args: x and y (arrays or tensors), or x alone (a pair, a Dataset, DataLoader or generator
+        of batches); batch_size (32); validation_split: that share of the end of the arrays or the
+        Dataset is held out; validation_data: (x, y) or (x, y, weights), which wins over the share;
+        the others are Keras' but for `seed` (of order and dropout), `checkpoint` and `every`.
 
         Errors: RuntimeError before `compile`; ValueError and TypeError for data that do not fit.
         """
-        trainer = self.trainer()
-        if y is not None and validation_data is None and validation_split:
-            kept = kept_samples(len(x), validation_split)
-            validation_data = tuple(
-                values[kept:] for values in (x, y, sample_weight) if values is not None
-            )
-            x, y = x[:kept], y[:kept]
-            sample_weight = None if sample_weight is None else sample_weight[:kept]
-        if validation_batch_size is not None and validation_data is not None:
-            validation_data = as_batches(validation_data, validation_batch_size)
-        return trainer.fit(
+        if validation_data is None and validation_split:
+            validation_data = validation_split
+        return self.trainer().fit(
             x if y is None else (x, y),
             epochs=epochs,
             batch_size=32 if batch_size is None else batch_size,
@@ -315,6 +306,7 @@ class Sequential(nn.Module):
             sample_weight=sample_weight,
             steps_per_epoch=steps_per_epoch,
             validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
             validation_freq=validation_freq,
             checkpoint=checkpoint,
             every=every,
@@ -326,10 +318,20 @@ class Sequential(nn.Module):
         y: Any = None,
         batch_size: int | None = None,
         verbose: int | str = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Sequence[Callback] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """[loss, metric, ...] as Keras gives them (the loss alone without metrics), or a dict."""
-        logs = self.trainer().evaluate(x if y is None else (x, y), batch_size or 256)
+        """[loss, metric, ...] as Keras gives them (the loss alone without metrics), or a dict.
+
+        `steps` (None: all): the most batches; `sample_weight`: one a sample, for the loss;
+        `callbacks`: of these the test hooks are called.
+        """
+        data = x if y is None else (x, y)
+        logs = self.trainer().evaluate(
+            data, batch_size or 256, steps, sample_weight, callbacks or ()
+        )
         if verbose:
             print("evaluate  " + "  ".join(f"{name} {value:.4f}" for name, value in logs.items()))
         if return_dict:
@@ -337,11 +339,24 @@ class Sequential(nn.Module):
         values = list(logs.values())
         return values if len(values) > 1 else values[0]
 
-    def predict(self, x: Any, batch_size: int | None = None, samples: int | None = None) -> Any:
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        *,
+        samples: int | None = None,
+    ) -> Any:
         """The outputs for arrays or tensors, in evaluation mode: an array, batch first.
 
+        `x` may also be a Dataset, a DataLoader, or a generator of batches; `steps` (None: all):
+        the most batches. `callbacks`: of these the predict hooks are called. Nothing is shown,
+        whatever `verbose` says.
+
         `samples`: Monte-Carlo dropout instead: (mean, spread) of so many passes with the dropout
-        on, see `nn.monte_carlo_predict`.
+        on, see `nn.monte_carlo_predict`; it goes with neither `steps` nor `callbacks`.
 
         >>> from pyconvopt import layers
         >>> model = Sequential([layers.Dense(8, input_shape=(2,)), layers.Dropout(0.5)])
@@ -353,9 +368,11 @@ class Sequential(nn.Module):
         from pyconvopt.training.inference import predict
 
         size = batch_size or 256
-        if samples is not None:
-            return monte_carlo_predict(self, x, samples, size)
-        return predict(self, x, size)
+        if samples is None:
+            return predict(self, x, size, steps, callbacks or ())
+        if steps is not None or callbacks:
+            raise ValueError("predict(samples=) takes all of x, without steps or callbacks")
+        return monte_carlo_predict(self, x, samples, size)
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Print a table of the layers: output shape, parameters, FLOPs a sample."""
@@ -406,13 +423,3 @@ def shape_hint(got: tuple[int, ...], expected: Shape) -> str:
     if len(wanted) == 3 and len(got) == 4 and got[1] == wanted[2] and got[2:] == wanted[:2]:
         return ": the channels must come last, np.moveaxis(x, 1, -1)"
     return ""
-
-
-def kept_samples(samples: int, share: float) -> int:
-    """How many samples are trained on if that share of their end is held out, as in Keras."""
-    if not 0 < share < 1:
-        raise ValueError(f"validation_split must lie between 0 and 1, got {share}")
-    kept = int(samples * (1 - share))
-    if kept == 0 or kept == samples:
-        raise ValueError(f"validation_split={share} of {samples} samples leaves one side empty")
-    return kept

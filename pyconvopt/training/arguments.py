@@ -7,25 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pyconvopt import metrics
 from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.data.stream import Stream
 from pyconvopt.draws import draw_seed
-from pyconvopt.metrics import Metric
 from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback
 from pyconvopt.training.clipping import Clipping
 from pyconvopt.training.progress import ProgressBar
-
-
-def as_metrics(specs: Sequence[Any]) -> list[Metric]:
-    """Metrics from names or objects; two of one name would hide each other."""
-    found = [metrics.get(spec) for spec in specs]
-    names = [metric.name for metric in found]
-    for name in names:
-        if names.count(name) > 1 or name == "loss":
-            raise ValueError(f"two numbers of the run would both be called {name!r}")
-    return found
 
 
 def whole(name: str, value: Any) -> int:

@@ -106,7 +106,7 @@ class BackupAndRestore(Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         # The others began this epoch a second time: what they changed (a learning rate) goes back.
         if self.within_epoch is not None:
-            state.restore(self.trainer, self.within_epoch, data=False)
+            state.restore(self.trainer, self.within_epoch, again=True)
             self.within_epoch = None
 
     @override

@@ -41,6 +41,7 @@ class Callback:
     first_process_only: ClassVar[bool] = (
         False  # of several that train one model: it writes or shows
     )
+    only_shows: ClassVar[bool] = False  # a run may be taken up again with it, or without
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the callback, after the hooks of a batch or an epoch."""
@@ -69,11 +70,45 @@ class Callback:
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """After a training step, with the epoch's means so far."""
 
+    def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Keras' older name of `on_train_batch_begin`, called where that is not overridden."""
+
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Keras' older name of `on_train_batch_end`, called where that is not overridden."""
+
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Before validation."""
+        """Before validation, or `evaluate`."""
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """After validation, with the epoch's numbers."""
+        """After validation, with the epoch's numbers; after `evaluate`, with its own."""
+
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch of validation or `evaluate`."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch of validation or `evaluate`, with the means so far."""
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Before `predict`."""
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """After `predict`."""
+
+    def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch of `predict`."""
+
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch of `predict`, with its outputs as logs["outputs"]."""
+
+
+OLDER_NAMES = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
+
+
+def overridden(callback: Callback, name: str) -> list[Callable[..., None]]:
+    """A callback's hook of that name, or of its older one, if it does something."""
+    if getattr(type(callback), name) is not vars(Callback)[name] or name in vars(callback):
+        return [getattr(callback, name)]
+    return overridden(callback, OLDER_NAMES[name]) if name in OLDER_NAMES else []
 
 
 class LazyLogs(Mapping[str, float]):
@@ -101,19 +136,17 @@ class CallbackList:
                 raise TypeError(f"callbacks must be Callback objects, got {callback!r}")
         self.callbacks = sorted(callbacks, key=lambda callback: callback.runs_last)
         self.overriding: dict[str, list[Callable[..., None]]] = {
-            name: [
-                getattr(callback, name)
-                for callback in self.callbacks
-                if getattr(type(callback), name) is not hook or name in vars(callback)
-            ]
-            for name, hook in vars(Callback).items()
+            name: [hook for callback in self.callbacks for hook in overridden(callback, name)]
+            for name in vars(Callback)
             if name.startswith("on_")
         }
 
-    def bind(self, model: nn.Module, trainer: Any, params: dict[str, Any]) -> None:
+    def bind(
+        self, model: nn.Module, trainer: Any = None, params: Mapping[str, Any] | None = None
+    ) -> None:
         """Tell every callback what it hangs on."""
         for callback in self.callbacks:
-            callback.model, callback.trainer, callback.params = model, trainer, params
+            callback.model, callback.trainer, callback.params = model, trainer, dict(params or {})
 
     def hooks(self, name: str) -> list[Callable[..., None]]:
         """The hooks of that name that do something."""

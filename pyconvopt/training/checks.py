@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -15,6 +19,8 @@ from pyconvopt.layers.normalization import BatchNormalization
 from pyconvopt.losses import Loss
 from pyconvopt.training.callbacks import Callback, LearningRateScheduler
 from pyconvopt.training.monitors import ReduceLROnPlateau
+
+MILD_DECAY = 0.01  # what AdamW has by itself: harmless to norms, and nobody's slip
 
 
 def before_training(model: nn.Module, loader: Loader, loss: Loss) -> None:
@@ -67,6 +73,81 @@ def require_batches_for_batch_norm(model: nn.Module, loader: ArrayLoader) -> Non
             "another batch_size, or leave one image out",
             stacklevel=5,
         )
+
+
+def warn_of_slips(model: nn.Module, optimizer: Any) -> None:
+    """Warn of what trains, but worse or slower than was meant: a line each."""
+    for slip in (decaying_norms(model, optimizer), too_many_threads(), slow_bfloat16(model)):
+        if slip is not None:
+            warnings.warn(slip, stacklevel=4)
+
+
+def decaying_norms(model: nn.Module, optimizer: Any) -> str | None:
+    """A strong weight decay that shrinks the scales of norms, which it does not help."""
+    decays = {
+        parameter: group["weight_decay"]
+        for group in optimizer.param_groups
+        if (group.get("weight_decay") or 0) > MILD_DECAY
+        for parameter in group["params"]
+    }
+    found = [
+        (name, decays[parameter])
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        for parameter in module.parameters(recurse=False)
+        if parameter in decays
+    ]
+    if not found:
+        return None
+    name, decay = found[0]
+    return (
+        f"the weight decay of {decay:g} shrinks scale and shift of normalisation layers too, such "
+        f"as {name}: spare them with no_decay=['bias', 'norm'] in the optimizer's settings, or "
+        "optimizers.parameter_groups(model)"
+    )
+
+
+def too_many_threads() -> str | None:
+    """More threads than processors this process may use: they wait for one another."""
+    threads, processors = torch.get_num_threads(), usable_processors()
+    if threads <= processors:
+        return None
+    return (
+        f"torch computes with {threads} threads on {processors} processors, which is slower than "
+        f"with {processors}: torch.set_num_threads({processors})"
+    )
+
+
+def usable_processors() -> int:
+    """The processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def slow_bfloat16(model: nn.Module) -> str | None:
+    """A model or autocast in bfloat16 on a processor that has to emulate it."""
+    first = next((each for each in model.parameters() if each.is_floating_point()), None)
+    if first is None or first.device.type != "cpu" or multiplies_bfloat16():
+        return None
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16:
+        return "autocast to bfloat16, which this processor only emulates: float32 is faster here"
+    if first.dtype == torch.bfloat16:
+        return (
+            "the model is in bfloat16, which this processor only emulates: model.float() is faster "
+            "here"
+        )
+    return None
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for it; where torch does not tell, it is believed to."""
+    tells = [
+        getattr(torch.cpu, name, None)
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    return not is_x86 or any(tell is None or tell() for tell in tells)
 
 
 def rate_has_one_master(schedule: Callable | None, callbacks: Sequence[Callback]) -> None:

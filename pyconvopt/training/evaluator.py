@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from pyconvopt import losses, regularizers
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
-from pyconvopt.metrics import Average
+from pyconvopt.metrics import Average, get_all
 from pyconvopt.regularizers.terms import RunLength
 from pyconvopt.training import arguments, checks
+from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
 from pyconvopt.training.inference import build_for, evaluating, place
 from pyconvopt.training.labels import loss_targets
 from pyconvopt.training.processes import Processes
@@ -33,7 +34,7 @@ class Evaluator:
         self.model: Any = model
         self.loss = losses.get(loss)
         self.loss_mean = Average("loss")
-        self.metrics = arguments.as_metrics(metrics)
+        self.metrics = get_all(metrics)
         self.processes = Processes()  # those of a fit; outside it this one is alone
         self.step_number = 0
         self.samples_seen = 0
@@ -101,18 +102,38 @@ class Evaluator:
 
     def logs(self) -> dict[str, float]:
         """The means so far: 'loss' and each metric."""
-        return {metric.name: metric.result() for metric in (self.loss_mean, *self.metrics)}
+        found: dict[str, float] = {}
+        for metric in (self.loss_mean, *self.metrics):
+            found |= metric.results()
+        return found
 
     def evaluate(
-        self, data: Any, batch_size: int = 256, steps: int | None = None
+        self,
+        data: Any,
+        batch_size: int = 256,
+        steps: int | None = None,
+        sample_weight: Any = None,
+        callbacks: Sequence[Callback] = (),
     ) -> dict[str, float]:
         """Loss (penalties included) and metrics over the data, in evaluation mode.
 
-        `steps` (None: all): the most batches. Weights that come with the data weigh the loss.
+        `steps` (None: all): the most batches. `sample_weight`, and weights that come with the
+        data, weigh the loss. `callbacks`: of these the test hooks are called.
 
         Errors: ValueError for labels that do not fit the model.
         """
-        loader = as_batches(data, batch_size)
+        loader = as_batches(arguments.weighted(data, sample_weight), batch_size)
+        hooks = CallbackList(callbacks)
+        hooks.bind(self.model, self)
+        hooks.call("on_test_begin")
+        logs = self.measure(loader, steps, hooks)
+        hooks.call("on_test_end", logs)
+        return logs
+
+    def measure(self, loader: Loader, steps: int | None, hooks: CallbackList) -> dict[str, float]:
+        """Loss and metrics over a loader's batches, with the hooks of each."""
+        begin, end = hooks.hooks("on_test_batch_begin"), hooks.hooks("on_test_batch_end")
+        running = LazyLogs(self.logs)
         build_for(self.model, loader)
         if isinstance(loader, ArrayLoader):
             checks.require_labels(loader, self.loss)
@@ -121,8 +142,12 @@ class Evaluator:
         with evaluating(self.model):
             batches = self.processes.own(loader, islice(loader, steps))
             for batch, (x, y, *weight) in enumerate(batches):
+                for hook in begin:
+                    hook(batch, running)
                 outputs, targets = self.run(x, y, loader if batch == 0 else None)
                 self.count(self.total_loss(outputs, targets, *weight), outputs, targets)
+                for hook in end:
+                    hook(batch, running)
         if not self.loss_mean.count:
             raise ValueError("there is no batch to evaluate on; a generator can be read only once")
         return self.logs()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
+from pyconvopt.data.loader import ArrayLoader, BatchSource, Loader, as_batches
+from pyconvopt.training.callbacks import Callback, CallbackList
 
 
 @contextmanager
@@ -48,17 +50,43 @@ def build_for(model: Any, loader: Loader) -> None:
 
 def first_samples(loader: Loader) -> Tensor:
     """Some images to learn a shape from; a loader that is read once loses them."""
-    return loader.x[:1] if isinstance(loader, ArrayLoader) else next(iter(loader))[0]
+    return loader.x[:1] if isinstance(loader, ArrayLoader) else samples_of(next(iter(loader)))
 
 
-def predict(model: nn.Module, x: Any, batch_size: int = 256) -> np.ndarray:
-    """The model's outputs for arrays or tensors, in evaluation mode, as one NumPy array."""
+def samples_of(batch: Any) -> Tensor:
+    """The samples of a batch, which may be that of labels and weights too."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def predict(
+    model: nn.Module,
+    x: Any,
+    batch_size: int = 256,
+    steps: int | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> np.ndarray:
+    """The model's outputs, in evaluation mode, as one NumPy array.
+
+    `x`: arrays, tensors or whatever `as_batches` takes, labels or none; a generator too may give
+    samples alone. `steps` (None: all): the most batches. `callbacks`: their predict hooks.
+
+    Errors: ValueError if there is no batch.
+    """
     loader = as_batches(x, batch_size)
+    if isinstance(loader, BatchSource):
+        loader = BatchSource(loader.source, labels=False)
     build_for(model, loader)
     device, dtype = place(model)
+    hooks = CallbackList(callbacks)
+    hooks.bind(model)
+    hooks.call("on_predict_begin")
+    outputs: list[Tensor] = []
     with evaluating(model):
-        outputs = [
-            model((batch[0] if isinstance(batch, (tuple, list)) else batch).to(device, dtype))
-            for batch in loader
-        ]
+        for number, batch in enumerate(islice(loader, steps)):
+            hooks.call("on_predict_batch_begin", number)
+            outputs.append(model(samples_of(batch).to(device, dtype)))
+            hooks.call("on_predict_batch_end", number, {"outputs": outputs[-1]})
+    hooks.call("on_predict_end")
+    if not outputs:
+        raise ValueError("there is no batch to predict on; a generator can be read only once")
     return torch.cat(outputs).cpu().numpy()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -24,7 +26,8 @@ class CSVLogger(Callback):
     Args: filename, separator (','), append (False).
 
     The columns are those of the first epoch, and with validation data theirs too; a number that an
-    epoch does not have is written as NA.
+    epoch does not have is written as NA. Lines that cannot be written, as on a full disk, are a
+    warning: the run goes on, and they are tried again with the next.
     """
 
     first_process_only: ClassVar[bool] = True
@@ -33,18 +36,19 @@ class CSVLogger(Callback):
         self.filename = Path(filename)
         self.separator = separator
         self.append = append
-        self.file: IO[str] | None = None
+        self.file: IO[bytes] | None = None
 
     @override
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self.columns: list[str] | None = None
         self.resume_at: int | None = None
+        self.waiting = b""
 
-    def open(self) -> IO[str]:
+    def open(self) -> IO[bytes]:
         """The file, opened where the next line belongs."""
         if self.resume_at is None:
-            return open(self.filename, "a" if self.append else "w", newline="")
-        file = open(self.filename, "a", newline="")  # noqa: SIM115
+            return open(self.filename, "ab" if self.append else "wb", buffering=0)
+        file = open(self.filename, "ab", buffering=0)  # noqa: SIM115
         file.truncate(min(self.resume_at, os.path.getsize(self.filename)))
         return file
 
@@ -55,15 +59,36 @@ class CSVLogger(Callback):
             self.columns = columns(logs, bool(self.params.get("validation")))
         if self.file is None:
             self.file = self.open()
-        writer = csv.writer(self.file, delimiter=self.separator)
-        if os.fstat(self.file.fileno()).st_size == 0:
+        text = StringIO(newline="")
+        writer = csv.writer(text, delimiter=self.separator)
+        if not self.waiting and os.fstat(self.file.fileno()).st_size == 0:
             writer.writerow(["epoch", *self.columns])
         writer.writerow([epoch, *(logs.get(name, "NA") for name in self.columns)])
-        self.file.flush()
+        self.waiting += text.getvalue().encode()
+        self.write(self.file)
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write the lines that wait; all of them or none."""
+        size = os.fstat(file.fileno()).st_size
+        try:
+            rest = memoryview(self.waiting)
+            while rest:
+                rest = rest[file.write(rest) :]
+            self.waiting = b""
+        except OSError as error:
+            file.seek(file.truncate(size))
+            lines = self.waiting.count(b"\n")
+            warnings.warn(
+                f"{lines} lines of {self.filename} could not be written: {error.strerror}; the run "
+                "goes on, and tries again after the next epoch",
+                stacklevel=2,
+            )
 
     @override
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.file is not None:
+            if self.waiting:
+                self.write(self.file)
             self.file.close()
             self.file = None
 
@@ -97,6 +122,9 @@ class TensorBoard(Callback):
     as an image), confusion (None; (x, y): the confusion matrix over these samples as an image, with
     class_names).
 
+    Keras' other arguments are taken; what they ask for beyond this (the graph, a profile,
+    embeddings) is not written, and a warning says so.
+
     Tags are Keras': 'epoch_loss', 'epoch_accuracy', 'batch_loss' … An epoch that is run again
     after a crash replaces what the crashed run wrote.
 
@@ -112,12 +140,31 @@ class TensorBoard(Callback):
         log_dir: str | Path = "logs",
         histogram_freq: int = 0,
         update_freq: str | int = "epoch",
+        write_graph: bool = False,
+        write_images: bool = False,
+        write_steps_per_second: bool = False,
+        profile_batch: int | Sequence[int] = 0,
+        embeddings_freq: int = 0,
+        embeddings_metadata: Any = None,
         *,
         write_grads: bool = False,
-        write_images: bool = False,
         confusion: tuple[Any, Any] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
+        unwritten = {
+            "write_graph": write_graph,
+            "write_steps_per_second": write_steps_per_second,
+            "profile_batch": profile_batch,
+            "embeddings_freq": embeddings_freq,
+            "embeddings_metadata": embeddings_metadata,
+        }
+        asked = [name for name, value in unwritten.items() if value]
+        if asked:
+            warnings.warn(
+                "TensorBoard writes numbers, histograms and pictures alone: "
+                f"{', '.join(asked)} has no effect",
+                stacklevel=2,
+            )
         purpose = "the TensorBoard callback"
         require("tensorboard", purpose, extra="tensorboard")
         self.SummaryWriter = require("torch.utils.tensorboard", purpose).SummaryWriter

@@ -52,6 +52,7 @@ class ProgressBar(Callback):
     """
 
     first_process_only: ClassVar[bool] = True
+    only_shows: ClassVar[bool] = True
 
     def __init__(self, bar: bool | None = None) -> None:
         self.wanted = bar

@@ -31,6 +31,8 @@ OPTIONAL: dict[str, dict[str, Kinds]] = {
         "image_size": list,
         "test_share": float,
         "classes": list,
+        "damaged": str,
+        "in_memory": bool,
     },
     "compile": {
         "learning_rate": NUMBER,

@@ -2,6 +2,8 @@
 
     name           of the recipe; else it is called like its file
     [data]         name (a set, a folder, an .npz file), scale (pixels are divided by it); may:
+                   damaged ("error" or "skip") and in_memory (false: decoded batch by batch) of
+                   pictures,
                    standardize (by the training images' mean and deviation, kept with the model),
                    image_size and test_share (of folders and files), classes (their names)
     [fit]          epochs, batch_size, seed, validation ("test" or "none")

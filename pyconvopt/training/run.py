@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from pyconvopt import data
+from pyconvopt.data.rows import Pixels, Rows
 from pyconvopt.extras import require
 from pyconvopt.files import write_whole
 from pyconvopt.models import Sequential
@@ -46,18 +47,23 @@ class Result(NamedTuple):
     test: dict[str, float]
 
 
-def images(pixels: np.ndarray, scale: float) -> np.ndarray:
+def images(pixels: Any, scale: float) -> Any:
     """Pixels (N, H, W) or (N, H, W, C) as float32 (N, H, W, C), divided by `scale`.
 
-    At a scale of 1 they keep their type: bytes stay bytes, and become floats batch by batch.
+    At a scale of 1 they keep their type: bytes stay bytes, and become floats batch by batch. Rows
+    on disk stay there.
 
     >>> images(np.full((1, 2, 2), 255, np.uint8), 255.0)[0, 0, 0]
     array([1.], dtype=float32)
     """
+    if len(pixels.shape) not in (3, 4):
+        raise ValueError(
+            f"images must be (N, H, W) or (N, H, W, C), got shape {tuple(pixels.shape)}"
+        )
+    if isinstance(pixels, Rows):
+        return Pixels(pixels, scale)
     if pixels.ndim == 3:
         pixels = pixels[..., None]
-    if pixels.ndim != 4:
-        raise ValueError(f"images must be (N, H, W) or (N, H, W, C), got shape {pixels.shape}")
     return pixels if scale == 1 else pixels.astype(np.float32) / np.float32(scale)
 
 
@@ -87,7 +93,8 @@ def default_folder(recipe: Recipe) -> Path:
 def load_images(recipe: Recipe) -> tuple[Pair, Pair]:
     """(images, labels) for training and for testing, as the recipe says; it learns the classes."""
     section = recipe.table["data"]
-    options = {key: section[key] for key in ("image_size", "test_share") if key in section}
+    keys = ("image_size", "test_share", "damaged", "in_memory")
+    options = {key: section[key] for key in keys if key in section}
     (train, test), classes = data.load_named(section["name"], **options)
     if classes is not None and section["name"] not in data.CLASS_NAMES:
         section["classes"] = list(classes)
@@ -168,10 +175,16 @@ def run_recipe(
         raise RuntimeError(f"{failure}; set a lower compile.learning_rate, or compile.clip_norm")
     scores = model.evaluate(*test, verbose=0, return_dict=True)
     if processes.is_first:
-        history.to_json(folder / "history.json")
         title = f"{recipe.name} on {recipe.table['data']['name']}"
-        pictures.curves(history, folder / "curves.png", title=title, held_out="test images")
-        model.save(folder / WEIGHTS)
+        try:
+            history.to_json(folder / "history.json")
+            pictures.curves(history, folder / "curves.png", title=title, held_out="test images")
+            model.save(folder / WEIGHTS)
+        except OSError as error:
+            raise OSError(
+                f"the run has ended, but its files could not be written: {error}; make room, then "
+                f"pyconvopt train --resume {folder} writes them"
+            ) from None
         CheckpointFolder(folder / CHECKPOINT).clear()
     return Result(model, folder, scores)
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pyconvopt.randomness import random_states, set_random_states
+from pyconvopt.training.callbacks import Callback
 
 
 def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
@@ -42,10 +43,11 @@ def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Any, state: dict[str, Any], data: bool = True) -> tuple[int, int]:
+def restore(trainer: Any, state: dict[str, Any], again: bool = False) -> tuple[int, int]:
     """Put a state back; returns the epoch and the batch to go on with.
 
-    `data` (True): the place in the data too.
+    `again` (False): the same state a second time, in the epoch it belongs to; the place in the data
+    is found already.
 
     Errors: ValueError for the state of another model, optimiser, set of metrics or data. The model
     is then as it was.
@@ -57,7 +59,7 @@ def restore(trainer: Any, state: dict[str, Any], data: bool = True) -> tuple[int
         raise ValueError(
             f"the checkpoint counts {', '.join(state['metrics'])}, this run {', '.join(counters)}"
         )
-    if data:
+    if not again:
         trainer.stream.load_state_dict(state["data"])
     trainer.model.load_state_dict(state["model"])
     trainer.optimizer.load_state_dict(state["optimizer"]["state"])
@@ -66,9 +68,14 @@ def restore(trainer: Any, state: dict[str, Any], data: bool = True) -> tuple[int
     for name, counter in counters.items():
         counter.load_state_dict(state["metrics"][name])
     of_processes = state["callbacks"]
-    restore_callbacks(
+    unknown = restore_callbacks(
         trainer.hooks.callbacks, of_processes[trainer.processes.rank % len(of_processes)]
     )
+    if unknown and not again:
+        warnings.warn(
+            f"the checkpoint knows nothing of {', '.join(unknown)}: what is new starts anew",
+            stacklevel=3,
+        )
     trainer.model.stop_training = state["stop_training"]
     if trainer.guard is not None:
         trainer.guard.message = state["failure"]
@@ -110,8 +117,12 @@ def require_same_optimizer(optimizer: Any, saved: dict[str, Any]) -> None:
         )
 
 
-def restore_callbacks(callbacks: list[Any], saved: list[list[Any]]) -> None:
-    """Give each callback the state of the one of its class, in order."""
+def restore_callbacks(callbacks: list[Any], saved: list[list[Any]]) -> list[str]:
+    """Give each callback the state of the one of its class, in order; those that found none.
+
+    A callback that shows a run may come and go: the run does not depend on it.
+    """
+    unknown = []
     rest = list(saved)
     for callback in callbacks:
         name = type(callback).__name__
@@ -119,7 +130,11 @@ def restore_callbacks(callbacks: list[Any], saved: list[list[Any]]) -> None:
         if entry is not None:
             rest.remove(entry)
             callback.load_state_dict(entry[1])
-        elif callback.state_dict():
-            warnings.warn(
-                f"the checkpoint knows nothing of {name}, which starts anew", stacklevel=2
-            )
+        elif remembers(callback) and not callback.only_shows:
+            unknown.append(name)
+    return unknown
+
+
+def remembers(callback: Callback) -> bool:
+    """Whether a callback of that class has a state, which it need not have yet."""
+    return bool(callback.remembers) or type(callback).state_dict is not Callback.state_dict

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from pyconvopt import schedules
 from pyconvopt.data.loader import ArrayLoader, as_batches
+from pyconvopt.data.split import split
 from pyconvopt.data.stream import Stream
 from pyconvopt.schedules.base import require_rate
 from pyconvopt.training import arguments, checks
@@ -25,7 +27,7 @@ from pyconvopt.training.clipping import Clipping
 from pyconvopt.training.history import History
 from pyconvopt.training.processes import Processes, join
 from pyconvopt.training.updates import Updates
-from pyconvopt.training.weighting import ClassWeights
+from pyconvopt.training.weighting import class_weights
 
 
 class Trainer(Updates):
@@ -117,11 +119,12 @@ class Trainer(Updates):
         verbose: int | str = "auto",
         callbacks: Sequence[Callback] = (),
         initial_epoch: int = 0,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
         sample_weight: Any = None,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_freq: int | Sequence[int] = 1,
+        validation_batch_size: int | None = None,
         checkpoint: str | Path | BackupAndRestore | None = None,
         every: str | int | timedelta = "epoch",
     ) -> History:
@@ -133,17 +136,20 @@ class Trainer(Updates):
         Args:
             data: (x, y) or (x, y, weights) arrays or tensors, a Dataset, a DataLoader (its own
                 batch size and order), a generator of batches or a function that makes one.
-            validation: data of the same kinds, evaluated after each epoch.
+            validation: data of the same kinds, evaluated after each epoch; or a share: so much of
+                the end of arrays or a Dataset (of each class of an ImageFolder) is held out.
             shuffle, seed: whether and how each epoch is shuffled; the seed is that of dropout and
                 other noise in layers too. None: torch's generator says.
             verbose: 'auto' or 1 (bar on a terminal, else lines), 2 (lines), 0 (nothing).
             callbacks: more of them, for this run only.
             initial_epoch: the number of the first epoch, when a run is taken up again.
-            class_weight: {class: weight}, in training alone; sample_weight: one a sample. The
-                loss of a batch is the sum of weight times loss over its number of samples.
+            class_weight: {class: weight}, or 'balanced' (samples / (classes * those of the
+                class)), in training alone; sample_weight: one a sample. The loss of a batch is the
+                sum of weight times loss over its number of samples.
             steps_per_epoch: batches an epoch; the data go on where the epoch before left them.
             validation_steps: the most batches of a validation, which comes every
-                `validation_freq` epochs, or after those of a list (counted from 1).
+                `validation_freq` epochs, or after those of a list (counted from 1), in batches of
+                `validation_batch_size` (None: 256, or batch_size if that is more).
             checkpoint: a folder; a run that is killed and started again goes on there, to the
                 same bits, and one that has ended comes back at once. Or a `BackupAndRestore`.
             every: how often it is written: 'epoch', a number of batches, or a `timedelta`.
@@ -153,13 +159,15 @@ class Trainer(Updates):
         """
         self.processes = group = join()
         group.align()
-        loader = as_batches(arguments.weighted(data, sample_weight), batch_size, shuffle, seed)
+        data = arguments.weighted(data, sample_weight)
+        if isinstance(validation, Real):
+            data, validation = split(data, float(validation))
+        loader = as_batches(data, batch_size, shuffle, seed, initial_epoch)
         group.seed = arguments.noise_seed(seed, None if loader is data else loader)
-        if loader is not data and isinstance(loader, ArrayLoader):
-            loader.epoch = initial_epoch
-        held_out = None if validation is None else as_batches(validation, max(batch_size, 256))
+        size = validation_batch_size or max(batch_size, 256)
+        held_out = None if validation is None else as_batches(validation, size)
         validates = arguments.validation_epochs(validation_freq)
-        self.class_weight = None if class_weight is None else ClassWeights(class_weight)
+        self.class_weight = class_weights(class_weight, loader)
         self.stream = Stream(loader, steps_per_epoch)
         group.align(loader, held_out)
         verbose = verbose if group.is_first else 0
@@ -193,7 +201,7 @@ class Trainer(Updates):
                 logs, first = self.logs(), False
                 if held_out is not None and validates(epoch):
                     hooks.call("on_test_begin")
-                    seen = self.evaluate(held_out, steps=validation_steps)
+                    seen = self.measure(held_out, validation_steps, hooks)
                     logs |= {f"val_{name}": value for name, value in seen.items()}
                     hooks.call("on_test_end", logs)
                 hooks.call("on_epoch_end", epoch, logs)

@@ -64,6 +64,7 @@ class Updates(Evaluator):
                 self.model if has_settings else trainable,
                 **self.optimizer_options,
             )
+        checks.warn_of_slips(self.model, self.optimizer)
         updated = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None
         self.guard = FiniteGuard(self.model) if self.wants_guard else None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pyconvopt.data.loader import ArrayLoader, Loader
 from pyconvopt.losses import Loss
 
 
@@ -33,6 +34,38 @@ def weighted_loss(
 ) -> Tensor:
     """Σ w·loss / N over a batch."""
     return (weights * sample_losses(loss, outputs, targets, from_logits)).mean()
+
+
+def class_weights(spec: Mapping[int, float] | str | None, loader: Loader) -> ClassWeights | None:
+    """The weights that `class_weight` asks for: none, {class: weight}, or 'balanced'.
+
+    Balanced is scikit-learn's: samples / (classes * samples of the class), of the training data.
+
+    Errors: TypeError for anything else; ValueError for data whose labels cannot be counted.
+    """
+    if spec is None:
+        return None
+    if spec == "balanced":
+        if not isinstance(loader, ArrayLoader) or loader.y is None:
+            raise ValueError(
+                "class_weight='balanced' counts the labels of arrays (x, y): of other data give "
+                "{class: weight}"
+            )
+        labels, counts = one_label(loader.y).long().unique(return_counts=True)
+        shares = len(loader.y) / (len(labels) * counts.double())
+        return ClassWeights(dict(zip(labels.tolist(), shares.tolist(), strict=True)))
+    if not isinstance(spec, Mapping):
+        raise TypeError(f"class_weight must be {{class: weight}} or 'balanced', got {spec!r}")
+    return ClassWeights(spec)
+
+
+def one_label(targets: Tensor) -> Tensor:
+    """Labels (N,) from class numbers, one-hot, or one 0/1 value a sample."""
+    if targets.dim() > 1:
+        targets = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(dim=1)
+    if targets.dim() > 1:
+        raise ValueError("class_weight needs one label a sample; use sample_weight")
+    return targets
 
 
 class ClassWeights:
@@ -59,9 +92,5 @@ class ClassWeights:
 
     def __call__(self, targets: Tensor) -> Tensor:
         """The weight of each sample from its label: a class number, one-hot, or one 0/1 value."""
-        if targets.dim() > 1:
-            targets = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(dim=1)
-        if targets.dim() > 1:
-            raise ValueError("class_weight needs one label a sample; use sample_weight")
-        numbers = targets.long().clamp(max=len(self.table) - 1)
+        numbers = one_label(targets).long().clamp(max=len(self.table) - 1)
         return self.table.to(targets.device)[numbers]

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from pyconvopt import data
+from pyconvopt.training.recipes import Recipe
+from pyconvopt.training.run import fit_recipe, load_images
 from tests.tiny_data import write_tiny_set
 
 
@@ -84,11 +86,84 @@ class TestFolders:
         train, test = data.load(str(tmp_path), image_size=(4, 3))
         assert train[0].shape == (9, 4, 3, 1) and test[0].shape == (3, 4, 3, 1)
 
+    def test_damaged_pictures_by_choice(self, tmp_path, arrays):
+        self.put(tmp_path, arrays, {".": "train"})
+        (tmp_path / "class1" / "01.png").write_bytes(b"no picture")
+        with pytest.raises(ValueError, match=r"01.png cannot be read"):
+            data.load(tmp_path)
+        with pytest.warns(UserWarning, match="left out 1 of 12 pictures"):
+            train, test = data.load(tmp_path, damaged="skip")
+        assert len(train[0]) + len(test[0]) == 11
+
+    @pytest.mark.parametrize("halves", [{".": "train"}, {"train": "train", "test": "test"}])
+    def test_decoded_batch_by_batch(self, tmp_path, arrays, halves):
+        self.put(tmp_path, arrays, halves)
+        wanted = data.load(tmp_path)
+        for (rows, labels), (images, numbers) in zip(
+            data.load(tmp_path, in_memory=False), wanted, strict=True
+        ):
+            assert isinstance(rows, data.Rows)
+            np.testing.assert_array_equal(rows[:].numpy(), images)
+            np.testing.assert_array_equal(labels, numbers)
+
     def test_unlike_classes(self, tmp_path, arrays):
         arrays["y_test"][:] = 0
         self.put(tmp_path, arrays, {"train": "train", "test": "test"})
         with pytest.raises(ValueError, match="differ in their classes: class1, class2"):
             data.load(tmp_path)
+
+
+class TestArrayFolders:
+    def put(self, folder, arrays, columns=False):
+        for name, values in arrays.items():
+            np.save(folder / f"{name}.npy", values[:, None] if columns and "y" in name else values)
+
+    def test_divided(self, tmp_path, arrays):
+        self.put(tmp_path, arrays, columns=True)
+        train, test = data.load(tmp_path)
+        for (rows, labels), half in zip((train, test), ("train", "test"), strict=True):
+            assert isinstance(rows, data.MappedArray)
+            np.testing.assert_array_equal(rows[:].numpy(), arrays[f"x_{half}"])
+            np.testing.assert_array_equal(labels, arrays[f"y_{half}"])
+
+    def test_undivided_as_in_an_npz_file(self, tmp_path, arrays):
+        pair = {"x": arrays["x_train"], "y": arrays["y_train"]}
+        self.put(tmp_path, pair)
+        np.savez(tmp_path / "same.npz", **pair)
+        wanted = data.load(tmp_path / "same.npz")
+        for (rows, labels), (images, numbers) in zip(data.load(tmp_path), wanted, strict=True):
+            assert isinstance(rows, data.Rows)
+            np.testing.assert_array_equal(rows[:].numpy(), images)
+            np.testing.assert_array_equal(labels, numbers)
+
+    def test_refusals(self, tmp_path, arrays):
+        self.put(tmp_path, {"x": arrays["x_train"]})
+        with pytest.raises(ValueError, match="holds x; wanted x_train, y_train, x_test, y_test"):
+            data.load(tmp_path)
+        with pytest.raises(ValueError, match=r"is one array: give a folder that holds x.npy and y"):
+            data.load(tmp_path / "x.npy")
+        np.savez(tmp_path / "a.npz", **arrays)
+        with pytest.raises(ValueError, match="is read whole: for images that stay on disk"):
+            data.load(tmp_path / "a.npz", in_memory=False)
+
+    def test_a_recipe_trains_from_disk_as_from_memory(self, tmp_path, arrays):
+        (tmp_path / "disk").mkdir()
+        self.put(tmp_path / "disk", arrays)
+        np.savez(tmp_path / "memory.npz", **arrays)
+        weights = []
+        for name in ("disk", "memory.npz"):
+            recipe = Recipe.load("seed")
+            recipe.set("data.name", str(tmp_path / name))
+            recipe.set("data.standardize", True)
+            recipe.table["layers"] = [
+                {"type": "Flatten"},
+                {"type": "Dense", "units": 3, "activation": "softmax"},
+            ]
+            train, test = load_images(recipe)
+            assert train[0].shape == (12, 5, 5, 1)
+            model, _ = fit_recipe(recipe, train, test, epochs=2, verbose=0)
+            weights.append(np.concatenate([each.ravel() for each in model.get_weights()]))
+        np.testing.assert_allclose(*weights, rtol=1e-6)
 
 
 class TestNames:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch._dynamo  # an optimiser imports it at its first step: here once for all processes
 from safetensors.torch import save_file
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from pyconvopt import files, layers, models
 from pyconvopt.training import (
@@ -128,6 +128,7 @@ def run(
     death: tuple | None = None,
     rate: str = "schedule",
     accumulate: int = 1,
+    auroc: bool = False,
 ) -> None:
     """Train, die as told, or write weights, moments and history to `result`."""
     torch.set_num_threads(1)
@@ -141,6 +142,10 @@ def run(
     if rate == "callback":
         options["schedule"] = None
         callbacks.append(LearningRateScheduler(lambda epoch, before: before * 0.7))
+    if auroc:  # it keeps every batch of the epoch
+        from torchmetrics import AUROC
+
+        options["metrics"] = ["accuracy", AUROC(task="multiclass", num_classes=2)]
     chosen = trainer(accumulate=accumulate, **options)
     if death and death[0] == "at":
         callbacks.append(KillAt(*death[1:]))
@@ -160,6 +165,10 @@ def run(
         "arrays": lambda: (x, y),
         "steps": lambda: (x, y),
         "loader": lambda: DataLoader(TensorDataset(x, y), 8, shuffle=True),
+        "own order": lambda: DataLoader(
+            TensorDataset(x, y), 8, shuffle=True, generator=torch.Generator().manual_seed(3)
+        ),
+        "dataset": lambda: Subset(TensorDataset(x, y), range(30)),
         "function": lambda: batches,
         "generator": endless,
     }[data]()
@@ -174,6 +183,7 @@ def run(
         if data in ("function", "steps")
         else None,
         verbose=0,
+        seed=4 if data == "dataset" else None,
         callbacks=callbacks,
         checkpoint=BackupAndRestore(
             folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import sys
 
 import pytest
@@ -36,6 +37,13 @@ def fit(folder, callback, *more, epochs=4):
     )
 
 
+def test_tensorboard_takes_keras_arguments(tmp_path):
+    pytest.importorskip("tensorboard", reason="the TensorBoard callback needs tensorboard")
+    with pytest.warns(UserWarning, match="write_graph, write_images has no effect"):
+        TensorBoard(tmp_path, write_graph=True, write_images=True)
+    TensorBoard(tmp_path, write_graph=False, profile_batch=0, embeddings_freq=0)
+
+
 class TestCSVLogger:
     def test_columns_of_numbers_that_come_later(self, tmp_path):
         history = fit(None, CSVLogger(tmp_path / "log.csv"))
@@ -44,6 +52,35 @@ class TestCSVLogger:
         assert list(rows[0]) == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy"]
         assert [row["val_loss"] == "NA" for row in rows] == [True, False, True, False]
         assert float(rows[3]["val_loss"]) == history.history["val_loss"][1]
+
+    def test_a_full_disk_does_not_end_the_run(self, tmp_path, monkeypatch):
+        class Full:
+            """The disk takes five bytes of a line, then none, until there is room."""
+
+            def __init__(self, file):
+                self.file, self.calls = file, 0
+
+            def write(self, content):
+                self.calls += 1
+                if self.calls in (2, 4):
+                    return self.file.write(content[:5])
+                if self.calls in (3, 5):
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return self.file.write(content)
+
+            def __getattr__(self, name):
+                return getattr(self.file, name)
+
+        opened = CSVLogger.open
+        monkeypatch.setattr(CSVLogger, "open", lambda self: Full(opened(self)))
+        with pytest.warns(
+            UserWarning, match=r"lines of .*log.csv could not .*: No space"
+        ) as caught:
+            history = fit(None, CSVLogger(tmp_path / "log.csv"))
+        assert len(caught) == 2 and "2 lines" in str(caught[1].message)
+        lines = (tmp_path / "log.csv").read_bytes().decode().split("\r\n")
+        assert [line.split(",")[0] for line in lines] == ["epoch", "0", "1", "2", "3", ""]
+        assert [float(line.split(",")[1]) for line in lines[1:-1]] == history.history["loss"]
 
     def test_a_resumed_run_writes_each_epoch_once(self, tmp_path):
         pytest.importorskip("safetensors")

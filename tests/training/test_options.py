@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyconvopt import layers, losses, metrics
-from pyconvopt.training import LambdaCallback, LearningRateScheduler, Trainer
+from pyconvopt.training import LambdaCallback, LearningRateScheduler, Trainer, checks
 from pyconvopt.training.weighting import sample_losses
 from tests.small_models import dense, points, sgd
 
@@ -84,6 +84,20 @@ class TestWeights:
         np.testing.assert_allclose(flat(first), flat(second), rtol=1e-6)
         assert one.history["val_loss"] != two.history["val_loss"]  # class weights: training alone
 
+    @pytest.mark.parametrize("one_hot", [False, True])
+    def test_balanced_classes(self, one_hot):
+        x, y = points()
+        y = np.where(y == 1, 2, 0)  # no sample of class 1
+        y[:5] = 0
+        counts = {label: int((y == label).sum()) for label in (0, 2)}
+        wanted = {label: 64 / (2 * count) for label, count in counts.items()}
+        labels = np.eye(3, dtype=np.float32)[y] if one_hot else y
+        loss = "categorical_crossentropy" if one_hot else "sparse_categorical_crossentropy"
+        first, second = twins(loss=loss, classes=3)
+        first.fit(x, labels, verbose=0, seed=1, class_weight="balanced")
+        second.fit(x, labels, verbose=0, seed=1, class_weight=wanted)
+        np.testing.assert_array_equal(flat(first), flat(second))
+
     def test_a_loader_may_bring_weights(self):
         x, y = points()
         weight = np.linspace(0, 2, 64).astype(np.float32)
@@ -102,6 +116,10 @@ class TestWeights:
         ):
             with pytest.raises(ValueError, match=message):
                 dense().fit(x, y, verbose=0, **given)
+        with pytest.raises(TypeError, match=r"class_weight must be .* or 'balanced', got 'even'"):
+            dense().fit(x, y, verbose=0, class_weight="even")
+        with pytest.raises(ValueError, match="'balanced' counts the labels of arrays"):
+            dense().fit(lambda: iter([(x, y)]), verbose=0, class_weight="balanced")
         with pytest.raises(ValueError, match="sample_weight goes with arrays"):
             data = DataLoader(TensorDataset(*map(torch.from_numpy, (x, y))))
             dense().fit(data, verbose=0, sample_weight=[1.0])
@@ -259,11 +277,49 @@ class TestMetrics:
         model.trainer().metrics[-1].load_state_dict(saved)
         assert model.trainer().metrics[-1].result() == wanted
 
-    def test_one_number_is_wanted(self):
+    def test_more_than_one_number(self):
         torchmetrics = pytest.importorskip("torchmetrics")
-        each = torchmetrics.Accuracy(task="multiclass", num_classes=2, average=None)
-        with pytest.raises(ValueError, match="gives 2 numbers, wanted one: choose its average"):
-            dense(metrics=[each]).fit(*points(), verbose=0)
+        given = {"task": "multiclass", "num_classes": 2}
+        recall = torchmetrics.Recall(**given, average=None)
+        counts = torchmetrics.ConfusionMatrix(**given)
+        pair = [torchmetrics.Accuracy(**given), torchmetrics.F1Score(**given)]
+        model = dense(
+            metrics=[
+                "accuracy",
+                recall,
+                counts,
+                torchmetrics.MetricCollection(pair, prefix="my_"),
+                torchmetrics.MetricCollection({"F": torchmetrics.F1Score(**given)}),
+            ]
+        )
+        x, y = points(40, seed=1)
+        history = model.fit(*points(), epochs=2, verbose=0, validation_data=(x, y)).history
+        said = model.predict(x).argmax(1)
+        for label in (0, 1):
+            wanted = (said[y == label] == label).mean()
+            assert history[f"val_multiclass_recall_{label}"][-1] == pytest.approx(wanted)
+        assert history["my_multiclass_accuracy"] == pytest.approx(history["accuracy"])
+        assert history["F"] == history["my_multiclass_f1_score"]
+        assert not any("confusion" in name for name in history)
+        wanted = [[int(((y == i) & (said == j)).sum()) for j in (0, 1)] for i in (0, 1)]
+        assert counts.compute().tolist() == wanted
+        with pytest.raises(ValueError, match="multiclass_recall gives 2 numbers: multiclass_recal"):
+            model.trainer().metrics[1].result()
+
+    def test_torchmetrics_that_do_not_fit(self):
+        torchmetrics = pytest.importorskip("torchmetrics")
+        with pytest.raises(
+            ValueError, match=r"MeanSquaredError refuses outputs of shape \(32, 2\) "
+        ):
+            dense(metrics=[torchmetrics.MeanSquaredError()]).fit(*points(), verbose=0)
+        accuracy = torchmetrics.Accuracy(task="multiclass", num_classes=2)
+        twin = torchmetrics.Accuracy(task="multiclass", num_classes=2, average="macro")
+        with pytest.raises(
+            ValueError, match=r"name one of them, metrics.TorchMetric\(metric, name"
+        ):
+            dense(metrics=[accuracy, twin])
+        model = dense(metrics=[accuracy, metrics.TorchMetric(twin, name="macro")])
+        assert "macro" in model.fit(*points(), verbose=0).history
 
 
 class TestWarnings:
@@ -272,6 +328,47 @@ class TestWarnings:
         with pytest.warns(UserWarning, match="LearningRateScheduler has no effect"):
             callbacks = [LearningRateScheduler(lambda epoch: 0.1)]
             trainer.fit(points(), verbose=0, callbacks=callbacks)
+
+    def fit(self, model, optimizer):
+        Trainer(model, optimizer).fit(points(), verbose=0)
+
+    def test_decay_of_norms(self):
+        def decaying(**settings):
+            return {"name": "adamw", "config": settings}
+
+        def model():
+            return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+        with pytest.warns(UserWarning, match=r"decay of 0.1 shrinks .* such as 1: spare them"):
+            self.fit(model(), decaying(weight_decay=0.1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.fit(model(), decaying(weight_decay=0.1, no_decay=["bias", "norm"]))
+            self.fit(model(), decaying())
+            self.fit(model(), lambda parameters: torch.optim.AdamW(parameters))  # its own: 0.01
+            self.fit(nn.Sequential(nn.Linear(2, 2)), decaying(weight_decay=0.1))
+
+    def test_more_threads_than_processors(self, monkeypatch):
+        monkeypatch.setattr(checks, "usable_processors", lambda: torch.get_num_threads())
+        assert checks.too_many_threads() is None
+        monkeypatch.setattr(checks, "usable_processors", lambda: torch.get_num_threads() - 0.5)
+        with pytest.warns(UserWarning, match="torch computes with . threads on"):
+            self.fit(nn.Linear(2, 2), "sgd")
+
+    def test_bfloat16_that_is_emulated(self, monkeypatch):
+        assert checks.usable_processors() >= 1
+        monkeypatch.setattr(checks, "multiplies_bfloat16", lambda: False)
+        with pytest.warns(UserWarning, match="the model is in bfloat16, which this processor only"):
+            self.fit(nn.Linear(2, 2).bfloat16(), "sgd")
+        with (
+            pytest.warns(UserWarning, match="autocast to bfloat16, which this processor only"),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            self.fit(nn.Linear(2, 2), "sgd")
+        monkeypatch.setattr(checks, "multiplies_bfloat16", lambda: True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.fit(nn.Linear(2, 2).bfloat16(), "sgd")
 
     def test_a_last_batch_of_one_image(self):
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))

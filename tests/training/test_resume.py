@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from pyconvopt import files
 from pyconvopt.training import (
     BackupAndRestore,
+    Callback,
     CheckpointFolder,
     LambdaCallback,
     Terminated,
@@ -53,7 +54,9 @@ def same(got: Path, wanted: dict[str, torch.Tensor]) -> None:
 
 
 class TestKilled:
-    @pytest.mark.parametrize("data", ["arrays", "steps", "loader", "function", "generator"])
+    @pytest.mark.parametrize(
+        "data", ["arrays", "steps", "loader", "own order", "dataset", "function", "generator"]
+    )
     def test_after_any_batch(self, tmp_path, undisturbed, data):
         """One run killed six times: at a first batch, within, at the last, between epochs."""
         folder, result = str(tmp_path / "backup"), tmp_path / "result"
@@ -95,6 +98,14 @@ class TestKilled:
         assert process(folder, str(result), accumulate=3) == 0
         same(result, undisturbed(accumulate=3))
 
+    def test_a_metric_that_keeps_its_batches(self, tmp_path, undisturbed):
+        pytest.importorskip("torchmetrics", reason="its AUROC keeps every batch")
+        folder, result = str(tmp_path / "backup"), tmp_path / "result"
+        for place in ((0, 2), (1, 1)):
+            assert process(folder, str(result), auroc=True, death=("at", *place)) == KILLED
+        assert process(folder, str(result), auroc=True) == 0
+        same(result, undisturbed(auroc=True))
+
     @pytest.mark.parametrize("place", [(1, 1), (1, -1)])
     def test_sigterm_saves_and_leaves(self, tmp_path, undisturbed, place):
         folder, result = tmp_path / "backup", tmp_path / "result"
@@ -130,11 +141,22 @@ def fit(folder, epochs=2, chosen: Trainer | None = None, data=None, **options):
         epochs=epochs,
         batch_size=8,
         seed=3,
-        verbose=0,
         checkpoint=folder,
-        **options,
+        **({"verbose": 0} | options),
     )
     return chosen, history
+
+
+class Stumble(Callback):
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.place = (epoch, batch)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.place:
+            raise RuntimeError("stumbled")
 
 
 def weights(chosen: Trainer) -> torch.Tensor:
@@ -199,7 +221,7 @@ class TestDamage:
             real(handle)
 
         monkeypatch.setattr(files.os, "fsync", full)
-        with pytest.warns(UserWarning, match="no checkpoint of step 12 .*No space left"):
+        with pytest.warns(UserWarning, match="step 12 .*No space left on device: .*step-00000012"):
             got, _ = fit(tmp_path / "full", epochs=3)
         monkeypatch.undo()
         assert torch.equal(weights(got), weights(wanted))
@@ -265,8 +287,27 @@ class TestState:
         from pyconvopt.training import EarlyStopping
 
         fit(tmp_path, epochs=1)
-        with pytest.warns(UserWarning, match="knows nothing of EarlyStopping"):
+        with pytest.warns(UserWarning, match="knows nothing of EarlyStopping: what"):
             fit(tmp_path, epochs=2, callbacks=[EarlyStopping("loss")])
+
+    def test_a_callback_that_prepares_itself_later_may_be_new(self, tmp_path):
+        class Late(Callback):
+            remembers = ("count",)
+
+            def on_epoch_begin(self, epoch, logs=None):
+                self.count = 0
+
+        fit(tmp_path, epochs=1)
+        with pytest.warns(UserWarning, match="knows nothing of Late"):
+            fit(tmp_path, epochs=2, callbacks=[Late()])
+
+    @pytest.mark.parametrize("every", ["epoch", 3])
+    def test_the_display_may_come_and_go(self, tmp_path, recwarn, capsys, every):
+        with pytest.raises(RuntimeError, match="stumbled"):
+            fit(tmp_path, epochs=3, every=every, callbacks=[Stumble(1, 3)])
+        _, history = fit(tmp_path, epochs=3, every=every, verbose=2)
+        assert history.epoch == [0, 1, 2] and "epoch 3/3" in capsys.readouterr().out
+        assert not recwarn.list
 
     @pytest.mark.parametrize("every", [0, 1.5, True, "batch"])
     def test_refused_frequencies(self, tmp_path, every):
