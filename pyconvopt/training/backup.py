@@ -159,7 +159,8 @@ class BackupAndRestore(Callback):
         if self.saved_step != step:
             raise OSError(f"ended by SIGTERM, and no checkpoint of step {step} could be written")
         message = f"ended by SIGTERM after step {step}, saved in {self.folder.folder}"
-        print(f"{message}; start it again to go on", file=sys.stderr, flush=True)
+        if self.processes.is_first:
+            print(f"{message}; start it again to go on", file=sys.stderr, flush=True)
         raise Terminated(message)
 
     @override

@@ -22,8 +22,10 @@ from pyconvopt import registry
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
 from pyconvopt.extras import require
+from pyconvopt.files import naming
 from pyconvopt.metrics import Average
 from pyconvopt.randomness import random_states_kept
+from pyconvopt.training.processes import join
 from pyconvopt.training.trainer import Trainer
 
 
@@ -137,7 +139,8 @@ class RangeTest:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        figure.savefig(path, format="png")
+        with naming(Path(path)):
+            figure.savefig(path, format="png")
 
 
 def find_lr(
@@ -161,7 +164,8 @@ def find_lr(
     test ends when the smoothed loss is so many times the smallest), rule ('valley').
 
     Several parameter groups keep the ratios of their rates. Everything is left as it was: weights,
-    statistics of batch norm, optimiser, gradients, modes, random states, the data's order.
+    statistics of batch norm, optimiser, gradients, modes, random states, the data's order. Under
+    `torchrun` the processes share each batch, as in `fit`, and all find the same.
 
     Errors: ValueError for rates that do not grow, data that can be read only once, or a loss that is
     no number from the first steps on.
@@ -182,13 +186,13 @@ def find_lr(
     loader = as_batches(data, batch_size, shuffle=True, seed=seed)
     if getattr(loader, "is_read_once", False):
         raise ValueError("find_lr would use a generator up: give a function that makes one")
-    epoch = loader.epoch if isinstance(loader, ArrayLoader) else None
+    order = (loader.seed, loader.epoch) if isinstance(loader, ArrayLoader) else None
     with random_states_kept(getattr(loader, "generator", None)):
         try:
             losses = falling_and_rising(trainer, loader, low, high, steps, smoothing, stop_at)
         finally:
-            if isinstance(loader, ArrayLoader) and epoch is not None:
-                loader.epoch = epoch
+            if isinstance(loader, ArrayLoader) and order is not None:
+                loader.seed, loader.epoch = order
     rates = [rate_at(step, low, high, steps) for step in range(len(losses))]
     return RangeTest(rates, losses, smooth(losses, smoothing), rule)
 
@@ -235,12 +239,15 @@ def falling_and_rising(
 ) -> list[float]:
     """The losses of a copy's steps, until they are far above the smallest."""
     twin = twin_of(trainer)
+    twin.processes = join()
+    twin.processes.align(loader)
     twin.prepare(loader)
     twin.model.train()
     groups = twin.optimizer.param_groups
     ratios = [group["lr"] / (groups[0]["lr"] or 1.0) for group in groups]
     losses: list[float] = []
-    for step, parts in enumerate(Stream(loader, steps).epoch()):
+    batches = twin.processes.own(loader, Stream(loader, steps).epoch())
+    for step, parts in enumerate(batches):
         for group, ratio in zip(groups, ratios, strict=True):
             group["lr"] = rate_at(step, low, high, steps) * (ratio or 1.0)
         twin.reset()
