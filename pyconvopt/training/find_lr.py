@@ -9,6 +9,7 @@ Source: Smith 2017, "Cyclical learning rates for training neural networks", arXi
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from pyconvopt import registry
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
 from pyconvopt.extras import require
-from pyconvopt.files import naming
+from pyconvopt.files import write_whole
 from pyconvopt.metrics import Average
 from pyconvopt.randomness import random_states_kept
 from pyconvopt.training.processes import join
@@ -139,8 +140,9 @@ class RangeTest:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        with naming(Path(path)):
-            figure.savefig(path, format="png")
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        write_whole(path, content.getvalue())
 
 
 def find_lr(

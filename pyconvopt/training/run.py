@@ -20,7 +20,7 @@ import torch
 
 from pyconvopt import data
 from pyconvopt.extras import require
-from pyconvopt.files import write_whole
+from pyconvopt.files import naming, write_whole
 from pyconvopt.models import Sequential
 from pyconvopt.training.checkpoint import CheckpointFolder
 from pyconvopt.training.curves import plot_curves
@@ -149,7 +149,8 @@ def run_recipe(
     if processes.is_first:
         history.to_json(folder / "history.json")
         title = f"{recipe.name} on {recipe.table['data']['name']}"
-        plot_curves(history, folder / "curves.png", title, held_out="test images")
+        with naming(folder / "curves.png"):
+            plot_curves(history, folder / "curves.png", title, held_out="test images")
         model.save(folder / WEIGHTS)
         CheckpointFolder(folder / CHECKPOINT).clear()
     return Result(model, folder, scores)
