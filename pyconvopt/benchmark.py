@@ -9,6 +9,7 @@ All peers train the same weights on the same batch, and must agree on its loss b
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import signal
@@ -210,8 +211,16 @@ class Worker:
         self.process.communicate()
 
 
+def end_with_parent() -> None:
+    """A stopped process must not outlive a parent that was killed (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 def serve(peer: str, problem: Problem) -> None:
     """What a peer's process does: builds, then answers each line with a figure."""
+    end_with_parent()
     network, x = problem.network(), problem.images()
     with torch.no_grad():
         network.eval()(x[:1])  # lazy layers take their shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from json import dumps
 from typing import Annotated
 
@@ -29,6 +30,12 @@ def bench(
 ) -> None:
     """Time a training step on this machine, with pyconvopt and with torch, in turns."""
     problem = benchmark.Problem.of(model, batch_size, image_size)
+    if machine.load() > machine.processors():
+        warnings.warn(
+            f"other programs are busy ({machine.load():.1f} want to run on {machine.processors()} "
+            "processors): the times mean little",
+            stacklevel=1,
+        )
     result = benchmark.measure(problem, rounds, seconds)
     print(dumps(result.table()) if json else result.markdown())
 

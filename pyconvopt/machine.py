@@ -65,6 +65,11 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def load() -> float:
+    """How many programs want to run, on average over the last minute; 0 where nobody counts."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
 def facts() -> dict[str, Any]:
     """Versions, kernels, threads, OpenMP, data sets, and `advice`: what is slow and why."""
     found: dict[str, Any] = {
@@ -76,7 +81,7 @@ def facts() -> dict[str, Any]:
         "winograd": _C.winograd(),
         "threads": torch.get_num_threads(),
         "processors": processors(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        "load": load(),
         "openmp": openmp_runtimes(),
         "environment": {
             name: os.environ[name]

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +43,18 @@ def test_a_peer_that_fails_says_why():
         worker.end()
 
 
+def test_a_busy_machine_is_told(monkeypatch, capsys):
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    from pyconvopt import cli, machine
+
+    monkeypatch.setattr(machine, "load", lambda: 1000.0)
+    result = benchmark.Result(benchmark.Problem.of("article"), {"pyconvopt": [1.0]})
+    monkeypatch.setattr(benchmark, "measure", lambda *arguments: result)
+    with pytest.warns(UserWarning, match="other programs are busy .* the times mean little"):
+        assert cli.run(("bench",)) == 0
+
+
+@pytest.mark.filterwarnings("ignore:other programs are busy")
 def test_the_command(capsys):
     pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
     from pyconvopt import cli
@@ -49,3 +66,22 @@ def test_the_command(capsys):
     assert set(read["seconds"]) == set(benchmark.PEERS)
     for figures in [*read["seconds"].values(), *read["ratios"].values()]:
         assert len(figures) == 2 and min(figures) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
+def test_no_process_is_left_behind():
+    """A stopped worker ends with the program that stopped it, however that ends."""
+    program = (
+        "import os; from pyconvopt import benchmark; "
+        "worker = benchmark.Worker('torch', benchmark.Problem('article', 1, 28)); "
+        "worker.answer(); print(worker.process.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    parent = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert parent.returncode == -9, parent.stderr
+    status = Path(f"/proc/{int(parent.stdout)}/status")
+    for _ in range(100):
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return
+        time.sleep(0.1)
+    os.kill(int(parent.stdout), 9)
+    pytest.fail("the worker is still there")
