@@ -1,19 +1,29 @@
 """The entry point `pyconvopt`: runs a command, and turns what goes wrong into one line.
 
-Exit status: 0 if it worked, 1 for a run that failed, 2 for wrong usage, 130 if interrupted.
+Exit status: 0 if it worked, 1 for a run that failed, 2 for wrong usage, 130 if interrupted. With
+PYCONVOPT_DEBUG=1 in the environment an error is shown with its traceback.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from pyconvopt.extras import require
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
+DEBUG = "PYCONVOPT_DEBUG"
+# What the library raises about the user's input and the machine; anything else is a fault in it.
+EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: object) -> str:
     """An error's message without line breaks."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
@@ -21,8 +31,30 @@ def one_line(error: BaseException) -> str:
 
 def fail(message: str, status: int) -> int:
     """Say what went wrong, and give back the exit status."""
-    print(f"error: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # of the processes that torchrun started
+    if rank == "0":
+        print(f"error: {message}", file=sys.stderr)
+    elif status == 1:  # wrong usage is the same in every process, a failure need not be
+        print(f"error in process {rank}: {message}", file=sys.stderr)
     return status
+
+
+def explained(error: BaseException) -> str:
+    """What is said of a run that failed."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        where = f" for {error.filename}" if error.filename else ""
+        return f"no space left on the disk{where}: free some, or choose a folder on another disk"
+    if isinstance(error, EXPECTED):
+        return one_line(error)
+    return (
+        f"unexpected {type(error).__name__}: {one_line(error)}; this is a fault of pyconvopt: "
+        f"{DEBUG}=1 in the environment shows the traceback to report"
+    )
+
+
+def warning_line(message: Any, *place: Any) -> str:
+    """How a warning is shown: without the place in the source it came from."""
+    return f"warning: {one_line(message)}\n"
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +82,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         return 1
-    except (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError) as error:
-        return fail(one_line(error), 1)
+    except Exception as error:
+        if os.environ.get(DEBUG, "0") != "0":
+            traceback.print_exc()
+        return fail(explained(error), 1)
 
 
 def one_line_usage(error: BaseException) -> str:
@@ -62,6 +96,8 @@ def one_line_usage(error: BaseException) -> str:
 
 def main() -> None:
     """What the console script calls."""
+    if os.environ.get(DEBUG, "0") == "0":
+        warnings.formatwarning = warning_line  # type: ignore[assignment]
     sys.exit(run())
 
 

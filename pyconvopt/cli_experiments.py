@@ -17,6 +17,7 @@ from pyconvopt.cli_options import (
     SetOption,
     chosen_recipe,
     data_change,
+    is_first_process,
 )
 from pyconvopt.extras import require
 from pyconvopt.files import write_whole
@@ -26,6 +27,7 @@ from pyconvopt.training import sweep as halve
 from pyconvopt.training.find_lr import RULES
 from pyconvopt.training.recipes import Recipe, parse_value
 from pyconvopt.training.run import load_images
+from pyconvopt.training.sweep import SAMPLERS, TRIALS
 
 
 def find_lr(
@@ -52,6 +54,8 @@ def find_lr(
         steps=steps,
         rule=rule,
     )
+    if not is_first_process():
+        return
     if plot is not None:
         test.plot(plot)
     if json:
@@ -63,15 +67,15 @@ def find_lr(
 
 
 def values_of(changes: Sequence[str]) -> dict[str, Any]:
-    """{key: [values]} from key=[values] texts."""
+    """{key: [values]}, or {key: range}, from key=[values] texts."""
     space = {}
     for change in changes:
         key, equals, text = change.partition("=")
         value = parse_value(text.strip())
-        if not equals or not isinstance(value, list):
+        if not equals or not isinstance(value, (list, dict)):
             raise typer.BadParameter(
-                f"--over takes key=[value, value], such as compile.learning_rate=[0.01, 0.001], "
-                f"got {change!r}"
+                f"--over takes key=[value, value], such as compile.learning_rate=[0.01, 0.001], or "
+                f"for optuna key={{low = 0.001, high = 0.1}}, got {change!r}"
             )
         space[key.strip()] = value
     return space
@@ -79,11 +83,15 @@ def values_of(changes: Sequence[str]) -> dict[str, Any]:
 
 def sweep(
     over: Annotated[
-        list[str], typer.Option(help="What to try: key=[value, value]; may be given again.")
+        list[str], typer.Option(help="What to try: key=[value, value], may be given again.")
     ],
     data: DataOption = None,
     recipe: RecipeOption = "seed",
     set: SetOption = None,
+    sampler: Annotated[str, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = "grid",
+    trials: Annotated[
+        int | None, typer.Option(min=1, help=f"Candidates that optuna draws; default {TRIALS}.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the best.")] = None,
     monitor: Annotated[str, typer.Option(help="What decides.")] = "val_accuracy",
     out: Annotated[Path | None, typer.Option(help="Also write the candidates, .csv.")] = None,
@@ -91,7 +99,17 @@ def sweep(
 ) -> None:
     """Try settings of a recipe by successive halving; the last line printed are the best ones."""
     chosen = chosen_recipe(recipe, data_change(data) + (set or []))
-    result = halve(chosen, values_of(over), epochs=epochs, monitor=monitor, verbose=int(not json))
+    result = halve(
+        chosen,
+        values_of(over),
+        sampler=sampler,
+        trials=trials,
+        epochs=epochs,
+        monitor=monitor,
+        verbose=int(not json),
+    )
+    if not is_first_process():
+        return
     if out is not None:
         result.to_csv(out)
     if json:
@@ -135,6 +153,8 @@ def compare(
         results=out / "results.csv",
         verbose=int(not json),
     )
+    if not is_first_process():
+        return
     result.to_csv(out / "summary.csv")
     write_whole(out / "summary.md", result.markdown() + "\n")
     result.plot(out / "comparison.png")

@@ -1,7 +1,10 @@
-"""Options that several commands share, and what they stand for."""
+"""What several commands share: options, and which of several processes runs a command."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import wraps
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +23,27 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a recipe's value: key=value.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's --help; \\b keeps its lines as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  pyconvopt {command}" for command in commands)])
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that `torchrun` started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def first_process_only(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as the first of several processes runs it; the others have nothing to do."""
+
+    @wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        if is_first_process():
+            command(*arguments, **options)
+
+    return run
 
 
 def chosen_recipe(recipe: str, changes: list[str]) -> Recipe:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import io
 from collections.abc import Sequence
-from importlib import metadata
-from importlib.util import find_spec
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +12,8 @@ import numpy as np
 import torch
 import typer
 
-from pyconvopt import cli_experiments, data, models
+import pyconvopt
+from pyconvopt import cli_experiments, cli_machine, data, models
 from pyconvopt.cli_options import (
     DataOption,
     JsonOption,
@@ -24,12 +22,15 @@ from pyconvopt.cli_options import (
     SetOption,
     chosen_recipe,
     data_change,
+    examples,
+    first_process_only,
+    is_first_process,
 )
 from pyconvopt.data.image_folder import Form, decoded, opened
 from pyconvopt.data.sources import located
+from pyconvopt.files import write_whole
 from pyconvopt.models.export import FORMATS
 from pyconvopt.models.export import export as export_model
-from pyconvopt.training.processes import join
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.run import (
     RECIPE,
@@ -41,18 +42,38 @@ from pyconvopt.training.run import (
 )
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Train convolutional networks on this machine's fast kernels.",
+    epilog="PYCONVOPT_DEBUG=1 in the environment shows the whole traceback of an error.",
 )
 
-app.command("find-lr")(cli_experiments.find_lr)
-app.command()(cli_experiments.sweep)
-app.command()(cli_experiments.compare)
+
+def show_version(wanted: bool) -> None:
+    """What --version does."""
+    if wanted:
+        print(f"pyconvopt {pyconvopt.__version__}")
+        raise typer.Exit
 
 
-@app.command()
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Train convolutional networks on this machine's fast kernels."""
+
+
+@app.command(
+    epilog=examples(
+        "train --data fashion-mnist --recipe seed",
+        "train --data photos/ --recipe resnet18 --epochs 10 --set fit.batch_size=32",
+        "train --resume runs/seed-20260101-120000",
+    )
+)
 def train(
     data: DataOption = None,
     recipe: RecipeOption = "seed",
@@ -87,7 +108,7 @@ def train(
         )
     else:
         result = resume_run(resume, verbose)
-    if not join().is_first:
+    if not is_first_process():
         return
     if json:
         print(dumps({"folder": str(result.folder), "test": result.test}))
@@ -107,7 +128,10 @@ def run_and_recipe(run: Path) -> tuple[models.Sequential, Recipe | None]:
     return models.load(file), Recipe.load(str(beside)) if beside.is_file() else None
 
 
-@app.command()
+@app.command(
+    epilog=examples("evaluate runs/first", "evaluate model.safetensors --data fashion-mnist")
+)
+@first_process_only
 def evaluate(run: RunArgument, data_name: DataOption = None, json: JsonOption = False) -> None:
     """Loss and metrics of a trained model on a data set's test images."""
     model, recipe = run_and_recipe(run)
@@ -145,7 +169,10 @@ def read_images(path: Path, shape: Sequence[int | None], resize: bool) -> np.nda
         ) from None
 
 
-@app.command()
+@app.command(
+    epilog=examples("predict runs/first shoe.png", "predict runs/first images.npy --out p.npy")
+)
+@first_process_only
 def predict(
     run: RunArgument,
     source: Annotated[Path, typer.Argument(help="A .npy array of images, or a picture.")],
@@ -157,6 +184,7 @@ def predict(
         int | None,
         typer.Option(min=2, help="Passes with dropout on: each probability's mean and spread."),
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """The most probable class of each image, one line an image: index, class, probability."""
     model, recipe = run_and_recipe(run)
@@ -171,70 +199,89 @@ def predict(
     found = model.predict(inputs, samples=samples)
     outputs, spread = (found, None) if samples is None else found
     names = section.get("classes") or data.CLASS_NAMES.get(str(section.get("name")))
-    for index, row in enumerate(outputs):
-        best = int(row.argmax())
-        label = names[best] if names and len(names) == len(row) else str(best)
-        unsure = "" if spread is None else f"\t±{spread[index][best]:.4f}"
-        print(f"{index}\t{label}\t{row[best]:.4f}{unsure}")
+    labels = names if names and len(names) == outputs.shape[-1] else range(outputs.shape[-1])
+    rows: list[dict[str, Any]] = [
+        {"index": index, "class": str(labels[best]), "probability": float(outputs[index, best])}
+        for index, best in enumerate(outputs.argmax(-1))
+    ]
+    if spread is not None:
+        for row, best in zip(rows, outputs.argmax(-1), strict=True):
+            row["spread"] = float(spread[row["index"], best])
+    if json:
+        print(dumps(rows))
+    else:
+        for row in rows:
+            unsure = "" if spread is None else f"\t±{row['spread']:.4f}"
+            print(f"{row['index']}\t{row['class']}\t{row['probability']:.4f}{unsure}")
     if out is not None:
-        np.save(out, outputs if spread is None else np.stack([outputs, spread]))
+        content = io.BytesIO()
+        np.save(content, outputs if spread is None else np.stack([outputs, spread]))
+        write_whole(out, content.getvalue())
 
 
-@app.command()
+@app.command(epilog=examples("export runs/first model.onnx", "export runs/first model.pt2 --json"))
+@first_process_only
 def export(
     run: RunArgument,
     path: Annotated[Path, typer.Argument(help=f"The file, by its ending: {', '.join(FORMATS)}.")],
+    json: JsonOption = False,
 ) -> None:
     """Write a trained model for other programs: weights, torch.export's program, or ONNX."""
     if path.suffix not in FORMATS:
         raise typer.BadParameter(f"the file must end in {', '.join(FORMATS)}, got {path.name!r}")
     export_model(run_and_recipe(run)[0], path)
+    if json:
+        print(dumps({"path": str(path), "bytes": path.stat().st_size}))
+        return
     print(f"written: {path}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "explain runs/first",
+        "explain --recipe resnet18 --batch-size 32",
+        "explain --set layers.0.filters=64",
+    )
+)
+@first_process_only
 def explain(
     run: Annotated[Path | None, typer.Argument(help="A run folder or a model file.")] = None,
     recipe: RecipeOption = "seed",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in the batch.")] = 64,
+    set: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """The kernel chosen for each layer and pass, and why."""
-    import pyconvopt
-
+    if run and (set or recipe != "seed"):
+        raise typer.BadParameter(
+            "a trained model is explained as it is, without --recipe and --set"
+        )
     model = (
         run_and_recipe(run)[0]
         if run
-        else chosen_recipe(recipe, []).model((28, 28, 1), num_classes=10)
+        else chosen_recipe(recipe, set or []).model((28, 28, 1), num_classes=10)
     )
     shape = [size or 32 for size in (model.input_shape or ())[1:]]
-    print(pyconvopt.explain(model, torch.zeros(batch_size, *shape)))
+    explanation = pyconvopt.explain(model, torch.zeros(batch_size, *shape))
+    print(dumps(explanation.rows) if json else explanation)
 
 
-def version(package: str) -> str:
-    """An installed package's version."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "missing"
-
-
-def instruction_sets() -> str:
-    """What the compiled kernels say of this machine."""
-    if find_spec("pyconvopt._C") is None:
-        return "the kernels are not built: pip install . in the source folder"
-    from pyconvopt import _C
-
-    return f"{_C.isa()} (this machine has {', '.join(_C.available_isas())})"
-
-
-@app.command()
-def doctor() -> None:
-    """Versions, instruction set, threads: what to send along with a bug report."""
-    print(f"python            {platform.python_version()} on {platform.platform()}")
-    for package in ("pyconvopt", "torch", "numpy", "typer", "rich", "matplotlib", "safetensors"):
-        print(f"{package:<17} {version(package)}")
-    print(f"instruction set   {instruction_sets()}")
-    print(f"threads           {torch.get_num_threads()} of {os.cpu_count()} processors")
-    for name in data.CLASS_NAMES:
-        found = [str(folder) for folder in data.folders(name) if folder.is_dir()]
-        print(f"{name:<17} {found[0] if found else 'not here yet; fetched when first used'}")
+app.command(
+    "find-lr",
+    epilog=examples("find-lr --recipe seed --plot test.png", "find-lr --set compile.optimizer=sgd"),
+)(cli_experiments.find_lr)
+app.command(
+    epilog=examples(
+        "sweep --over 'compile.learning_rate=[0.0003, 0.001, 0.003]'",
+        "sweep --over 'fit.batch_size=[32, 128]' --over 'compile.optimizer=[\"sgd\", \"adam\"]'",
+        "sweep --sampler optuna --over 'compile.learning_rate={low = 1e-4, high = 0.1, log = true}'",
+    )
+)(cli_experiments.sweep)
+app.command(
+    epilog=examples(
+        "compare seed fast --seeds 5 --target 0.9 --html",
+        "compare seed 'wide=seed,layers.0.filters=64' --out runs/width",
+    )
+)(cli_experiments.compare)
+app.command(epilog=examples("bench", "bench resnet18 --batch-size 16 --json"))(cli_machine.bench)
+app.command(epilog=examples("doctor", "doctor --json"))(cli_machine.doctor)

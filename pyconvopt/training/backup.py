@@ -79,7 +79,7 @@ class BackupAndRestore(Callback):
         self.batches = 0
         self.saved_at = time.monotonic()
         self.saved_step: int | None = None
-        self.terminate = False
+        self.asked = self.terminate = False  # this process; all of them together
         self.within_epoch: dict[str, Any] | None = None
         self.processes: Processes = self.trainer.processes
         found = self.processes.from_first(self.newest)
@@ -100,7 +100,7 @@ class BackupAndRestore(Callback):
 
     def on_signal(self, number: int, frame: Any) -> None:
         """Only a note: the run saves where its state is whole."""
-        self.terminate = True
+        self.asked = True
 
     @override
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
@@ -114,7 +114,7 @@ class BackupAndRestore(Callback):
         self.batches += 1
         if self.trainer.between_updates:
             return
-        self.terminate = self.processes.any(self.terminate)
+        self.terminate = self.processes.any(self.asked)
         if self.terminate or self.processes.any(self.is_due()):
             self.save(self.trainer.position[0], batch + 1)
             self.leave_if_asked()
@@ -130,7 +130,7 @@ class BackupAndRestore(Callback):
     @override
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         ends = epoch + 1 >= self.params["epochs"] or self.model.stop_training
-        self.terminate = self.processes.any(self.terminate)
+        self.terminate = self.processes.any(self.asked)
         due = self.processes.any(self.is_due())
         if self.save_freq == "epoch" or ends or self.terminate or due:
             self.save(epoch + 1, 0)
@@ -159,7 +159,8 @@ class BackupAndRestore(Callback):
         if self.saved_step != step:
             raise OSError(f"ended by SIGTERM, and no checkpoint of step {step} could be written")
         message = f"ended by SIGTERM after step {step}, saved in {self.folder.folder}"
-        print(f"{message}; start it again to go on", file=sys.stderr, flush=True)
+        if self.processes.is_first:
+            print(f"{message}; start it again to go on", file=sys.stderr, flush=True)
         raise Terminated(message)
 
     @override

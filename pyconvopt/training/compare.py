@@ -9,27 +9,21 @@ says how often chance alone would give as large a one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pyconvopt.files import write_whole
 from pyconvopt.training.comparison_page import page
 from pyconvopt.training.comparison_picture import plot_comparison
-from pyconvopt.training.history import History
+from pyconvopt.training.entries import Entry
 from pyconvopt.training.monitors import Monitor
-from pyconvopt.training.recipes import Recipe
+from pyconvopt.training.processes import Processes, join
 from pyconvopt.training.results import ResultsFile, RunRecord, as_csv
-from pyconvopt.training.run import fit_recipe, load_images
 from pyconvopt.training.statistics import Estimate, estimate, paired_t_test
-from pyconvopt.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -231,7 +225,8 @@ def compare(
         level: of the intervals.
         verbose: 1 prints a line a run.
 
-    Torch's generator is set to the seed before each run.
+    Torch's generator is set to the seed before each run. Under `torchrun` each run is one of all
+    processes (see `processes`); the first writes the file and prints, all return the comparison.
 
     Errors: ValueError for a number the runs do not give, or results in the file that belong to
     another recipe of the same name.
@@ -253,18 +248,16 @@ def compare(
     if len(set(chosen)) != len(chosen) or any(seed < 0 for seed in chosen):
         raise ValueError(f"seeds must be different whole numbers >= 0, got {chosen}")
     ready = {name: Entry(name, spec, data, validation, fit) for name, spec in entries.items()}
-    kept = None if results is None else ResultsFile(results)
+    processes = join()
+    kept = None if results is None else processes.from_first(lambda: ResultsFile(results))
     runs: dict[str, dict[int, RunRecord]] = {name: {} for name in ready}
     for turn, seed in enumerate(chosen):
         names = list(ready)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             record = None if kept is None else kept.runs.get((name, seed))
             if record is None:
-                record = ready[name].run(seed)
-                require_number(record, monitor)
-                if kept is not None:
-                    kept.add(record)
-                if verbose:
+                record = finish(ready[name].run(seed), monitor, kept, processes)
+                if verbose and processes.is_first:
                     spent = math.fsum(record.seconds)
                     value = record.history[monitor][-1]
                     print(f"{name}, seed {seed}: {monitor} {value:.4f}, {spent:.1f} s", flush=True)
@@ -278,6 +271,20 @@ def compare(
     return Comparison(runs, monitor, target, level)
 
 
+def finish(
+    record: RunRecord, monitor: str, kept: ResultsFile | None, processes: Processes
+) -> RunRecord:
+    """A run that has ended: the first process' record of it, which that one keeps."""
+
+    def of_first() -> RunRecord:
+        require_number(record, monitor)
+        if kept is not None:
+            kept.add(record)
+        return record
+
+    return processes.from_first(of_first)
+
+
 def require_number(record: RunRecord, monitor: str) -> None:
     """Refuse a run that does not give the number compared."""
     if not record.history.get(monitor):
@@ -285,56 +292,3 @@ def require_number(record: RunRecord, monitor: str) -> None:
             f"{record.name} gives no {monitor!r}, only {', '.join(record.history)}: give validation "
             "data, or choose one of these as monitor"
         )
-
-
-class Entry:
-    """One way to train, ready to be run with a seed."""
-
-    def __init__(
-        self, name: str, spec: Any, data: Any, validation: Any, fit: Mapping[str, Any]
-    ) -> None:
-        self.name, self.data, self.validation, self.fit = name, data, validation, fit
-        self.recipe = Recipe.load(spec) if isinstance(spec, str) else spec
-        if isinstance(self.recipe, Recipe):
-            self.train: Callable[[int], History] = self.train_recipe
-        elif callable(spec):
-            self.factory, self.train = spec, self.train_made
-        else:
-            raise TypeError(
-                f"entry {name!r} must be a Recipe or a function of the seed, got {spec!r}"
-            )
-        self.fingerprint = fingerprint(self.recipe, fit)
-
-    def run(self, seed: int) -> RunRecord:
-        """Train once."""
-        torch.manual_seed(seed)
-        history = self.train(seed)
-        numbers = {name: list(map(float, each)) for name, each in history.history.items()}
-        return RunRecord(self.name, self.fingerprint, seed, list(history.seconds), numbers)
-
-    def train_recipe(self, seed: int) -> History:
-        """The recipe with that seed."""
-        recipe = Recipe(self.recipe.name, deepcopy(self.recipe.table))
-        recipe.set("fit.seed", seed)
-        train, test = load_images(recipe)
-        options = {"verbose": 0, **self.fit}
-        return fit_recipe(recipe, train, test, **options)[1]
-
-    def train_made(self, seed: int) -> History:
-        """What the function returns for that seed, fitted if it is not yet."""
-        made = self.factory(seed)
-        if isinstance(made, History):
-            return made
-        trainer = made if isinstance(made, Trainer) else made.trainer()
-        options = {"verbose": 0, "validation": self.validation, "seed": seed, **self.fit}
-        return trainer.fit(self.data, **options)
-
-
-def fingerprint(recipe: Any, fit: Mapping[str, Any]) -> str:
-    """What tells a recipe from another: a hash of all but its seed. Functions are told by name alone."""
-    if not isinstance(recipe, Recipe):
-        return "function"
-    table = deepcopy(recipe.table)
-    table["fit"].pop("seed")
-    text = json.dumps([table, {key: repr(value) for key, value in fit.items()}], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

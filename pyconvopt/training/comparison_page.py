@@ -33,7 +33,7 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.05rem; margin: 0 0 8px; }
 p.note { color: var(--faint); margin: 4px 0 20px; font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 14px; border-bottom: 1px solid var(--line); text-align: right;
+th, td { padding: 6px 10px; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }
 th { color: var(--faint); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }

@@ -9,6 +9,7 @@ Source: Smith 2017, "Cyclical learning rates for training neural networks", arXi
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 from collections.abc import Callable
@@ -22,9 +23,11 @@ from pyconvopt import registry
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
 from pyconvopt.extras import require
+from pyconvopt.files import write_whole
 from pyconvopt.metrics import Average
 from pyconvopt.randomness import random_states_kept
 from pyconvopt.training.after_step import count_updates
+from pyconvopt.training.processes import join
 from pyconvopt.training.rates import set_rate
 from pyconvopt.training.trainer import Trainer
 
@@ -139,7 +142,9 @@ class RangeTest:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        figure.savefig(path, format="png")
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        write_whole(path, content.getvalue())
 
 
 def find_lr(
@@ -163,7 +168,8 @@ def find_lr(
     test ends when the smoothed loss is so many times the smallest), rule ('valley').
 
     Several parameter groups keep the ratios of their rates. Everything is left as it was: weights,
-    statistics of batch norm, optimiser, gradients, modes, random states, the data's order.
+    statistics of batch norm, optimiser, gradients, modes, random states, the data's order. Under
+    `torchrun` the processes share each batch, as in `fit`, and all find the same.
 
     Errors: ValueError for rates that do not grow, data that can be read only once, or a loss that is
     no number from the first steps on.
@@ -184,13 +190,13 @@ def find_lr(
     loader = as_batches(data, batch_size, shuffle=True, seed=seed)
     if getattr(loader, "is_read_once", False):
         raise ValueError("find_lr would use a generator up: give a function that makes one")
-    epoch = loader.epoch if isinstance(loader, ArrayLoader) else None
+    order = (loader.seed, loader.epoch) if isinstance(loader, ArrayLoader) else None
     with random_states_kept(getattr(loader, "generator", None)):
         try:
             losses = falling_and_rising(trainer, loader, low, high, steps, smoothing, stop_at)
         finally:
-            if isinstance(loader, ArrayLoader) and epoch is not None:
-                loader.epoch = epoch
+            if isinstance(loader, ArrayLoader) and order is not None:
+                loader.seed, loader.epoch = order
     rates = [rate_at(step, low, high, steps) for step in range(len(losses))]
     return RangeTest(rates, losses, smooth(losses, smoothing), rule)
 
@@ -238,12 +244,15 @@ def falling_and_rising(
 ) -> list[float]:
     """The losses of a copy's steps, until they are far above the smallest."""
     twin = twin_of(trainer)
+    twin.processes = join()
+    twin.processes.align(loader)
     twin.run_length = (steps, twin.step_number + steps)
     twin.prepare(loader)
     count_updates(twin.model, twin.run_length, twin.step_number)
     twin.model.train()
     losses: list[float] = []
-    for step, parts in enumerate(Stream(loader, steps).epoch()):
+    batches = twin.processes.own(loader, Stream(loader, steps).epoch())
+    for step, parts in enumerate(batches):
         set_rate(twin.optimizer, rate_at(step, low, high, steps), "the range test")
         twin.reset()
         twin.step(*parts, check_against=loader if step == 0 else None)

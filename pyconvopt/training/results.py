@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyconvopt.files import write_whole
+from pyconvopt.files import naming, write_whole
 
 COLUMNS = ["name", "fingerprint", "seed", "lines", "epoch", "seconds", "number", "value"]
 
@@ -93,7 +93,7 @@ class ResultsFile:
         """Append a finished run, and bring it to disk."""
         self.runs[run.name, run.seed] = run
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8", newline="") as file:
             if file.tell() == 0:
                 file.write(as_csv([COLUMNS]))
             file.write(as_csv(run.lines()))

@@ -24,6 +24,7 @@ from pyconvopt.training import (
     Terminated,
     Trainer,
 )
+from pyconvopt.training.processes import Processes
 from tests.training.resumable import BATCHES, EPOCHS, KillAt, images, process, trainer
 
 KILLED = -signal.SIGKILL
@@ -125,6 +126,20 @@ class TestKilled:
             f"ended by SIGTERM after step 2, saved in {tmp_path}; start it again"
         )
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def test_sigterm_while_the_processes_confer(self, tmp_path, monkeypatch):
+        """The answer to a question asked before it came must not undo it."""
+        real, calls = Processes.any, [0]
+
+        def late(self, flag):
+            calls[0] += 1
+            if calls[0] == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, flag)
+
+        monkeypatch.setattr(Processes, "any", late)
+        with pytest.raises(Terminated, match=r"after step [234],"):
+            fit(tmp_path)
 
     def test_a_finished_run_comes_back_at_once(self, tmp_path, undisturbed):
         folder, result = str(tmp_path / "backup"), tmp_path / "result"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import sys
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import torch
 
 from pyconvopt import layers, models, optimizers
 from pyconvopt.training import Trainer, sweep
+from pyconvopt.training.candidates import rungs
 from pyconvopt.training.recipes import Recipe
-from pyconvopt.training.sweep import rungs
+from pyconvopt.training.sweep_optuna import drawn
 from tests.small_models import points
 from tests.tiny_data import write_tiny_set
 
@@ -102,10 +105,95 @@ def test_recipes_hold_out_training_images(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 6
     for space, message in (
         ({"fit.epochs": [1]}, "a sweep changes compile, layers, .* of a recipe, not 'fit.epochs'"),
+        ({"augment.0.size": [1]}, r"the recipe has no \[\[augment\]\]"),
+        ({"fit.batch_size": [8, 0]}, "fit.batch_size must be 1 or more, got 0"),
         ({"compile.learning_rates": [1]}, "did you mean 'learning_rate'"),
     ):
         with pytest.raises(ValueError, match=message):
             sweep(recipe, space)
+
+
+def test_batches_and_augmentation_of_recipes(tmp_path, monkeypatch):
+    write_tiny_set(tmp_path, 100, 10)
+    monkeypatch.setenv("PYCONVOPT_DATA", str(tmp_path))
+    recipe = Recipe.load("seed")
+    recipe.set("layers.0.filters", 4)
+    recipe.table["augment"] = [{"type": "RandomCrop", "padding": 1}]
+    seen = []
+    fit = Trainer.fit
+
+    def spy(self, data, **options):
+        seen.append((data.batch_size, data.augment.transforms[0].padding, options["initial_epoch"]))
+        return fit(self, data, **options)
+
+    monkeypatch.setattr(Trainer, "fit", spy)
+    space = {"fit.batch_size": [20, 45], "augment.0.padding": [1, 2]}
+    result = sweep(recipe, space, epochs=3, verbose=0)
+    assert seen[:4] == [(20, 1, 0), (20, 2, 0), (45, 1, 0), (45, 2, 0)]
+    best = (result.best["fit.batch_size"], result.best["augment.0.padding"], 1)
+    assert len(seen) == 6 and best in seen[4:]
+    seen.clear()
+    sweep(recipe, {"augment.0.padding": [1]}, epochs=1, batch_size=30, verbose=0)
+    assert seen == [(30, 1, 0)]
+
+
+class TestOptuna:
+    SPACE: ClassVar[dict[str, Any]] = {"rate": {"low": 1e-6, "high": 1.0, "log": True}}
+
+    def run(self, **options):
+        pytest.importorskip("optuna", reason="needs the extra 'optuna'")
+        options = {"epochs": 9, "monitor": "val_loss", "trials": 8, **options}
+        data = {"data": points(200), "validation": points(100, 1)}
+        return sweep(make, self.SPACE, **data, sampler="optuna", verbose=0, **options)
+
+    def test_draws_from_a_range_and_gives_up_early(self):
+        state = torch.get_rng_state()
+        result = self.run()
+        assert torch.equal(torch.get_rng_state(), state)
+        assert len(result.rows) == 8
+        assert all(1e-6 <= row["rate"] <= 1.0 for row in result.rows)
+        assert len({row["rate"] for row in result.rows}) == 8
+        epochs = [row["epochs"] for row in result.rows]
+        assert epochs[0] == 9 and set(epochs) <= {1, 3, 9} and 1 in epochs
+        assert result.rows == self.run().rows  # the same seed draws the same
+        assert result.rows != self.run(seed=1).rows
+
+    def test_the_best_is_one_that_never_stopped(self):
+        result = self.run()
+        torch.manual_seed(0)
+        alone = make(**result.best)
+        alone.fit(*points(200), epochs=9, seed=0, verbose=0, validation_data=points(100, 1))
+        for got, wanted in zip(result.model.get_weights(), alone.get_weights(), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+    @pytest.mark.filterwarnings("ignore:the loss is")
+    def test_lists_and_failures(self, monkeypatch):
+        monkeypatch.setattr(self.__class__, "SPACE", {"rate": [float("inf"), 0.1]})
+        result = self.run(trials=6, epochs=1)
+        assert result.best == {"rate": 0.1}
+        assert {row["rate"] for row in result.rows} == {0.1, float("inf")}
+
+    def test_whole_numbers(self):
+        optuna = pytest.importorskip("optuna", reason="needs the extra 'optuna'")
+        trial = optuna.trial.FixedTrial({"units": 4, "rate": 0.5})
+        got = drawn(trial, "units", {"low": 2, "high": 8, "step": 2})
+        assert got == 4 and isinstance(got, int)
+        assert drawn(trial, "rate", {"low": 0, "high": 1.0}) == 0.5
+
+    def test_refusals(self, monkeypatch):
+        pytest.importorskip("optuna", reason="needs the extra 'optuna'")
+        for space, message in (
+            ({}, "nothing to sweep"),
+            ({"rate": {"low": 1.0, "hgih": 2.0}}, "did you mean 'high'"),
+            ({"rate": {"low": 1.0}}, "must be a list, or a range such as"),
+            ({"rate": {"low": 2.0, "high": 1.0}}, "must be a list, or a range such as"),
+            ({"rate": "0.1"}, "must be a list, or a range such as"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                sweep(make, space, points(), sampler="optuna")
+        monkeypatch.setitem(sys.modules, "optuna", None)
+        with pytest.raises(ImportError, match=r'pip install "pyconvopt\[optuna\]"'):
+            sweep(make, self.SPACE, points(), sampler="optuna")
 
 
 @pytest.mark.filterwarnings("ignore:the loss is")
@@ -117,5 +205,11 @@ def test_refusals():
         run(monitor="val_f1")
     with pytest.raises(ValueError, match="factor must be a whole number >= 2, got 1"):
         run(factor=1)
+    with pytest.raises(ValueError, match="unknown sampler 'optun': did you mean 'optuna'"):
+        run(sampler="optun")
+    with pytest.raises(ValueError, match="trials belong to the sampler 'optuna'"):
+        run(trials=3)
+    with pytest.raises(ValueError, match="a range needs the sampler 'optuna'"):
+        sweep(make, {"rate": {"low": 0.1, "high": 1.0}}, points())
     with pytest.raises(RuntimeError, match="every candidate failed, the first so: the loss is"):
         sweep(make, {"rate": [HUGE]}, points(200), validation=points(9), verbose=0)
