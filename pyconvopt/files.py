@@ -21,7 +21,7 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with naming(path), open(beside, "wb") as file:
+        with open(beside, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())

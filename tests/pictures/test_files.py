@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import errno
 import sys
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
     path.write_bytes(b"old")
 
     def full(*arguments):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="no space"):

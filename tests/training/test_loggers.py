@@ -39,8 +39,8 @@ def fit(folder, callback, *more, epochs=4):
 
 def test_tensorboard_takes_keras_arguments(tmp_path):
     pytest.importorskip("tensorboard", reason="the TensorBoard callback needs tensorboard")
-    with pytest.warns(UserWarning, match="write_graph, write_images has no effect"):
-        TensorBoard(tmp_path, write_graph=True, write_images=True)
+    with pytest.warns(UserWarning, match="write_graph, profile_batch has no effect"):
+        TensorBoard(tmp_path, write_graph=True, profile_batch=2)
     TensorBoard(tmp_path, write_graph=False, profile_batch=0, embeddings_freq=0)
 
 
