@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import errno
+import json
 import sys
 
 import numpy as np
