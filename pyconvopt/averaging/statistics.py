@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyconvopt.layers.normalization import BatchNormalization
-from pyconvopt.nn import GhostBatchNorm2d
 from pyconvopt.nn.sync_batchnorm import SyncBatchNorm, has_others, joined_size
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]  # what the model was called with
@@ -71,7 +70,7 @@ def recompute_statistics(
     found: list[Any] = list(norms)
     modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in found]
-    ghosts = [(norm, norm.ghost_size) for norm in found if isinstance(norm, GhostBatchNorm2d)]
+    ghosts = [(norm, norm.ghost_size) for norm in found if hasattr(norm, "ghost_size")]
     counts = [getattr(norm, "num_batches_tracked", None) for norm in found]
     counts = [count.clone() if isinstance(count, Tensor) else None for count in counts]
     sums = [[torch.zeros_like(norm.running_mean, dtype=torch.float64)] * 2 for norm in found]
@@ -82,8 +81,8 @@ def recompute_statistics(
             norm.training = True
             # What a batch leaves behind is its own statistics: Keras' momentum is what stays.
             norm.momentum = 0.0 if isinstance(norm, BatchNormalization) else 1.0
-            if isinstance(norm, GhostBatchNorm2d):
-                norm.ghost_size = sys.maxsize  # parts would leave those of the last one behind
+        for ghost, _ in ghosts:
+            ghost.ghost_size = sys.maxsize  # parts would leave those of the last one behind
         joined = any(map(uses_joined_batch, found))
         with torch.no_grad():
             for inputs, options in batches:

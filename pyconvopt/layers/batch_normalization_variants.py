@@ -90,7 +90,7 @@ class BatchRenormalization(BatchNormalization):
     Source: Ioffe 2017, "Batch Renormalization".
     """
 
-    batches_seen: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class BatchRenormalization(BatchNormalization):
     @override
     def make_weights(self, input_shape: Shape) -> None:
         super().make_weights(input_shape)
-        self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
 
     @override
     def uses_joined_batch(self) -> bool:
@@ -136,8 +136,8 @@ class BatchRenormalization(BatchNormalization):
     def scale_and_offset(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if not self.uses_batch_statistics():
             return self.weight, self.bias
-        r_max, d_max = bounds(self.r_max, self.d_max, int(self.batches_seen))
-        self.batches_seen.add_(1)
+        r_max, d_max = bounds(self.r_max, self.d_max, int(self.num_batches_tracked))
+        self.num_batches_tracked.add_(1)
         rows = x if x.dim() in (2, 4) else x.movedim(-1, 1)
         return renormalized(
             rows,

@@ -109,6 +109,25 @@ def test_ghost_batch_norm_takes_the_whole_batch():
     assert norm.ghost_size == 2 and norm.num_batches_tracked == 4 * 5
 
 
+def test_batch_norm_layers_with_a_way_of_their_own():
+    """Keras' layers too: ghost batches are taken as a whole, and what renormalisation counts stays."""
+    apart = 10 * torch.arange(9.0).view(9, 1, 1, 1)
+    for layer in (layers.GhostBatchNormalization(2), layers.BatchRenormalization()):
+        model = models.Sequential([layer])
+        model(BATCHES[0])
+        average = averaging.EMA(0.5)
+        average.attach(model)
+        for batch in BATCHES:
+            model(batch + apart)
+        average.update()
+        before = getattr(layer, "num_batches_tracked", torch.zeros(())).clone()
+        with average.applied():
+            seen = torch.cat([each + apart for each in BATCHES])
+            torch.testing.assert_close(layer.running_mean, seen.mean((0, 1, 2)))
+            torch.testing.assert_close(layer.running_var, seen.var((0, 1, 2)), rtol=1 / 300, atol=0)
+            assert getattr(layer, "num_batches_tracked", before) == before
+
+
 def test_a_model_called_by_keywords():
     class Named(nn.Module):
         def __init__(self):
