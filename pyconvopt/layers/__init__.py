@@ -28,6 +28,7 @@ from pyconvopt.layers.dropout import (
     ScheduledDropout,
     SpatialDropout2D,
 )
+from pyconvopt.layers.making import make_layer
 from pyconvopt.layers.noise import AlphaDropout, GaussianDropout, GaussianNoise
 from pyconvopt.layers.normalization import BatchNormalization
 from pyconvopt.layers.per_sample_normalization import (
@@ -49,7 +50,7 @@ from pyconvopt.layers.reshaping import (
     UpSampling2D,
     ZeroPadding2D,
 )
-from pyconvopt.layers.residual import Residual, make_layer
+from pyconvopt.layers.residual import Residual
 
 # The layers a saved model or a recipe may name: one line each.
 TABLE: dict[str, type[Layer]] = {

@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pyconvopt import registry
 from pyconvopt.layers.base import Layer, Shape, show
+from pyconvopt.layers.making import describe_layer, make_layer
 from pyconvopt.layers.preprocessing import Adapting
-
-
-def make_layer(entry: Any) -> Layer:
-    """A layer from {"type": its name, arguments ...}, or the layer itself.
-
-    Errors: ValueError for an unknown name or argument, TypeError for anything else.
-
-    >>> make_layer({'type': 'Dropout', 'rate': 0.1, 'name': 'noise'}).name
-    'noise'
-    """
-    from pyconvopt.layers import TABLE
-
-    if isinstance(entry, Layer):
-        return entry
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
-        raise TypeError(f"a layer or its type and arguments is wanted, got {entry!r}")
-    arguments = {key: value for key, value in entry.items() if key not in ("type", "trainable")}
-    try:
-        layer = registry.find("layer", TABLE, entry["type"])(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{entry['type']}: {error}") from None
-    if "trainable" in entry:
-        layer.trainable = entry["trainable"]
-    return layer
-
-
-def describe_layer(layer: Layer) -> dict[str, Any]:
-    """A layer as JSON can hold it; `make_layer` reads it back."""
-    return {"type": type(layer).__name__, **layer.get_config(), "trainable": layer.trainable}
 
 
 def build_row(layers: Sequence[Any], shape: Shape) -> Shape:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyconvopt import losses, metrics, registry, regularizers, schedules
+from pyconvopt import losses, metrics, regularizers, schedules
 from pyconvopt.extras import require
 from pyconvopt.files import write_whole
 
@@ -88,17 +88,15 @@ def describe_penalties(patterns: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_architecture(config: dict[str, Any]) -> Sequential:
     """The built, untrained model that `architecture` described."""
-    from pyconvopt.layers import TABLE
+    from pyconvopt.layers import make_layer
     from pyconvopt.models.sequential import Sequential
 
     model = Sequential(name=config["name"])
     if config["input_shape"] is not None:
         model.start_from(config["input_shape"])
     for entry in config["layers"]:
-        layer = registry.find("layer", TABLE, entry["class"])(**entry["config"])
-        if layer.trainable != entry.get("trainable", True):
-            layer.trainable = not layer.trainable
-        model.add(layer)
+        trainable = entry.get("trainable", True)
+        model.add(make_layer({"type": entry["class"], **entry["config"], "trainable": trainable}))
     if config.get("compile"):
         model.compile(**config["compile"])
     return model
