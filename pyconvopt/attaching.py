@@ -6,13 +6,14 @@ and constraints each have theirs. Layers fill it from their arguments, `attach` 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
+
+from pyconvopt import registry
 
 
 def matching(names: list[str], pattern: str, what: str) -> list[str]:
@@ -23,8 +24,8 @@ def matching(names: list[str], pattern: str, what: str) -> list[str]:
     """
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
-        near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? This" if near else "this"
+        near = registry.nearest(pattern, names)
+        hint = f"did you mean {near!r}? This" if near else "this"
         raise ValueError(
             f"no {what} is named like {pattern!r}; {hint} model has {', '.join(names) or 'none'}"
         )

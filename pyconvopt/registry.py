@@ -26,6 +26,19 @@ def spelling(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like another, if one does at all.
+
+    >>> nearest('Conv.weight', ['conv.bias', 'conv.weight']), nearest('zzz', ['conv.bias'])
+    ('conv.weight', None)
+    """
+    spellings: dict[str, str] = {}
+    for each in known:
+        spellings.setdefault(spelling(each), each)
+    near = difflib.get_close_matches(spelling(name), spellings, n=1, cutoff=0.5)
+    return spellings[near[0]] if near else None
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that no table holds; it offers the nearest one.
 
@@ -33,10 +46,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     ValueError("unknown loss 'mze': did you mean 'mse'? Known: mae, mse")
     """
     known = sorted(known)
-    spellings = [spelling(each) for each in known]
-    near = difflib.get_close_matches(spelling(name), spellings, n=1, cutoff=0.5)
-    offer = [each for each in known if near and spelling(each) == near[0]]
-    hint = f"did you mean {offer[0]!r}? " if offer else ""
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}? " if near else ""
     return ValueError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
 
 

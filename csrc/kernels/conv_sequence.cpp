@@ -166,10 +166,6 @@ void ConvSequence::place_between() {
 
 void ConvSequence::run(const std::vector<const float*>& inputs, const std::vector<float*>& results) const {
   if (results_.empty()) throw std::invalid_argument("the sequence is not finished");
-  if (int64_t(inputs.size()) != inputs_ || results.size() != results_.size())
-    throw std::invalid_argument("expected " + std::to_string(inputs_) + " inputs and " +
-                                std::to_string(results_.size()) + " results, got " + std::to_string(inputs.size()) +
-                                " and " + std::to_string(results.size()));
   Workspace space(std::size_t(floats_ + argmax_floats_ + 4 * line) * sizeof(float));
   float* between = space.floats(std::size_t(floats_));
   uint8_t* argmax = reinterpret_cast<uint8_t*>(space.floats(std::size_t(argmax_floats_)));

@@ -54,7 +54,7 @@ class ConvSequence {
   int64_t inputs() const { return inputs_; }
   const std::vector<int64_t>& results() const { return results_; }
 
-  // May be called by several threads at once.
+  // As many as `inputs()` and `results()`. May be called by several threads at once.
   void run(const std::vector<const float*>& inputs, const std::vector<float*>& results) const;
 
  private:

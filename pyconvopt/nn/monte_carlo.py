@@ -60,15 +60,14 @@ def monte_carlo_dropout(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
-def groups(loader: Iterable[Any], size: int) -> Iterator[Tensor]:
-    """The images of a loader in groups of that size, whatever its batches; the last may be smaller.
+def groups(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """The images of batches in groups of that size; the last may be smaller.
 
     >>> [len(group) for group in groups([torch.zeros(3), torch.zeros(4)], 2)]
     [2, 2, 2, 1]
     """
     waiting: Tensor | None = None
-    for batch in loader:
-        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+    for images in batches:
         waiting = images if waiting is None else torch.cat([waiting, images])
         whole = len(waiting) - len(waiting) % size
         yield from waiting[:whole].split(size) if whole else ()
@@ -99,7 +98,7 @@ def monte_carlo_predict(
     ((5, 8), (5, 8))
     """
     from ..data import as_batches
-    from ..training.inference import build_for, place
+    from ..training.inference import build_for, place, samples_of
 
     if not isinstance(samples, int) or samples < 2:
         raise ValueError(f"samples must be a whole number >= 2, got {samples!r}")
@@ -108,7 +107,7 @@ def monte_carlo_predict(
     device, dtype = place(model)
     moments, seed = [], draw_seed()
     with monte_carlo_dropout(model), torch.no_grad():
-        for number, images in enumerate(groups(loader, TOGETHER)):
+        for number, images in enumerate(groups(map(samples_of, loader), TOGETHER)):
             images = images.to(device, dtype)
             passes = []
             for each in range(samples):

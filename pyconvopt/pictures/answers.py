@@ -18,9 +18,9 @@ from pyconvopt.pictures.drawing import (
     as_picture,
     finished,
     new_figure,
-    require_count,
     show_picture,
 )
+from pyconvopt.training.arguments import whole
 from pyconvopt.training.inference import predict
 
 COLUMNS = 4  # of mistakes
@@ -201,7 +201,7 @@ def mistakes(
     >>> [axes.get_title() for axes in figure.axes]
     ['said 1: 90.0 %\\ntrue 0', 'said 1: 70.0 %\\ntrue 0']
     """
-    require_count("count", count)
+    whole("count", count)
     images = checks.as_tensor(x, "images")
     if images.dim() not in (3, 4):
         raise ValueError(f"mistakes are shown as images, got x of shape {tuple(images.shape)}")

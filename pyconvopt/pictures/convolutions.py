@@ -24,12 +24,12 @@ from pyconvopt.pictures.drawing import (
     in_rows,
     mosaic,
     new_figure,
-    require_count,
     show_picture,
     show_tiles,
     some_of,
     spread,
 )
+from pyconvopt.training.arguments import whole
 from pyconvopt.training.inference import evaluating, place
 
 ROWS, COLUMNS = 10, 8  # of layers, and of the maps shown of each
@@ -102,7 +102,7 @@ def filters(
     >>> figure.axes[0].get_title()
     'conv2d: 6 filters of 3×3'
     """
-    require_count("most", most)
+    whole("most", most)
     name, module = first_convolution(model) if layer is None else named(model, layer)
     if not is_convolution(module):
         raise ValueError(
@@ -219,7 +219,7 @@ def feature_maps(
     >>> [axes.get_title() for axes in figure.axes[:2]]
     ['input: 8×8', 'max_pooling2d: 6 maps of 3×3']
     """
-    require_count("most", most)
+    whole("most", most)
     image = one_image(model, x)
     if not getattr(model, "built", True):
         model.build(tuple(image.shape))  # type: ignore[operator]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pyconvopt import schedules
-from pyconvopt.pictures.drawing import BLUE, GREEN, RED, finished, new_figure, plain, require_count
+from pyconvopt.pictures.drawing import BLUE, GREEN, RED, finished, new_figure, plain
+from pyconvopt.training.arguments import whole
 from pyconvopt.training.history import History
 
 RATE = "learning_rate"
@@ -93,10 +94,8 @@ def schedule(
     """
     from pyconvopt.schedules.adapters import drawn
 
-    require_count("steps_per_epoch", steps_per_epoch)
-    rate = schedules.for_run(
-        schedules.get(schedule), steps_per_epoch, require_count("epochs", epochs)
-    )
+    whole("steps_per_epoch", steps_per_epoch)
+    rate = schedules.for_run(schedules.get(schedule), steps_per_epoch, whole("epochs", epochs))
     if rate is None:
         raise ValueError("there is no schedule to draw: the learning rate is the optimiser's")
     # Whole steps alone are trained with.

@@ -63,13 +63,6 @@ def some_of(shown: int, there: int, what: str) -> str:
     return f"{shown} {what}" if shown == there else f"{shown} of {there} {what}"
 
 
-def require_count(name: str, value: Any) -> int:
-    """A whole number of 1 or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
-    return value
-
-
 def mosaic(tiles: np.ndarray, gap: int = 1) -> np.ndarray:
     """Tiles (rows, columns, height, width[, colours]) as one image, NaN between them.
 

@@ -21,10 +21,10 @@ from pyconvopt.pictures.drawing import (
     finished,
     new_figure,
     plain,
-    require_count,
     some_of,
     spread,
 )
+from pyconvopt.training.arguments import whole
 
 BINS = 60
 COLUMNS = 3  # of weights without gradients
@@ -80,7 +80,7 @@ def histograms(
     >>> [axes.get_title().split(chr(10))[0] for axes in figure.axes]
     ['0.weight', '1.weight']
     """
-    require_count("most", most)
+    whole("most", most)
     if (x is None) != (y is None):
         raise ValueError("gradients need both x and y: give the batch with its labels, or neither")
     if not getattr(model, "built", True):

@@ -89,7 +89,13 @@ def filters_first(module: nn.Module, weight: Tensor) -> Tensor:
     >>> filters_first(module, module.weight).shape
     torch.Size([6, 4, 3, 3])
     """
+    view, count = filters_view(module, weight)
+    return view if count == 1 else view.flatten(0, 1)
+
+
+def filters_view(module: nn.Module, weight: Tensor) -> tuple[Tensor, int]:
+    """A view of a kernel whose first axes number its filters, and how many axes these are."""
     if not getattr(module, "transposed", False) or weight.dim() < 3:
-        return weight
+        return weight, 1
     groups: Any = getattr(module, "groups", 1)
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2), 2

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
-from pyconvopt.extras import require
 from pyconvopt.schedules.base import Schedule
 from pyconvopt.schedules.compose import OverRun, PerEpoch
 
@@ -69,20 +68,18 @@ def plot(schedule: Schedule, n: int | None = None, steps_per_epoch: int | None =
 
 def drawn(curve: Callable[[float], float], n: int, unit: str) -> Any:
     """A Figure of the rates from 0 to n of that unit."""
+    from pyconvopt.pictures.drawing import BLUE, new_figure, plain
+
     finely = unit != "step" or n > POINTS
     places = [t * n / POINTS for t in range(POINTS + 1)] if finely else list(range(n + 1))
-    # A bare Figure draws with Agg and leaves pyplot's global state alone.
-    figure = require("matplotlib.figure", "drawing a schedule").Figure(
-        figsize=(5, 3.2), dpi=120, layout="constrained"
-    )
+    figure = new_figure(5, 3.2, "drawing a schedule")
     axes = figure.subplots()
-    axes.plot(places, [curve(t) for t in places], color="#2a6f97")
+    axes.plot(places, [curve(t) for t in places], color=BLUE)
     axes.margins(x=0.02)
     axes.set_xlabel(unit)
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from pyconvopt.data.loader import ArrayLoader, Loader
 from pyconvopt.layers.base import product
 from pyconvopt.layers.normalization import BatchNormalization
 from pyconvopt.losses import Loss
+from pyconvopt.machine import processors
 from pyconvopt.training.callbacks import Callback, LearningRateScheduler
 from pyconvopt.training.monitors import ReduceLROnPlateau
 
@@ -109,20 +109,13 @@ def decaying_norms(model: nn.Module, optimizer: Any) -> str | None:
 
 def too_many_threads() -> str | None:
     """More threads than processors this process may use: they wait for one another."""
-    threads, processors = torch.get_num_threads(), usable_processors()
-    if threads <= processors:
+    threads, usable = torch.get_num_threads(), processors()
+    if threads <= usable:
         return None
     return (
-        f"torch computes with {threads} threads on {processors} processors, which is slower than "
-        f"with {processors}: torch.set_num_threads({processors})"
+        f"torch computes with {threads} threads on {usable} processors, which is slower than with "
+        f"{usable}: torch.set_num_threads({usable})"
     )
-
-
-def usable_processors() -> int:
-    """The processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def slow_bfloat16(model: nn.Module) -> str | None:

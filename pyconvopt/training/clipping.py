@@ -14,9 +14,7 @@ from torch.optim import Optimizer
 
 from pyconvopt import registry
 from pyconvopt.attaching import matching
-from pyconvopt.layers import Conv2DTranspose
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, Conv2DTranspose)
+from pyconvopt.regularizers.base import filters_view
 
 
 @dataclass(frozen=True)
@@ -60,41 +58,29 @@ class AdaptiveClip:
         names = [name for name, _ in model.named_parameters()]
         for pattern in self.leave_out:
             matching(names, pattern, "parameter")
-        units = [
-            (parameter, *unit_axes(model, name, parameter))
+        owned = [
+            (parameter, model.get_submodule(name.rpartition(".")[0]))
             for name, parameter in model.named_parameters()
             if not any(fnmatchcase(name, pattern) for pattern in self.leave_out)
         ]
 
         def clip() -> None:
-            for parameter, groups, axes in units:
+            for parameter, owner in owned:
                 if parameter.grad is not None:
-                    self.clip(parameter.detach(), parameter.grad, groups, axes)
+                    self.clip(parameter.detach(), parameter.grad, owner)
 
         return clip
 
-    def clip(self, weight: Tensor, gradient: Tensor, groups: int, axes: tuple[int, ...]) -> None:
-        """Clip one gradient in place; a unit is what lies along `axes`, the first axis in groups."""
-        if groups:
-            weight = weight.unflatten(0, (groups, -1))
-        shaped = gradient.unflatten(0, (groups, -1)) if groups else gradient
-        size = torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
+    def clip(self, weight: Tensor, gradient: Tensor, owner: nn.Module) -> None:
+        """Clip the gradient of one of a module's parameters in place, unit by unit."""
+        (units, count), (shaped, _) = (filters_view(owner, each) for each in (weight, gradient))
+        if sum(size > 1 for size in weight.shape) <= 1:
+            count = 0
+        axes = tuple(range(count, units.dim()))
+        size = torch.linalg.vector_norm(units, dim=axes, keepdim=True)
         most = self.clipping * size.clamp_(min=self.eps)
         length = torch.linalg.vector_norm(shaped, dim=axes, keepdim=True)
         shaped.mul_(torch.where(length > most, most / length, 1.0))
-
-
-def unit_axes(model: nn.Module, name: str, parameter: Tensor) -> tuple[int, tuple[int, ...]]:
-    """The groups its first axis is to be split in (0: not), and the axes of a unit then.
-
-    A transposed convolution's kernel is (in, out / groups, ...), every other (out, ...).
-    """
-    if sum(size > 1 for size in parameter.shape) <= 1:
-        return 0, tuple(range(parameter.dim()))
-    owner = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(owner, TRANSPOSED):
-        return getattr(owner, "groups", 1), (1, *range(3, parameter.dim() + 1))
-    return 0, tuple(range(1, parameter.dim()))
 
 
 def adaptive(spec: Any) -> AdaptiveClip | None:

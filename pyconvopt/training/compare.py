@@ -176,7 +176,9 @@ class Comparison:
         )
 
     def plot(self, path: str | Path) -> None:
-        """Write the picture as PNG: mean curves with their intervals, and each run's last value.
+        """Write the picture: mean curves with their intervals, and each run's last value.
+
+        PNG if the ending of its path says nothing else.
 
         Errors: ImportError naming the extra if matplotlib is missing.
         """

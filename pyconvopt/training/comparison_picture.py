@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyconvopt.extras import require
 from pyconvopt.training.statistics import estimate
 
 if TYPE_CHECKING:
@@ -15,9 +14,10 @@ COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#555555")
 
 
 def plot_comparison(comparison: Comparison, path: str | Path) -> None:
-    """Write the PNG: on the left the number over the epochs, on the right its last values."""
-    figure_module = require("matplotlib.figure", "drawing a comparison")
-    figure = figure_module.Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    """Write the picture: on the left the number over the epochs, on the right its last values."""
+    from pyconvopt.pictures.drawing import finished, new_figure, plain
+
+    figure = new_figure(10, 4, "drawing a comparison")
     curves, last = figure.subplots(1, 2)
     for index, (name, runs) in enumerate(comparison.runs.items()):
         colour = COLOURS[index % len(COLOURS)]
@@ -46,6 +46,5 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.legend(frameon=False)
     for axes in (curves, last):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="png")
+        plain(axes)
+    finished(figure, path)

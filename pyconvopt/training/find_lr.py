@@ -9,7 +9,6 @@ Source: Smith 2017, "Cyclical learning rates for training neural networks", arXi
 from __future__ import annotations
 
 import copy
-import io
 import json
 import math
 from collections.abc import Callable
@@ -22,8 +21,6 @@ from torch.optim import Optimizer
 from pyconvopt import registry
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
-from pyconvopt.extras import require
-from pyconvopt.files import write_whole
 from pyconvopt.metrics import Average
 from pyconvopt.randomness import random_states_kept
 from pyconvopt.training.after_step import count_updates
@@ -124,27 +121,25 @@ class RangeTest:
         )
 
     def plot(self, path: str | Path) -> None:
-        """Write the picture as PNG: the loss over the rate, and each rule's rate.
+        """Write the picture, PNG if its ending says nothing else: the loss, and each rule's rate.
 
         Errors: ImportError naming the extra if matplotlib is missing.
         """
-        module = require("matplotlib.figure", "drawing the range test")
-        figure = module.Figure(figsize=(6, 4), dpi=120, layout="constrained")
+        from pyconvopt.pictures.drawing import BLUE, finished, new_figure, plain
+
+        figure = new_figure(6, 4, "drawing the range test")
         axes = figure.subplots()
         axes.plot(self.rates, self.losses, ".", markersize=3, color="#9aa5b1", label="batch")
-        axes.plot(self.rates, self.smoothed, color="#2a6f97", label="smoothed")
+        axes.plot(self.rates, self.smoothed, color=BLUE, label="smoothed")
         for rule, colour in zip(RULES, ("#d1495b", "#edae49", "#66a182"), strict=True):
             rate = self.rate(rule)
             axes.axvline(rate, color=colour, linestyle="--", label=f"{rule}: {rate:g}")
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
         low, high = min(self.smoothed), max(self.smoothed[: len(self.smoothed) // 2 + 1])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.6 * (high - low) + 1e-9)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain(axes)
         axes.legend(frameon=False)
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-        write_whole(path, content.getvalue())
+        finished(figure, path)
 
 
 def find_lr(

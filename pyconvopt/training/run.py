@@ -22,7 +22,7 @@ import torch
 from pyconvopt import data
 from pyconvopt.data.rows import Pixels, Rows
 from pyconvopt.extras import require
-from pyconvopt.files import naming, write_whole
+from pyconvopt.files import write_whole
 from pyconvopt.models import Sequential
 from pyconvopt.training import recipe_parts
 from pyconvopt.training.callbacks import Callback, LearningRateMonitor
@@ -178,8 +178,7 @@ def run_recipe(
         title = f"{recipe.name} on {recipe.table['data']['name']}"
         try:
             history.to_json(folder / "history.json")
-            with naming(folder / "curves.png"):
-                pictures.curves(history, folder / "curves.png", title=title, held_out="test images")
+            pictures.curves(history, folder / "curves.png", title=title, held_out="test images")
             model.save(folder / WEIGHTS)
         except OSError as error:
             raise OSError(

@@ -349,14 +349,14 @@ class TestWarnings:
             self.fit(nn.Sequential(nn.Linear(2, 2)), decaying(weight_decay=0.1))
 
     def test_more_threads_than_processors(self, monkeypatch):
-        monkeypatch.setattr(checks, "usable_processors", lambda: torch.get_num_threads())
+        monkeypatch.setattr(checks, "processors", lambda: torch.get_num_threads())
         assert checks.too_many_threads() is None
-        monkeypatch.setattr(checks, "usable_processors", lambda: torch.get_num_threads() - 0.5)
+        monkeypatch.setattr(checks, "processors", lambda: torch.get_num_threads() - 0.5)
         with pytest.warns(UserWarning, match="torch computes with . threads on"):
             self.fit(nn.Linear(2, 2), "sgd")
 
     def test_bfloat16_that_is_emulated(self, monkeypatch):
-        assert checks.usable_processors() >= 1
+        assert checks.processors() >= 1
         monkeypatch.setattr(checks, "multiplies_bfloat16", lambda: False)
         with pytest.warns(UserWarning, match="the model is in bfloat16, which this processor only"):
             self.fit(nn.Linear(2, 2).bfloat16(), "sgd")
