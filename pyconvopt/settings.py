@@ -147,7 +147,7 @@ class _CallableModule(ModuleType):
         Args:
             isa: instruction set to run on: ``"avx512"``, ``"avx2"``, ``"baseline"``, or ``"auto"``
                 for the best the processor has (default; environment: ``PYCONVOPT_ISA``).
-            winograd: whether 3×3 convolutions may use Winograd's algorithm (default True;
+            winograd: whether 3×3 and 5×5 convolutions may use Winograd's algorithm (default True;
                 environment: ``PYCONVOPT_WINOGRAD``). Off, results have direct convolution's
                 rounding.
             deterministic: accepted for torch's sake; the kernels always are.

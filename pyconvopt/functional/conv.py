@@ -41,7 +41,7 @@ def conv2d(
     Raises:
         RuntimeError: torch's errors for shapes that do not fit.
 
-    Source: Lavin and Gray 2015 (arXiv:1509.09308) for 3×3 with stride 1; the largest error
+    Source: Lavin and Gray 2015 (arXiv:1509.09308) for 3×3 and 5×5 with stride 1; the largest error
     is at most 2e-5 of the result's RMS (``settings(winograd=False)`` gives direct convolution's).
 
     >>> import torch, pyconvopt as pco

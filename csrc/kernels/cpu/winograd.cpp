@@ -1,4 +1,4 @@
-// Winograd F(4×4, 3×3), forward and data gradient.  (The method: winograd.hpp.)
+// Winograd F(4×4, 3×3) and F(2×2, 5×5), forward and data gradient.  (The method: winograd.hpp.)
 //
 // Activations are NHWC, so channels are the vector axis and the transforms need no transposes.
 //   U[panel][36][C][panel width]   weights, transformed
@@ -25,7 +25,8 @@ namespace winograd {
 namespace {
 
 // Bᵀ d B of tile number `index` into row `row` of V.
-void transform_tile(const ConvForward& p, const Layout& layout, const Tiles& tiles, int64_t index, float* v,
+template <int taps>
+void transform_tile(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles, int64_t index, float* v,
                     int64_t position_step, const float* zeros) {
   const ConvShape& s = p.shape;
   const TilePlace place(tiles, index);
@@ -48,15 +49,16 @@ void transform_tile(const ConvForward& p, const Layout& layout, const Tiles& til
                position_step);
 }
 
-// 2×2 maxima of a 4×4 tile of outputs; rows and columns of windows that lie inside the map.
+// 2×2 maxima of a tile of outputs; rows and columns of windows that lie inside the map.
+template <int side>
 PYCONVOPT_INLINE void store_pooled(const ConvForward& p, const Vec* y, const TilePlace& place, int64_t k,
                                    int64_t left) {
   const ConvShape& s = p.shape;
   const int64_t height = s.out_height() / 2, width = s.out_width() / 2;
-  for (int i = 0; i < 2 && place.row / 2 + i < height; ++i)
-    for (int j = 0; j < 2 && place.column / 2 + j < width; ++j) {
-      const Vec* window = y + i * 8 + j * 2;
-      const Vec pixels[4] = {window[0], window[1], window[4], window[5]};
+  for (int i = 0; i < side / 2 && place.row / 2 + i < height; ++i)
+    for (int j = 0; j < side / 2 && place.column / 2 + j < width; ++j) {
+      const Vec* window = y + i * 2 * side + j * 2;
+      const Vec pixels[4] = {window[0], window[1], window[side], window[side + 1]};
       const int64_t at =
           ((place.image * height + place.row / 2 + i) * width + place.column / 2 + j) * s.out_channels + k;
       store_window(pixels, p.activation, p.output + at, p.argmax + at, left);
@@ -64,32 +66,34 @@ PYCONVOPT_INLINE void store_pooled(const ConvForward& p, const Vec* y, const Til
 }
 
 // Aᵀ M A of one tile, bias, activation, pooling; writes what lies inside the map.
-void transform_outputs(const ConvForward& p, const Tiles& tiles, int64_t index, const float* m, int64_t position_step,
-                       int64_t panel_index) {
+template <int taps>
+void transform_outputs(const ConvForward& p, const Tiles<taps>& tiles, int64_t index, const float* m,
+                       int64_t position_step, int64_t panel_index) {
+  constexpr int side = outputs<taps>;
   const ConvShape& s = p.shape;
   const TilePlace place(tiles, index);
-  const int64_t rows = least(output_tile, s.out_height() - place.row);
-  const int64_t columns = least(output_tile, s.out_width() - place.column);
+  const int64_t rows = least(side, s.out_height() - place.row);
+  const int64_t columns = least(side, s.out_width() - place.column);
   for (int half = 0; half < 2; ++half) {
     const int64_t k = panel_index * panel + half * lanes, left = s.out_channels - k;
     if (left <= 0) return;
-    Vec half_way[output_tile * tile], y[output_tile * output_tile];
+    Vec half_way[side * tile], y[side * side];
 #pragma GCC unroll 6
     for (int j = 0; j < tile; ++j) {
       Vec column[tile];
 #pragma GCC unroll 6
       for (int i = 0; i < tile; ++i) column[i] = load(m + (i * tile + j) * position_step + half * lanes);
-      transform_output4(column, 1, half_way + j, tile);
+      transform_output<side>(column, 1, half_way + j, tile);
     }
     const Vec bias = p.bias ? load_channels(p.bias + k, left) : Vec{};
 #pragma GCC unroll 4
-    for (int i = 0; i < output_tile; ++i) {
-      transform_output4(half_way + i * tile, 1, y + i * output_tile, 1);
+    for (int i = 0; i < side; ++i) {
+      transform_output<side>(half_way + i * tile, 1, y + i * side, 1);
 #pragma GCC unroll 4
-      for (int j = 0; j < output_tile; ++j) y[i * output_tile + j] += bias;
+      for (int j = 0; j < side; ++j) y[i * side + j] += bias;
     }
     if (p.pool) {
-      store_pooled(p, y, place, k, left);
+      store_pooled<side>(p, y, place, k, left);
       continue;
     }
     const int64_t first =
@@ -97,7 +101,7 @@ void transform_outputs(const ConvForward& p, const Tiles& tiles, int64_t index, 
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < columns; ++j) {
         const int64_t at = first + (i * s.out_width() + j) * s.out_channels;
-        Vec value = y[i * output_tile + j];
+        Vec value = y[i * side + j];
         if (p.residual) value += load_channels(p.residual + at, left);
         store_channels(p.output + at, activated(p.activation, value), left);
       }
@@ -116,7 +120,8 @@ void multiply_panel(const Layout& layout, int64_t count, const float* v, int64_t
 }
 
 // Output transforms of `count` tiles, from `first`.
-void finish_panel(const ConvForward& p, const Tiles& tiles, int64_t first, int64_t count, int64_t panel_index,
+template <int taps>
+void finish_panel(const ConvForward& p, const Tiles<taps>& tiles, int64_t first, int64_t count, int64_t panel_index,
                   const float* m) {
   for (int64_t t = 0; t < count; ++t)
     transform_outputs(p, tiles, first + t, m + t * panel, count * panel + 16, panel_index);
@@ -129,11 +134,12 @@ int64_t block_tiles(const Layout& layout) {
 }
 
 // U as a whole, by all threads of the region it is called in.
+template <int taps>
 void transform_all(const ConvForward& p, const Layout& layout, float* u) {
 #pragma omp for collapse(2) schedule(static)
   for (int64_t k = 0; k < layout.panels; ++k)
     for (int64_t c = 0; c < layout.channels; c += lanes)
-      transform_weights(p, layout.u_step, k, c, u + k * layout.panel_weights);
+      transform_weights<taps>(p, layout.u_step, k, c, u + k * layout.panel_weights);
 }
 
 int64_t transformed_floats(const ConvForward& p) {
@@ -141,13 +147,15 @@ int64_t transformed_floats(const ConvForward& p) {
   return layout.panels * layout.panel_weights;
 }
 
+template <int taps>
 void transform(const ConvForward& p, float* u) {
   const Layout layout(p.shape);
 #pragma omp parallel
-  transform_all(p, layout, u);
+  transform_all<taps>(p, layout, u);
 }
 
-void few_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles) {
+template <int taps>
+void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles) {
   const int threads = omp_get_max_threads();
   const int64_t block = least(block_tiles(layout), round_up((tiles.count + threads - 1) / threads, 1));
   const int64_t blocks = (tiles.count + block - 1) / block;
@@ -166,7 +174,7 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles)
     const FlushDenormals flush;
     float* v = blocks_v + omp_get_thread_num() * positions * v_step;
     float* m = blocks_m + omp_get_thread_num() * m_size;
-    if (!p.prepared) transform_all(p, layout, own);
+    if (!p.prepared) transform_all<taps>(p, layout, own);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * block, count = least(block, tiles.count - first);
@@ -181,7 +189,8 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles)
   }
 }
 
-void many_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles) {
+template <int taps>
+void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles) {
   const int threads = omp_get_max_threads();
   const int64_t block = least(tiles.count, 128);
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
@@ -211,7 +220,8 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles
         for (int64_t c0 = 0; c0 < layout.channels; c0 += few) {
           const int64_t channels = least(few, layout.channels - c0);
           if (!p.prepared)
-            for (int64_t c = c0; c < c0 + channels; c += lanes) transform_weights(p, u_step, k, c, u - c0 * panel);
+            for (int64_t c = c0; c < c0 + channels; c += lanes)
+              transform_weights<taps>(p, u_step, k, c, u - c0 * panel);
           const float* weights = p.prepared ? p.prepared + k * layout.panel_weights : u;
           multiply_panel(layout, count, v + c0, v_step, weights, u_step, channels, c0 > 0, m);
         }
@@ -221,9 +231,10 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles& tiles
   }
 }
 
+template <int taps>
 void forward(const ConvForward& p) {
   const Layout layout(p.shape);
-  const Tiles tiles(p.shape);
+  const Tiles<taps> tiles(p.shape);
   // Below this many tiles the weights weigh more than the activations.
   if (tiles.count <= 256 && layout.panels >= 2 * omp_get_max_threads()) many_weights(p, layout, tiles);
   else few_weights(p, layout, tiles);
@@ -237,37 +248,54 @@ ConvForward as_forward(const ConvDataGradient& p) {
   s.out_channels = p.shape.in_channels;
   s.in_height = p.shape.out_height();
   s.in_width = p.shape.out_width();
-  s.padding_height = 2 - p.shape.padding_height;
-  s.padding_width = 2 - p.shape.padding_width;
+  s.padding_height = s.kernel_height - 1 - p.shape.padding_height;
+  s.padding_width = s.kernel_width - 1 - p.shape.padding_width;
   const WeightStrides& w = p.weight_strides;
   return {.shape = s,
           .input = p.output_gradient,
-          .weight = p.weight + 2 * w.row + 2 * w.column,
+          .weight = p.weight + (s.kernel_height - 1) * w.row + (s.kernel_width - 1) * w.column,
           .weight_strides = {w.in_channel, w.out_channel, -w.row, -w.column},
           .output = p.input_gradient};
 }
 
-// U is four times the weights: where it would come from memory for a handful of tiles, it is not worth keeping.
+// U is larger than the weights: where it would come from memory for a handful of tiles, it is not worth keeping.
+template <int taps>
 bool forward_applies(const ConvForward& p) {
-  if (p.keeps && !p.pool && Tiles(p.shape).count < 8 && transformed_floats(p) > int64_t(4) << 20) return false;
+  if (p.keeps && !p.pool && Tiles<taps>(p.shape).count < 8 && transformed_floats(p) > int64_t(4) << 20) return false;
   if (p.pool && (p.residual || p.activation > Activation::relu)) return false;
-  return takes_shape(p.shape);
+  return takes_shape<taps>(p.shape) && fills_panels<taps>(p.shape.out_channels);
 }
+template <int taps>
 bool data_gradient_applies(const ConvDataGradient& p) {
-  return !p.argmax && p.shape.padding_height <= 2 && p.shape.padding_width <= 2 && takes_shape(p.shape);
+  const ConvShape& s = p.shape;
+  return !p.argmax && s.padding_height < taps && s.padding_width < taps && takes_shape<taps>(s) &&
+         fills_panels<taps>(s.in_channels);
 }
-void data_gradient(const ConvDataGradient& p) { forward(as_forward(p)); }
+template <int taps>
+void data_gradient(const ConvDataGradient& p) {
+  forward<taps>(as_forward(p));
+}
 
 }  // namespace
 }  // namespace winograd
 
-constexpr const char* why = "3x3, stride 1: Winograd F(4x4, 3x3) multiplies 2.25 to 4 times less";
-extern const Kernel<ConvForward> winograd_f4x3_forward;
-const Kernel<ConvForward> winograd_f4x3_forward{
-    "winograd_f4x3",    why, winograd::forward_applies, winograd::forward, winograd::transformed_floats,
-    winograd::transform};
-extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient;
-const Kernel<ConvDataGradient> winograd_f4x3_data_gradient{"winograd_f4x3", why, winograd::data_gradient_applies,
-                                                           winograd::data_gradient};
+extern const Kernel<ConvForward> winograd_f4x3_forward, winograd_f2x5_forward;
+const Kernel<ConvForward> winograd_f4x3_forward{"winograd_f4x3",
+                                                winograd::why<3>,
+                                                winograd::forward_applies<3>,
+                                                winograd::forward<3>,
+                                                winograd::transformed_floats,
+                                                winograd::transform<3>};
+const Kernel<ConvForward> winograd_f2x5_forward{"winograd_f2x5",
+                                                winograd::why<5>,
+                                                winograd::forward_applies<5>,
+                                                winograd::forward<5>,
+                                                winograd::transformed_floats,
+                                                winograd::transform<5>};
+extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient, winograd_f2x5_data_gradient;
+const Kernel<ConvDataGradient> winograd_f4x3_data_gradient{
+    "winograd_f4x3", winograd::why<3>, winograd::data_gradient_applies<3>, winograd::data_gradient<3>};
+const Kernel<ConvDataGradient> winograd_f2x5_data_gradient{
+    "winograd_f2x5", winograd::why<5>, winograd::data_gradient_applies<5>, winograd::data_gradient<5>};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -1,20 +1,23 @@
-// Winograd F(4×4, 3×3): the transforms, and the geometry of tiles.
+// Winograd's F(4×4, 3×3) and F(2×2, 5×5): the transforms, and the geometry of tiles.
 //
-// A 4×4 tile of the output comes from a 6×6 tile of the input by 36 multiplications a channel pair
-// instead of 144:  Y = Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A  (Lavin and Gray 2015, arXiv:1509.09308). The
-// interpolation points are 0, ±5/8, ±3/2, ∞: half the rounding error of the textbook's 0, ±1, ±2, ∞
-// (relative RMS error 1.2e-6 against 2.4e-6 at 256 channels).
+// A tile of 4×4 outputs of a 3×3 filter, or of 2×2 outputs of a 5×5 filter, comes from a 6×6 tile of the
+// input by 36 multiplications a channel pair instead of 144 or 100:  Y = Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A
+// (Lavin and Gray 2015, arXiv:1509.09308). The interpolation points are 0, ±5/8, ±3/2, ∞: half the
+// rounding error of the textbook's 0, ±1, ±2, ∞ (relative RMS error 1.2e-6 against 2.4e-6 at 256
+// channels). On the same points both sizes have the same input transform and the same products.
 //
-// The weight gradient is F(3×3, 4×4) on the same points: the 4×4 tile of the output's gradient
-// takes the place of the filter, the input transform is the same.
+// The weight gradient is F(3×3, 4×4) or F(5×5, 2×2) on these points: the tile of the output's gradient
+// takes the place of the filter.
 #pragma once
 #include "../conv.hpp"
 #include "../dispatch.hpp"
-#include "vec.hpp"
+#include "gemm.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 
-inline constexpr int tile = 6, output_tile = 4, positions = tile * tile;
+inline constexpr int tile = 6, positions = tile * tile;
+template <int taps>  // of the filter a side
+inline constexpr int outputs = tile + 1 - taps;
 
 inline constexpr float p1 = 5.0f / 8, p2 = 3.0f / 2;  // the points ±p1, ±p2
 inline constexpr float s1 = p1 * p1, s2 = p2 * p2;    // their squares
@@ -37,62 +40,50 @@ PYCONVOPT_INLINE void transform_input(const Vec* in, int step, Vec* out, int out
   out[5 * out_step] = d5 + (d1 * (s1 * s2) - d3 * (s1 + s2));
 }
 
-// G g: three filter values to six.
-PYCONVOPT_INLINE void transform_filter3(const Vec* in, int step, Vec* out, int out_step) {
-  const Vec g0 = in[0], g1 = in[step], g2 = in[2 * step];
-  out[0] = g0 * scale0;
-  const Vec even1 = (g0 + g2 * s1) * scale1, odd1 = g1 * (p1 * scale1);
-  const Vec even2 = (g0 + g2 * s2) * scale2, odd2 = g1 * (p2 * scale2);
-  out[out_step] = even1 + odd1;
-  out[2 * out_step] = even1 - odd1;
-  out[3 * out_step] = even2 + odd2;
-  out[4 * out_step] = even2 - odd2;
-  out[5 * out_step] = g2;
+// A polynomial with n coefficients at 0, ±p1, ±p2 and ∞: six values, the pairs of points scaled.
+template <int n>
+PYCONVOPT_INLINE void evaluate(const Vec* in, int step, Vec* out, int out_step, float at0, float at1, float at2) {
+  constexpr int last_even = (n - 1) / 2 * 2, last_odd = n / 2 * 2 - 1;
+  out[0] = in[0] * at0;
+  const auto pair = [&](float point, float scale, Vec* values) __attribute__((always_inline)) {
+    Vec even = in[last_even * step], odd = in[last_odd * step];
+#pragma GCC unroll 2
+    for (int k = last_even - 2; k >= 0; k -= 2) even = in[k * step] + even * (point * point);
+#pragma GCC unroll 2
+    for (int k = last_odd - 2; k >= 0; k -= 2) odd = in[k * step] + odd * (point * point);
+    even = even * scale;
+    odd = odd * (point * scale);
+    values[0] = even + odd;
+    values[out_step] = even - odd;
+  };
+  pair(p1, at1, out + out_step);
+  pair(p2, at2, out + 3 * out_step);
+  out[5 * out_step] = in[(n - 1) * step];
 }
 
-// G g for F(3, 4): four values (a row of the output's gradient) to six.
-PYCONVOPT_INLINE void transform_filter4(const Vec* in, int step, Vec* out, int out_step) {
-  const Vec g0 = in[0], g1 = in[step], g2 = in[2 * step], g3 = in[3 * step];
-  out[0] = g0 * scale0;
-  const Vec even1 = (g0 + g2 * s1) * scale1, odd1 = (g1 + g3 * s1) * (p1 * scale1);
-  const Vec even2 = (g0 + g2 * s2) * scale2, odd2 = (g1 + g3 * s2) * (p2 * scale2);
-  out[out_step] = even1 + odd1;
-  out[2 * out_step] = even1 - odd1;
-  out[3 * out_step] = even2 + odd2;
-  out[4 * out_step] = even2 - odd2;
-  out[5 * out_step] = g3;
+// G g: n filter values, or a row of the output's gradient in the filter's place, to six.
+template <int n>
+PYCONVOPT_INLINE void transform_filter(const Vec* in, int step, Vec* out, int out_step) {
+  evaluate<n>(in, step, out, out_step, scale0, scale1, scale2);
 }
 
-// Aᵀ m: six products to four outputs.
-PYCONVOPT_INLINE void transform_output4(const Vec* in, int step, Vec* out, int out_step) {
+// A g for the transposed algorithm: a row of the output's gradient at the six points.
+template <int n>
+PYCONVOPT_INLINE void transform_gradient(const Vec* in, int step, Vec* out, int out_step) {
+  evaluate<n>(in, step, out, out_step, 1, 1, 1);
+}
+
+// Aᵀ m: six products to n results.
+template <int n>
+PYCONVOPT_INLINE void transform_output(const Vec* in, int step, Vec* out, int out_step) {
   const Vec sum1 = in[step] + in[2 * step], difference1 = in[step] - in[2 * step];
   const Vec sum2 = in[3 * step] + in[4 * step], difference2 = in[3 * step] - in[4 * step];
   out[0] = in[0] + sum1 + sum2;
   out[out_step] = difference1 * p1 + difference2 * p2;
-  out[2 * out_step] = sum1 * s1 + sum2 * s2;
-  out[3 * out_step] = in[5 * step] + difference1 * (s1 * p1) + difference2 * (s2 * p2);
-}
-
-// Aᵀ m for F(3, 4): six products to three outputs.
-PYCONVOPT_INLINE void transform_output3(const Vec* in, int step, Vec* out, int out_step) {
-  const Vec sum1 = in[step] + in[2 * step], difference1 = in[step] - in[2 * step];
-  const Vec sum2 = in[3 * step] + in[4 * step], difference2 = in[3 * step] - in[4 * step];
-  out[0] = in[0] + sum1 + sum2;
-  out[out_step] = difference1 * p1 + difference2 * p2;
-  out[2 * out_step] = in[5 * step] + sum1 * s1 + sum2 * s2;
-}
-
-// A g for the transposed algorithm: four values (a row of the output's gradient) at the six points.
-PYCONVOPT_INLINE void transform_gradient4(const Vec* in, int step, Vec* out, int out_step) {
-  const Vec g0 = in[0], g1 = in[step], g2 = in[2 * step], g3 = in[3 * step];
-  out[0] = g0;
-  const Vec even1 = g0 + g2 * s1, odd1 = (g1 + g3 * s1) * p1;
-  const Vec even2 = g0 + g2 * s2, odd2 = (g1 + g3 * s2) * p2;
-  out[out_step] = even1 + odd1;
-  out[2 * out_step] = even1 - odd1;
-  out[3 * out_step] = even2 + odd2;
-  out[4 * out_step] = even2 - odd2;
-  out[5 * out_step] = g3;
+  if constexpr (n > 2) out[2 * out_step] = sum1 * s1 + sum2 * s2;
+  if constexpr (n > 3) out[3 * out_step] = difference1 * (s1 * p1) + difference2 * (s2 * p2);
+  if constexpr (n > 4) out[4 * out_step] = sum1 * (s1 * s1) + sum2 * (s2 * s2);
+  out[(n - 1) * out_step] += in[5 * step];
 }
 
 // B m: six products to the six inputs they came from, the transpose of `transform_input`.
@@ -108,29 +99,43 @@ PYCONVOPT_INLINE void transform_scatter(const Vec* in, int step, Vec* out, int o
   out[5 * out_step] = m5;
 }
 
-// The tiles of a feature map: 4×4 outputs each, numbered image by image, row by row.
+// The tiles of a feature map, numbered image by image, row by row.
+template <int taps>
 struct Tiles {
   int64_t rows, columns, count;
   explicit Tiles(const ConvShape& s)
-      : rows((s.out_height() + output_tile - 1) / output_tile),
-        columns((s.out_width() + output_tile - 1) / output_tile),
+      : rows((s.out_height() + outputs<taps> - 1) / outputs<taps>),
+        columns((s.out_width() + outputs<taps> - 1) / outputs<taps>),
         count(s.batch * rows * columns) {}
 };
 
 struct TilePlace {
   int64_t image, row, column;  // row and column of the tile's first output
-  TilePlace(const Tiles& tiles, int64_t index)
+  template <int taps>
+  TilePlace(const Tiles<taps>& tiles, int64_t index)
       : image(index / (tiles.rows * tiles.columns)),
-        row(index / tiles.columns % tiles.rows * output_tile),
-        column(index % tiles.columns * output_tile) {}
+        row(index / tiles.columns % tiles.rows * outputs<taps>),
+        column(index % tiles.columns * outputs<taps>) {}
 };
 
-// The convolutions that Winograd takes: 3×3, stride 1, and channels enough to fill vectors.
-inline bool takes_shape(const ConvShape& s) {
-  return winograd_enabled() && s.kernel_height == 3 && s.kernel_width == 3 && s.stride_height == 1 &&
+// The convolutions that Winograd takes: taps×taps, stride 1, and channels enough to fill vectors.
+template <int taps>
+bool takes_shape(const ConvShape& s) {
+  return winograd_enabled() && s.kernel_height == taps && s.kernel_width == taps && s.stride_height == 1 &&
          s.stride_width == 1 && s.dilation_height == 1 && s.dilation_width == 1 && s.groups == 1 &&
          s.in_channels >= 16 && s.out_channels >= 16 && s.out_height() >= 2 && s.out_width() >= 2;
 }
+
+// Whether the products' panels of result channels are full enough: with 5×5 filters the gain is too small to
+// compute half of one for nothing.
+template <int taps>
+bool fills_panels(int64_t channels) {
+  return taps == 3 || 4 * channels >= 3 * panel;
+}
+
+template <int taps>
+inline constexpr const char* why = taps == 3 ? "3x3, stride 1: Winograd multiplies 2.25 to 4 times less"
+                                             : "5x5, stride 1: Winograd multiplies up to 2.8 times less";
 
 // Where the size×size pixels of a tile lie; pixels outside the map point to `zeros`.
 template <int size>

@@ -1,36 +1,42 @@
-// The 4×4 tile of the output's gradient that the backward passes transform, for some channels at a
+// The tile of the output's gradient that the backward passes transform, for some channels at a
 // time: of the map itself, or spread from the gradient of the 2×2-pooled map while it is read. Tiles
-// start at even rows and columns, so four pooled pixels and their bytes make a tile, and the map
-// between, five times as large, is never stored.
+// start at even rows and columns, so pooled pixels and their bytes make whole tiles, and the map between,
+// five times as large, is never stored.
 #pragma once
 #include "winograd.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 
+template <int taps>
 class MapTile {
  public:
+  static constexpr int side = outputs<taps>;
+
   template <class Problem>
   MapTile(const Problem& p, const TilePlace& place, const float* zeros)
       : pixels_(p.output_gradient + place.image * p.shape.out_height() * p.shape.out_width() * p.shape.out_channels,
                 p.shape.out_height(), p.shape.out_width(), p.shape.out_channels, place.row, place.column, zeros) {}
 
   // Channels from k on, of which `left` exist; pixels row by row.
-  PYCONVOPT_INLINE void read(int64_t k, int64_t left, Vec values[output_tile * output_tile]) const {
+  PYCONVOPT_INLINE void read(int64_t k, int64_t left, Vec values[side * side]) const {
 #pragma GCC unroll 16
-    for (int at = 0; at < output_tile * output_tile; ++at) values[at] = load_channels(pixels_.at[at] + k, left);
+    for (int at = 0; at < side * side; ++at) values[at] = load_channels(pixels_.at[at] + k, left);
   }
 
  private:
-  PixelPointers<output_tile> pixels_;
+  PixelPointers<side> pixels_;
 };
 
+template <int taps>
 class PooledTile {
  public:
+  static constexpr int side = outputs<taps>;
+
   template <class Problem>
   PooledTile(const Problem& p, const TilePlace& place, const float* zeros) {
     const int64_t height = p.shape.out_height() / 2, width = p.shape.out_width() / 2, channels = p.shape.out_channels;
-    for (int i = 0; i < 4; ++i) {
-      const int64_t y = place.row / 2 + i / 2, x = place.column / 2 + i % 2;
+    for (int i = 0; i < windows; ++i) {
+      const int64_t y = place.row / 2 + i / across, x = place.column / 2 + i % across;
       const int64_t at = ((place.image * height + y) * width + x) * channels;
       const bool inside = y < height && x < width;  // pixels of no window have no gradient
       gradient_[i] = inside ? p.output_gradient + at : zeros;
@@ -38,41 +44,43 @@ class PooledTile {
     }
   }
 
-  PYCONVOPT_INLINE void read(int64_t k, int64_t left, Vec values[output_tile * output_tile]) const {
+  PYCONVOPT_INLINE void read(int64_t k, int64_t left, Vec values[side * side]) const {
     if (left >= lanes) spread(k, Whole{}, values);
     else spread(k, First{int(left)}, values);
   }
 
  private:
   template <class Part>
-  PYCONVOPT_INLINE void spread(int64_t k, Part part, Vec values[output_tile * output_tile]) const {
+  PYCONVOPT_INLINE void spread(int64_t k, Part part, Vec values[side * side]) const {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < windows; ++i) {
       const Vec gradient = load(gradient_[i] + k, part);
       const IVec position = load_bytes(argmax_[i] + k, part);
-      Vec* corner = values + i / 2 * 2 * output_tile + i % 2 * 2;
+      Vec* corner = values + i / across * 2 * side + i % across * 2;
 #pragma GCC unroll 4
-      for (int at = 0; at < 4; ++at) corner[at / 2 * output_tile + at % 2] = position == at ? gradient : Vec{};
+      for (int at = 0; at < 4; ++at) corner[at / 2 * side + at % 2] = position == at ? gradient : Vec{};
     }
   }
 
-  const float* gradient_[4];
-  const uint8_t* argmax_[4];
+  static constexpr int across = side / 2, windows = across * across;
+  const float* gradient_[windows];
+  const uint8_t* argmax_[windows];
 };
 
-// A transform of four values to six, along both axes of a tile that `gradient` reads from channel k on;
+// A transform of a side's values to six, along both axes of a tile that `gradient` reads from channel k on;
 // the 36 results go to out + position·step.
 template <class GradientTile, class Transform>
 PYCONVOPT_INLINE void transform_tile(const GradientTile& gradient, int64_t k, int64_t left, Transform transform,
                                      float* out, int64_t step) {
-  Vec values[output_tile * output_tile], half_way[tile * output_tile];
+  constexpr int side = GradientTile::side;
+  Vec values[side * side], half_way[tile * side];
   gradient.read(k, left, values);
 #pragma GCC unroll 4
-  for (int j = 0; j < output_tile; ++j) transform(values + j, output_tile, half_way + j, output_tile);
+  for (int j = 0; j < side; ++j) transform(values + j, side, half_way + j, side);
 #pragma GCC unroll 6
   for (int i = 0; i < tile; ++i) {
     Vec d[tile];
-    transform(half_way + i * output_tile, 1, d, 1);
+    transform(half_way + i * side, 1, d, 1);
 #pragma GCC unroll 6
     for (int j = 0; j < tile; ++j) store(out + (i * tile + j) * step, d[j]);
   }

@@ -1,7 +1,7 @@
-// Data gradient of a 3×3 convolution by the transposed Winograd algorithm.  (The method: winograd.hpp.)
+// Data gradient of a 3×3 or 5×5 convolution by the transposed Winograd algorithm.  (The method: winograd.hpp.)
 //
 // Transposing the forward algorithm with respect to its input gives  dX = B [(G w Gᵀ) ∘ (A dY Aᵀ)] Bᵀ:
-// each 4×4 tile of the output's gradient adds to the 6×6 pixels of the input that it came from. The
+// each tile of the output's gradient adds to the 6×6 pixels of the input that it came from. The
 // tiles are those of the output; without padding it is smaller than the input (13 → 11 pixels: 9 tiles
 // an image instead of 16; 5 → 3: 1 instead of 4), and so is the number of products. Where padding
 // keeps the size the other way, gathering (winograd.cpp), writes less and is taken.
@@ -19,13 +19,14 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace winograd {
 namespace {
 
-// A dY Aᵀ of one 4×4 tile for all channels of the output.
+// A dY Aᵀ of one tile for all channels of the output.
 template <class GradientTile>
 void transform_gradient_tile(const ConvDataGradient& p, const Layout& layout, const TilePlace& place, float* v,
                              int64_t position_step, const float* zeros) {
   const GradientTile gradient(p, place, zeros);
-  const auto transform = [](const Vec* in, int step, Vec* out, int out_step)
-                             __attribute__((always_inline)) { transform_gradient4(in, step, out, out_step); };
+  const auto transform = [](const Vec* in, int step, Vec* out, int out_step) __attribute__((always_inline)) {
+    transform_gradient<GradientTile::side>(in, step, out, out_step);
+  };
   for (int64_t k = 0; k < layout.channels; k += lanes)
     transform_tile(gradient, k, p.shape.out_channels - k, transform, v + k, position_step);
 }
@@ -54,10 +55,10 @@ void add_tile(const float* m, int64_t position_step, float* sums, int64_t line) 
   }
 }
 
-template <class GradientTile>
+template <int taps, class GradientTile>
 void scatter_from(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
-  const Tiles tiles(s);
+  const Tiles<taps> tiles(s);
   const int64_t tiles_an_image = tiles.rows * tiles.columns;
   // The weights seen from the output: its channels are the reduced ones.
   ConvForward weights{.shape = s, .input = nullptr, .weight = p.weight, .weight_strides = p.weight_strides};
@@ -72,7 +73,8 @@ void scatter_from(const ConvDataGradient& p) {
   const int64_t images = least(greatest(1, fit / tiles_an_image), (s.batch + threads - 1) / threads);  // a block
   const int64_t blocks = (s.batch + images - 1) / images, most = images * tiles_an_image;
   const int64_t v_step = layout.position_step(most), m_step = most * panel + 16;
-  const int64_t line = (tiles.columns * output_tile + 2) * panel, map = (tiles.rows * output_tile + 2) * line;
+  const int64_t line = (tiles.columns * outputs<taps> + taps - 1) * panel;
+  const int64_t map = (tiles.rows * outputs<taps> + taps - 1) * line;
   Workspace space(Workspace::bytes_for(layout.panels * layout.panel_weights) + Workspace::bytes_for(layout.channels) +
                   Workspace::bytes_for(threads * positions * v_step) +
                   Workspace::bytes_for(threads * positions * m_step) + Workspace::bytes_for(threads * map));
@@ -92,7 +94,7 @@ void scatter_from(const ConvDataGradient& p) {
 #pragma omp for collapse(2) schedule(static)
     for (int64_t c = 0; c < layout.panels; ++c)
       for (int64_t k = 0; k < layout.channels; k += lanes)
-        transform_weights(weights, layout.u_step, c, k, u + c * layout.panel_weights);
+        transform_weights<taps>(weights, layout.u_step, c, k, u + c * layout.panel_weights);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * images, last = least(first + images, s.batch);
@@ -124,18 +126,20 @@ void scatter_from(const ConvDataGradient& p) {
   }
 }
 
+template <int taps>
 void scatter(const ConvDataGradient& p) {
-  if (p.argmax) scatter_from<PooledTile>(p);
-  else scatter_from<MapTile>(p);
+  if (p.argmax) scatter_from<taps, PooledTile<taps>>(p);
+  else scatter_from<taps, MapTile<taps>>(p);
 }
 
 // Where the output has clearly fewer tiles than the input, and a map of sums fits a cache.
+template <int taps>
 bool scatter_applies(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
-  if (!takes_shape(s)) return false;
-  const Tiles tiles(s);
+  if (!takes_shape<taps>(s) || !fills_panels<taps>(s.in_channels)) return false;
+  const Tiles<taps> tiles(s);
   const int64_t gathered =
-      (s.in_height + output_tile - 1) / output_tile * ((s.in_width + output_tile - 1) / output_tile);
+      (s.in_height + outputs<taps> - 1) / outputs<taps> * ((s.in_width + outputs<taps> - 1) / outputs<taps>);
   return s.padding_height == 0 && s.padding_width == 0 && tiles.rows * tiles.columns <= 64 &&
          5 * tiles.rows * tiles.columns <= 4 * gathered;
 }
@@ -143,9 +147,11 @@ bool scatter_applies(const ConvDataGradient& p) {
 }  // namespace
 }  // namespace winograd
 
-extern const Kernel<ConvDataGradient> winograd_f4x3_scatter;
-const Kernel<ConvDataGradient> winograd_f4x3_scatter{
-    "winograd_f4x3_scatter", "3x3 without padding: Winograd F(4x4, 3x3) transposed, over the output's fewer tiles",
-    winograd::scatter_applies, winograd::scatter};
+constexpr const char* why = "without padding: Winograd transposed, over the output's fewer tiles";
+extern const Kernel<ConvDataGradient> winograd_f4x3_scatter, winograd_f2x5_scatter;
+const Kernel<ConvDataGradient> winograd_f4x3_scatter{"winograd_f4x3_scatter", why, winograd::scatter_applies<3>,
+                                                     winograd::scatter<3>};
+const Kernel<ConvDataGradient> winograd_f2x5_scatter{"winograd_f2x5_scatter", why, winograd::scatter_applies<5>,
+                                                     winograd::scatter<5>};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -1,7 +1,7 @@
-// Winograd F(3×3, 4×4): the weight gradient of a 3×3 convolution.  (The method: winograd.hpp.)
+// Winograd F(3×3, 4×4) and F(5×5, 2×2): the weight gradient of a 3×3 or 5×5 convolution.  (The method: winograd.hpp.)
 //
 //   V[36][C/16][T][16]              input tiles, transformed as in the forward pass
-//   D[36][K/panel][T][panel]        4×4 tiles of the output's gradient, transformed
+//   D[36][K/panel][T][panel]        tiles of the output's gradient, transformed
 //   W[36][C][K] = Σ_t Vᵀ D          summed over all tiles before the one inverse transform
 //
 // Both are stored in packs as wide as the product reads them: rows of C or K floats apart would map
@@ -44,8 +44,9 @@ struct Block {  // the transformed tiles
   const float* zeros;
 };
 
-void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles& tiles, int64_t index,
-                          int64_t t, const Block& block) {
+template <int taps>
+void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles<taps>& tiles,
+                          int64_t index, int64_t t, const Block& block) {
   const ConvShape& s = p.shape;
   const TilePlace place(tiles, index);
   const float* image = p.input + place.image * s.in_height * s.in_width * s.in_channels;
@@ -61,12 +62,13 @@ void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& lay
   }
 }
 
-template <class GradientTile>
-void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles& tiles,
+template <int taps, class GradientTile>
+void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles<taps>& tiles,
                              int64_t index, int64_t t, const Block& block) {
   const GradientTile gradient(p, TilePlace(tiles, index), block.zeros);
-  const auto transform = [](const Vec* in, int step, Vec* out, int out_step)
-                             __attribute__((always_inline)) { transform_filter4(in, step, out, out_step); };
+  const auto transform = [](const Vec* in, int step, Vec* out, int out_step) __attribute__((always_inline)) {
+    transform_filter<GradientTile::side>(in, step, out, out_step);
+  };
   for (int64_t k = 0; k < layout.panels * panel; k += lanes) {
     float* out = block.d + (k / panel * layout.tiles + t) * panel + k % panel;
     const int64_t left = p.shape.out_channels - k;
@@ -79,6 +81,7 @@ void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& 
 }
 
 // W[c0..][k0..] of one pack × panel: Aᵀ W A, then to the weight gradient's own layout.
+template <int taps>
 void finish_weights(const ConvWeightGradient& p, const float* w, int64_t position_step, int64_t row_step, int64_t c0,
                     int64_t k0) {
   const WeightStrides& strides = p.weight_strides;
@@ -86,47 +89,48 @@ void finish_weights(const ConvWeightGradient& p, const float* w, int64_t positio
   for (int half = 0; half < 2; ++half) {
     const int64_t k = k0 + half * lanes, ks = least(lanes, p.shape.out_channels - k);
     if (ks <= 0) return;
-    float results[9][pack][lanes];
+    float results[taps * taps][pack][lanes];
     for (int64_t c = 0; c < cs; ++c) {
-      Vec half_way[3 * tile];
+      Vec half_way[taps * tile];
 #pragma GCC unroll 6
       for (int j = 0; j < tile; ++j) {
         Vec column[tile];
 #pragma GCC unroll 6
         for (int i = 0; i < tile; ++i)
           column[i] = load(w + (i * tile + j) * position_step + c * row_step + half * lanes);
-        transform_output3(column, 1, half_way + j, tile);
+        transform_output<taps>(column, 1, half_way + j, tile);
       }
-#pragma GCC unroll 3
-      for (int i = 0; i < 3; ++i) {
-        Vec g[3];
-        transform_output3(half_way + i * tile, 1, g, 1);
-#pragma GCC unroll 3
-        for (int j = 0; j < 3; ++j) store(results[i * 3 + j][c], g[j]);
+#pragma GCC unroll 5
+      for (int i = 0; i < taps; ++i) {
+        Vec g[taps];
+        transform_output<taps>(half_way + i * tile, 1, g, 1);
+#pragma GCC unroll 5
+        for (int j = 0; j < taps; ++j) store(results[i * taps + j][c], g[j]);
       }
     }
     for (int64_t i = 0; i < ks; ++i)
-      for (int tap = 0; tap < 9; ++tap) {
+      for (int tap = 0; tap < taps * taps; ++tap) {
         float* out = p.weight_gradient + (k + i) * strides.out_channel + c0 * strides.in_channel +
-                     tap / 3 * strides.row + tap % 3 * strides.column;
+                     tap / taps * strides.row + tap % taps * strides.column;
         for (int64_t c = 0; c < cs; ++c) out[c * strides.in_channel] = results[tap][c][i];
       }
   }
 }
 
-template <class GradientTile>
-void transform_block(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles& tiles, int64_t first,
+template <int taps, class GradientTile>
+void transform_block(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles<taps>& tiles, int64_t first,
                      int64_t count, const Block& block) {
 #pragma omp for schedule(static) nowait
   for (int64_t t = 0; t < count; ++t) transform_input_tile(p, layout, tiles, first + t, t, block);
 #pragma omp for schedule(static)
-  for (int64_t t = 0; t < count; ++t) transform_gradient_tile<GradientTile>(p, layout, tiles, first + t, t, block);
+  for (int64_t t = 0; t < count; ++t)
+    transform_gradient_tile<taps, GradientTile>(p, layout, tiles, first + t, t, block);
 }
 
 inline constexpr int64_t group = 4;  // packs and panels in a block of channels that one thread takes
 
-template <class GradientTile>
-void tiles_at_once(const ConvWeightGradient& p, const Tiles& tiles) {
+template <int taps, class GradientTile>
+void tiles_at_once(const ConvWeightGradient& p, const Tiles<taps>& tiles) {
   const ConvShape& s = p.shape;
   const int threads = omp_get_max_threads();
   const GradientLayout layout(s, tiles.count);
@@ -143,7 +147,7 @@ void tiles_at_once(const ConvWeightGradient& p, const Tiles& tiles) {
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    transform_block<GradientTile>(p, layout, tiles, 0, tiles.count, {v, d, zeros});
+    transform_block<taps, GradientTile>(p, layout, tiles, 0, tiles.count, {v, d, zeros});
     float* w = all_w + omp_get_thread_num() * positions * w_step;
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t kg = 0; kg < panel_groups; ++kg)
@@ -155,7 +159,7 @@ void tiles_at_once(const ConvWeightGradient& p, const Tiles& tiles) {
                                  d + at * layout.d_step + k * tiles.count * panel, tiles.count,
                                  w + at * w_step + (k - first) * panel, group * panel);
         for (int64_t k = first; k < last; ++k)
-          finish_weights(p, w + (k - first) * panel, w_step, group * panel, c * pack, k * panel);
+          finish_weights<taps>(p, w + (k - first) * panel, w_step, group * panel, c * pack, k * panel);
       }
   }
 }
@@ -173,8 +177,8 @@ void add_products(const GradientLayout& layout, int at, int64_t count, const flo
     }
 }
 
-template <class GradientTile>
-void block_by_block(const ConvWeightGradient& p, const Tiles& tiles, int64_t block) {
+template <int taps, class GradientTile>
+void block_by_block(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64_t block) {
   const ConvShape& s = p.shape;
   const int threads = omp_get_max_threads();
   const GradientLayout layout(s, block);
@@ -192,7 +196,7 @@ void block_by_block(const ConvWeightGradient& p, const Tiles& tiles, int64_t blo
     const FlushDenormals flush;
     for (int64_t first = 0; first < tiles.count; first += block) {
       const int64_t count = least(block, tiles.count - first);
-      transform_block<GradientTile>(p, layout, tiles, first, count, {v, d, zeros});
+      transform_block<taps, GradientTile>(p, layout, tiles, first, count, {v, d, zeros});
 #pragma omp for schedule(static)
       for (int at = 0; at < positions; ++at)
         add_products(layout, at, count, v, d, w + at * w_step, row_step, first != 0);
@@ -200,12 +204,12 @@ void block_by_block(const ConvWeightGradient& p, const Tiles& tiles, int64_t blo
 #pragma omp for collapse(2) schedule(static)
     for (int64_t c = 0; c < layout.packs; ++c)
       for (int64_t k = 0; k < layout.panels; ++k)
-        finish_weights(p, w + c * pack * row_step + k * panel, w_step, row_step, c * pack, k * panel);
+        finish_weights<taps>(p, w + c * pack * row_step + k * panel, w_step, row_step, c * pack, k * panel);
   }
 }
 
-template <class GradientTile>
-void chunk_by_chunk(const ConvWeightGradient& p, const Tiles& tiles, int64_t chunks) {
+template <int taps, class GradientTile>
+void chunk_by_chunk(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64_t chunks) {
   constexpr int64_t block = 96;  // 48 to 144 tiles are within 5 % of each other, 24 are a quarter slower
   const ConvShape& s = p.shape;
   const int threads = int(least(omp_get_max_threads(), chunks));
@@ -232,7 +236,7 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Tiles& tiles, int64_t chu
         const int64_t count = least(block, end - first);
         for (int64_t t = 0; t < count; ++t) transform_input_tile(p, layout, tiles, first + t, t, {v, d, zeros});
         for (int64_t t = 0; t < count; ++t)
-          transform_gradient_tile<GradientTile>(p, layout, tiles, first + t, t, {v, d, zeros});
+          transform_gradient_tile<taps, GradientTile>(p, layout, tiles, first + t, t, {v, d, zeros});
         for (int at = 0; at < positions; ++at)
           add_products(layout, at, count, v, d, all_w + chunk * w_size + at * w_step, row_step, first != begin);
       }
@@ -248,23 +252,26 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Tiles& tiles, int64_t chu
                 float* sum = w + at * w_step + i * row_step + half;
                 store(sum, load(sum) + load(sum + chunk * w_size));
               }
-        finish_weights(p, w, w_step, row_step, c * pack, k * panel);
+        finish_weights<taps>(p, w, w_step, row_step, c * pack, k * panel);
       }
   }
 }
 
-bool gradient_applies(const ConvWeightGradient& p) { return takes_shape(p.shape); }
+template <int taps>
+bool gradient_applies(const ConvWeightGradient& p) {
+  return takes_shape<taps>(p.shape) && fills_panels<taps>(p.shape.out_channels);
+}
 
-template <class GradientTile>
+template <int taps, class GradientTile>
 void weight_gradient_from(const ConvWeightGradient& p) {
-  const Tiles tiles(p.shape);
+  const Tiles<taps> tiles(p.shape);
   const GradientLayout one(p.shape, 1);
   const int64_t tile_bytes = positions * int64_t(sizeof(float)) * (one.packs * pack + one.panels * panel);
   const int64_t w_bytes = positions * int64_t(sizeof(float)) * one.packs * pack * one.panels * panel;
   const bool few_weights = w_bytes <= (int64_t(5) << 19);
-  if (tiles.count * tile_bytes <= (int64_t(few_weights ? 2 : 10) << 20)) tiles_at_once<GradientTile>(p, tiles);
-  else if (few_weights) chunk_by_chunk<GradientTile>(p, tiles, greatest(4, least(16, tiles.count / 256)));
-  else block_by_block<GradientTile>(p, tiles, greatest(24, (int64_t(3) << 20) / tile_bytes / 8 * 8));
+  if (tiles.count * tile_bytes <= (int64_t(few_weights ? 2 : 10) << 20)) tiles_at_once<taps, GradientTile>(p, tiles);
+  else if (few_weights) chunk_by_chunk<taps, GradientTile>(p, tiles, greatest(4, least(16, tiles.count / 256)));
+  else block_by_block<taps, GradientTile>(p, tiles, greatest(24, (int64_t(3) << 20) / tile_bytes / 8 * 8));
 }
 
 // The sums of a pooled gradient over the windows that ReLU let through.
@@ -284,18 +291,20 @@ void bias_gradient(const ConvWeightGradient& p) {
   for (int64_t k = 0; k < channels; ++k) p.bias_gradient[k] = float(total[k]);
 }
 
+template <int taps>
 void weight_gradient(const ConvWeightGradient& p) {
-  if (p.argmax) weight_gradient_from<PooledTile>(p);
-  else weight_gradient_from<MapTile>(p);
+  if (p.argmax) weight_gradient_from<taps, PooledTile<taps>>(p);
+  else weight_gradient_from<taps, MapTile<taps>>(p);
   if (p.bias_gradient) bias_gradient(p);
 }
 
 }  // namespace
 }  // namespace winograd
 
-extern const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient;
+extern const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient, winograd_f2x5_weight_gradient;
 const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient{
-    "winograd_f4x3", "3x3, stride 1: Winograd F(3x3, 4x4) multiplies 2.25 to 4 times less", winograd::gradient_applies,
-    winograd::weight_gradient};
+    "winograd_f4x3", winograd::why<3>, winograd::gradient_applies<3>, winograd::weight_gradient<3>};
+const Kernel<ConvWeightGradient> winograd_f2x5_weight_gradient{
+    "winograd_f2x5", winograd::why<5>, winograd::gradient_applies<5>, winograd::weight_gradient<5>};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

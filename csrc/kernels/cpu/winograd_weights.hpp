@@ -24,60 +24,64 @@ struct Layout {
   int64_t position_step(int64_t tiles) const { return tiles * channels + 16; }
 };
 
-// Reads the 9 taps of `lanes` output channels (from k) for `lanes` input channels (from c):
-// taps[tap][c][k]. Elements past the end are zero.
-inline void gather_taps(const ConvForward& p, int64_t k, int64_t c, Vec taps[9][lanes]) {
+// Reads the taps of `lanes` output channels (from k) for `lanes` input channels (from c):
+// values[tap][c][k]. Elements past the end are zero.
+template <int taps>
+void gather_taps(const ConvForward& p, int64_t k, int64_t c, Vec values[taps * taps][lanes]) {
   const ConvShape& s = p.shape;
   const WeightStrides& w = p.weight_strides;
   const int64_t ks = least(lanes, s.out_channels - k), cs = least(lanes, s.in_channels - c);
   const float* block = p.weight + k * w.out_channel + c * w.in_channel;
   if (ks < lanes || cs < lanes || (w.out_channel != 1 && w.in_channel != 1)) {
-    for (int t = 0; t < 9; ++t) {
-      const float* tap = block + t / 3 * w.row + t % 3 * w.column;
+    for (int t = 0; t < taps * taps; ++t) {
+      const float* tap = block + t / taps * w.row + t % taps * w.column;
       for (int i = 0; i < lanes; ++i) {
-        taps[t][i] = Vec{};
+        values[t][i] = Vec{};
         if (i < cs)
-          for (int j = 0; j < ks; ++j) taps[t][i][j] = tap[j * w.out_channel + i * w.in_channel];
+          for (int j = 0; j < ks; ++j) values[t][i][j] = tap[j * w.out_channel + i * w.in_channel];
       }
     }
     return;
   }
-  for (int t = 0; t < 9; ++t) {
-    const float* tap = block + t / 3 * w.row + t % 3 * w.column;
+  for (int t = 0; t < taps * taps; ++t) {
+    const float* tap = block + t / taps * w.row + t % taps * w.column;
     if (w.out_channel == 1) {
-      for (int i = 0; i < lanes; ++i) taps[t][i] = load(tap + i * w.in_channel);
+      for (int i = 0; i < lanes; ++i) values[t][i] = load(tap + i * w.in_channel);
     } else {
       Vec rows[lanes];
 #pragma GCC unroll 16
       for (int j = 0; j < lanes; ++j) rows[j] = load(tap + j * w.out_channel);
       transpose(rows);
 #pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i) taps[t][i] = rows[i];
+      for (int i = 0; i < lanes; ++i) values[t][i] = rows[i];
     }
   }
 }
 
 // G g Gᵀ for the channels c..c+lanes of one panel, to panel_u[position][c][panel width].
-inline void transform_weights(const ConvForward& p, int64_t u_step, int64_t panel_index, int64_t c, float* panel_u) {
+template <int taps>
+void transform_weights(const ConvForward& p, int64_t u_step, int64_t panel_index, int64_t c, float* panel_u) {
   for (int half = 0; half < 2; ++half) {
-    Vec taps[9][lanes];
+    Vec values[taps * taps][lanes];
     const int64_t k = panel_index * panel + half * lanes;
-    if (k < p.shape.out_channels) gather_taps(p, k, c, taps);
+    if (k < p.shape.out_channels) gather_taps<taps>(p, k, c, values);
     else
-      for (auto& tap : taps)
+      for (auto& tap : values)
         for (Vec& v : tap) v = Vec{};
     for (int i = 0; i < lanes; ++i) {
-      Vec columns[tile * 3];
-#pragma GCC unroll 3
-      for (int j = 0; j < 3; ++j) {
-        const Vec g[3] = {taps[j][i], taps[3 + j][i], taps[6 + j][i]};
-        transform_filter3(g, 1, columns + j, 3);
+      Vec columns[tile * taps];
+#pragma GCC unroll 5
+      for (int j = 0; j < taps; ++j) {
+        Vec g[taps];
+#pragma GCC unroll 5
+        for (int y = 0; y < taps; ++y) g[y] = values[y * taps + j][i];
+        transform_filter<taps>(g, 1, columns + j, taps);
       }
       float* out = panel_u + (c + i) * panel + half * lanes;
 #pragma GCC unroll 6
       for (int y = 0; y < tile; ++y) {
         Vec u[tile];
-        transform_filter3(columns + y * 3, 1, u, 1);
+        transform_filter<taps>(columns + y * taps, 1, u, 1);
 #pragma GCC unroll 6
         for (int x = 0; x < tile; ++x) store(out + (y * tile + x) * u_step, u[x]);
       }
