@@ -30,6 +30,14 @@ def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups, relu):
     return _empty_map(input, input.shape[0], weight.shape[0], height, width)
 
 
+@torch.library.register_fake("pyconvopt::conv2d_moments")
+def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups):
+    height, width = _out_size(input, weight, (sh, sw, ph, pw, dh, dw))
+    pieces = torch.library.get_ctx().new_dynamic_size()  # the kernel's own affair
+    moments = torch.empty(pieces, 2 * weight.shape[0] + 1, dtype=torch.float32, device=input.device)
+    return _empty_map(input, input.shape[0], weight.shape[0], height, width), moments
+
+
 @torch.library.register_fake("pyconvopt::conv2d_max_pool")
 def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups, relu):
     height, width = _out_size(input, weight, (sh, sw, ph, pw, dh, dw))
@@ -109,6 +117,7 @@ def _(
     p,
     seed,
     offset,
+    moments=None,
 ):
     if pool:
         output, argmax = _empty_pooled(input), _empty_pooled(input, torch.uint8)

@@ -74,6 +74,8 @@ class ConvPlan(NamedTuple):
     weight_gradient_pool: str
     reasons: tuple[str, str, str]
     out_size: tuple[int, int]
+    moments: bool
+    """Whether the forward's kernel takes the statistics of its output in the same pass."""
 
     @property
     def native(self) -> bool:
@@ -136,6 +138,8 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, on_
         max(stride) > 1,
         groups,
     )
+    sizes = (batch, channels, height, width, out_channels, tuple(kernel))
+    geometry = (stride, padding, dilation, groups)
     chosen, reasons = [], []
     for name in (
         "forward",
@@ -145,19 +149,7 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, on_
         "weight_gradient",
         "weight_gradient_pool",
     ):
-        kernel_name, reason = _C.choose_conv(
-            name,
-            batch,
-            channels,
-            height,
-            width,
-            out_channels,
-            tuple(kernel),
-            stride,
-            padding,
-            dilation,
-            groups,
-        )
+        kernel_name, reason = _C.choose_conv(name, *sizes, *geometry)
         if kernel_name == "reference":
             kernel_name, reason = TORCH, "no kernel of this library takes this shape yet"
         elif not FASTER_THAN_TORCH.get(kernel_name, _always)(name, size):
@@ -165,7 +157,8 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, on_
         chosen.append(kernel_name)
         if name in PASSES:
             reasons.append(reason)
-    return ConvPlan(hyper, *chosen, tuple(reasons), out_size)
+    moments = _C.choose_conv("forward_moments", *sizes, *geometry)[0] == chosen[0]
+    return ConvPlan(hyper, *chosen, tuple(reasons), out_size, moments)
 
 
 def _cuda_conv_plan(input_shape, weight_shape, hyper, out_size) -> ConvPlan:
@@ -181,4 +174,6 @@ def _cuda_conv_plan(input_shape, weight_shape, hyper, out_size) -> ConvPlan:
         or max(*hyper, *weight_shape) >= 1 << 15
     ):
         kernel, reason = TORCH, "larger than the plug-in counts"
-    return ConvPlan(hyper, kernel, TORCH, kernel, TORCH, kernel, TORCH, (reason,) * 3, out_size)
+    return ConvPlan(
+        hyper, kernel, TORCH, kernel, TORCH, kernel, TORCH, (reason,) * 3, out_size, False
+    )

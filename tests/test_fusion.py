@@ -57,14 +57,14 @@ def test_explain_names_kernels_and_joined_layers():
     table = pco.explain(model, torch.zeros(4, 14, 14, 1))
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
     assert torch.equal(random, torch.get_rng_state())
-    rows = {(r["layer"], r["pass"]): r for r in table.rows}
-    chain = next(layer for layer, _ in rows if layer.startswith("batch_normalization"))
-    assert chain.count("+") == 3
-    assert rows[chain, "forward"]["kernel"] == "batch_norm"
-    assert rows["conv2d", "forward"]["kernel"] == "pixel"
-    assert rows["conv2d", "data_gradient"]["kernel"] == "torch"
-    assert rows["conv2d_1+max_pooling2d_1", "forward"]["op"] == "conv2d_max_pool"
-    assert rows["conv2d_1+max_pooling2d_1", "forward"]["flops"] == 2 * 4 * 4 * 4 * 32 * 9 * 16
+    rows = {(r["layer"], r["op"], r["pass"]): r for r in table.rows}
+    chain = next(layer for layer, op, _ in rows if op == "batch_norm")
+    assert chain.startswith("conv2d+batch_normalization+") and chain.count("+") == 4
+    assert rows[chain, "batch_norm", "forward"]["kernel"] == "batch_norm"
+    assert rows[chain, "conv2d", "forward"]["kernel"] == "pixel"
+    assert rows[chain, "conv2d", "data_gradient"]["kernel"] == "torch"
+    pooled = rows["conv2d_1+max_pooling2d_1", "conv2d_max_pool", "forward"]
+    assert pooled["flops"] == 2 * 4 * 4 * 4 * 32 * 9 * 16
     assert set(table.rows[0]) == {"layer", "op", "pass", "kernel", "reason", "flops", "bytes"}
     assert len(str(table).splitlines()) == len(table.rows) + 1
 

@@ -68,6 +68,7 @@ def kernels_for(case: ConvCase, pass_: str) -> list[str]:
     problem = {
         "forward": "ConvForward",
         "forward_pool": "ConvForward",
+        "forward_moments": "ConvForward",
         "data_gradient": "ConvDataGradient",
         "data_gradient_pool": "ConvDataGradient",
         "weight_gradient": "ConvWeightGradient",

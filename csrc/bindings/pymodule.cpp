@@ -61,6 +61,11 @@ std::pair<std::string, std::string> choose_conv(const std::string& pass, const C
   };
   if (pass == "forward")
     return describe(pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}}, name));
+  if (pass == "forward_moments") {
+    float wanted;  // the kernels ask only whether there are any
+    return describe(
+        pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .moments = &wanted}, name));
+  }
   if (pass == "forward_pool")
     return describe(pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .pool = true}, name));
   static const uint8_t byte = 0;  // the gradient kernels ask only whether there is an argmax
@@ -122,6 +127,32 @@ py::object conv_forward(const Array& x, const Array& w, const std::optional<Arra
   }
   if (pool) return py::make_tuple(y, argmax);
   return std::move(y);
+}
+
+// The output, and the pieces' statistics of its channels (ConvForward::moments).
+std::pair<Array, Array> conv_moments(const Array& x, const Array& w, const std::optional<Array>& bias, Pair stride,
+                                     Pair padding, Pair dilation, int64_t groups, const std::string& kernel) {
+  const ConvShape s = shape_of(x, w, stride, padding, dilation, groups, {x.shape(1), x.shape(2)});
+  expect_channels(x, s.in_channels, "input");
+  if (bias && bias->size() != s.out_channels)
+    throw std::invalid_argument("bias must have one element an output channel");
+  Array y({s.batch, s.out_height(), s.out_width(), s.out_channels});
+  float wanted;
+  ConvForward p{.shape = s,
+                .input = x.data(),
+                .weight = w.data(),
+                .weight_strides = krsc(s),
+                .bias = bias ? bias->data() : nullptr,
+                .output = y.mutable_data(),
+                .moments = &wanted};
+  const Kernel<ConvForward>& chosen = pick(p, kernel);
+  Array moments({y.size() ? chosen.moment_pieces(p) : 0, moment_line(s.out_channels)});
+  p.moments = moments.mutable_data();
+  {
+    py::gil_scoped_release release;
+    if (y.size()) chosen.run(p);
+  }
+  return {y, moments};
 }
 
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
@@ -228,6 +259,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("conv_forward", &conv_forward, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
         py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("relu"), py::arg("pool"),
         py::arg("kernel") = "");
+  m.def("conv_moments", &conv_moments, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
+        py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "");
   m.def("conv_data_gradient", &conv_data_gradient, py::arg("gradient"), py::arg("weight"), py::arg("input_size"),
         py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "",
         py::arg("argmax") = py::none());

@@ -37,6 +37,27 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
   return output;
 }
 
+// The output, and the statistics of its channels for the batch norm that follows (ConvForward::moments).
+std::tuple<Tensor, Tensor> conv2d_moments(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                                          int64_t stride_height, int64_t stride_width, int64_t padding_height,
+                                          int64_t padding_width, int64_t dilation_height, int64_t dilation_width,
+                                          int64_t groups) {
+  ConvForward p = forward_problem(
+      "conv2d_moments", input, weight, bias,
+      {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups}, false);
+  Tensor output = empty_map(p.shape.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width());
+  p.output = output.mutable_data_ptr<float>();
+  if (!output.numel()) return {output, empty_strided({0, moment_line(p.shape.out_channels)}, {1, 1})};
+  float wanted;  // a kernel asks only whether there are any
+  p.moments = &wanted;
+  const Kernel<ConvForward>& kernel = choose(p);
+  const int64_t pieces = kernel.moment_pieces(p), line = moment_line(p.shape.out_channels);
+  Tensor moments = empty_strided({pieces, line}, {line, 1});
+  p.moments = moments.mutable_data_ptr<float>();
+  kernel.run(p);
+  return {output, moments};
+}
+
 std::tuple<Tensor, Tensor> conv2d_max_pool(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                                            int64_t stride_height, int64_t stride_width, int64_t padding_height,
                                            int64_t padding_width, int64_t dilation_height, int64_t dilation_width,
@@ -157,6 +178,10 @@ STABLE_TORCH_LIBRARY(pyconvopt, m) {
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int stride_height, int stride_width, int padding_height, "
       "int padding_width, int dilation_height, int dilation_width, int groups, bool relu) -> Tensor");
   m.def(
+      "conv2d_moments(Tensor input, Tensor weight, Tensor? bias, int stride_height, int stride_width, "
+      "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups) "
+      "-> (Tensor output, Tensor moments)");
+  m.def(
       "conv2d_max_pool(Tensor input, Tensor weight, Tensor? bias, int stride_height, int stride_width, "
       "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups, bool relu) "
       "-> (Tensor, Tensor)");
@@ -180,6 +205,7 @@ STABLE_TORCH_LIBRARY(pyconvopt, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("conv2d", TORCH_BOX(&conv2d));
+  m.impl("conv2d_moments", TORCH_BOX(&conv2d_moments));
   m.impl("conv2d_max_pool", TORCH_BOX(&conv2d_max_pool));
   m.impl("conv2d_data_gradient", TORCH_BOX(&conv2d_data_gradient));
   m.impl("conv2d_max_pool_data_gradient", TORCH_BOX(&conv2d_max_pool_data_gradient));

@@ -20,8 +20,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
                                                    std::optional<Tensor> running_mean,
                                                    std::optional<Tensor> running_var, bool training, double momentum,
                                                    double epsilon, int64_t activation, bool pool, double dropout,
-                                                   int64_t seed, int64_t offset) {
+                                                   int64_t seed, int64_t offset, const std::optional<Tensor>& moments) {
   const char* op = "batch_norm_forward";
+  STD_TORCH_CHECK(!moments, op, ": on CUDA no convolution leaves moments");
   const PyconvoptMap map = cuda_map(input, op, "input");
   const bool relu = relu_of(op, activation, pool, dropout, residual.has_value());
   check_cuda_vector(weight, map.channels, input, op, "weight");

@@ -9,13 +9,27 @@ void check_optional_vector(const std::optional<Tensor>& t, int64_t size, const c
   if (t) check_vector(*t, size, op, argument);
 }
 
+// Statistics that a convolution has left; pieces count their rows themselves.
+void check_moments(const Tensor& moments, const MapShape& shape, bool training, const char* op) {
+  check_float32_cpu(moments, op, "moments");
+  STD_TORCH_CHECK(training, op, ": moments are of a batch, and of no use with training=False");
+  STD_TORCH_CHECK(moments.dim() == 2 && moments.size(1) == moment_line(shape.channels) && moments.is_contiguous(), op,
+                  ": expected moments of ", moment_line(shape.channels), " numbers a piece for ", shape.channels,
+                  " channels, but got shape ", shape_text(moments));
+  const float* numbers = moments.const_data_ptr<float>();
+  double rows = 0;
+  for (int64_t piece = 1; piece <= moments.size(0); ++piece) rows += numbers[piece * moments.size(1) - 1];
+  STD_TORCH_CHECK(rows == double(shape.rows()), op, ": the moments are of ", rows, " rows, the input has ",
+                  shape.rows());
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const std::optional<Tensor>& weight,
                                                    const std::optional<Tensor>& bias,
                                                    const std::optional<Tensor>& residual,
                                                    std::optional<Tensor> running_mean,
                                                    std::optional<Tensor> running_var, bool training, double momentum,
                                                    double epsilon, int64_t activation, bool pool, double dropout,
-                                                   int64_t seed, int64_t offset) {
+                                                   int64_t seed, int64_t offset, const std::optional<Tensor>& moments) {
   const char* op = "batch_norm_forward";
   check_rows(input, op, "input");
   const Activation known = norm_options(op, activation, pool, dropout, residual.has_value());
@@ -31,6 +45,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
     check_same_shape(*residual, input, op, "residual");
   }
   if (pool) check_poolable(input, op);
+  if (moments) check_moments(*moments, shape, training, op);
   Tensor output = pool ? empty_pooled(input) : empty_rows(input);
   Tensor argmax = pool ? empty_pooled(input, ScalarType::Byte) : nothing(ScalarType::Byte);
   Tensor mean = empty_vector(shape.channels), invstd = empty_vector(shape.channels);
@@ -40,6 +55,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
                        .bias = data_or_null(bias),
                        .residual = data_or_null(residual),
                        .training = training,
+                       .moments = data_or_null(moments),
+                       .moment_pieces = moments ? moments->size(0) : 0,
                        .running_mean = running_mean ? running_mean->mutable_data_ptr<float>() : nullptr,
                        .running_variance = running_var ? running_var->mutable_data_ptr<float>() : nullptr,
                        .momentum = momentum,
@@ -140,7 +157,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
   m.def(
       "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, Tensor(a!)? running_mean, "
       "Tensor(b!)? running_var, bool training, float momentum, float eps, int activation, bool pool, float dropout, "
-      "int seed, int offset) -> (Tensor output, Tensor argmax, Tensor saved_mean, Tensor saved_invstd)");
+      "int seed, int offset, Tensor? moments=None) -> (Tensor output, Tensor argmax, Tensor saved_mean, Tensor "
+      "saved_invstd)");
   m.def(
       "batch_norm_again(Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor invstd, int activation) "
       "-> Tensor");

@@ -47,7 +47,13 @@ struct ConvForward {
   const float* residual = nullptr;  // of the output's shape, or null
   bool keeps = false;               // the weight stays as it is: it is worth preparing
   const float* prepared = nullptr;  // what the kernel's `prepare` made of it, or null
+  // Of each channel of the output, for the batch norm that follows; null, or with neither activation, pooling nor
+  // residual. The kernel's `moment_pieces` lines of `moment_line` floats, one for each piece of the rows: their means,
+  // then the sums of squared differences from these, then how many rows the piece has.
+  float* moments = nullptr;
 };
+inline bool is_plain(const ConvForward& p) { return p.activation == Activation::none && !p.pool && !p.residual; }
+inline int64_t moment_line(int64_t channels) { return 2 * channels + 1; }
 inline constexpr uint8_t pool_dead = 4;
 
 // In both gradients `argmax` says that the output's gradient is that of the pooled map (see

@@ -19,6 +19,8 @@ struct Kernel {
   // What may be computed once for many problems of the same shape and weights, and how large it is.
   int64_t (*prepared_floats)(const P&) = nullptr;
   void (*prepare)(const P&, float*) = nullptr;
+  // Pieces of the statistics that it takes in the same pass, if it takes any (ConvForward::moments).
+  int64_t (*moment_pieces)(const P&) = nullptr;
 };
 
 }  // namespace pyconvopt

@@ -32,6 +32,8 @@ struct BatchNormForward {
   const float* bias = nullptr;      // channels, or null for zeros
   const float* residual = nullptr;  // of the input's shape, or null
   bool training = true;             // the batch's own statistics; otherwise the running ones
+  const float* moments = nullptr;   // training: the pieces' statistics (ConvForward::moments), or null
+  int64_t moment_pieces = 0;
   // Training, where not null: running += momentum · (batch − running), with the unbiased variance.
   float* running_mean = nullptr;
   float* running_variance = nullptr;

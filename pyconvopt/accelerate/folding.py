@@ -1,11 +1,13 @@
-"""Batch norm of evaluation inside the convolution before it.
+"""A convolution with batch norm behind it: the statistics taken on the way, or the norm folded in.
 
-With fixed statistics batch norm is affine a channel, ``y = a·z + c`` with ``a = γ / √(var + eps)``
-and ``c = β − a·mean``; so ``a·(w ⋆ x + b) + c = (a·w) ⋆ x + (a·b + c)``. The folded weights are kept
-beside copies of what they were made from, and compared with it, value by value, at each call: any
-change is seen, however it was made. (torch's version counters would not do: they do not count
-changes through ``.data`` or by kernels outside torch.) Where the weights outweigh the map, comparing
-costs more than it saves and batch norm runs on its own. Frozen, they are folded once.
+In training the convolution's kernel takes the batch's statistics while its output is in registers.
+In evaluation with fixed statistics batch norm is affine a channel, ``y = a·z + c`` with
+``a = γ / √(var + eps)`` and ``c = β − a·mean``; so ``a·(w ⋆ x + b) + c = (a·w) ⋆ x + (a·b + c)``.
+The folded weights are kept beside copies of what they were made from, and compared with it, value by
+value, at each call: any change is seen, however it was made. (torch's version counters would not do:
+they do not count changes through ``.data`` or by kernels outside torch.) Where the weights outweigh
+the map, comparing costs more than it saves and batch norm runs on its own. Frozen, they are folded
+once.
 """
 
 from __future__ import annotations
@@ -18,20 +20,13 @@ from torch import Tensor
 
 from .. import functional
 from ..functional.gate import activate, needs_gradient, pair, suits
-from .operations import CONVOLUTION, NORMALIZATION, POOL, Operation
+from .operations import CONVOLUTION, NORMALIZATION, POOL
 
 if TYPE_CHECKING:
     from .fusion import Chain
 
 WORTHWHILE = 4
 """Outputs for each weight from which on folding pays."""
-
-
-def foldable(normalization: Operation) -> bool:
-    """Whether the batch norm stands in evaluation; its statistics are asked for at the call."""
-    if normalization.module is not None:
-        return not normalization.module.training
-    return normalization.extra[4] is False
 
 
 class Folded:
@@ -82,36 +77,42 @@ def fold(tensors: list[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
 
 
 def step(chain: Chain, frozen: bool) -> Callable[..., Tensor]:
-    """Convolution with batch norm folded into it, residual, activation, 2×2 max-pool."""
+    """Convolution, batch norm, residual, activation, 2×2 max-pool, dropout."""
     conv, norm = chain.first, chain.rest[NORMALIZATION]
     assert conv.kind == CONVOLUTION
-    activation, pool = chain.activation, POOL in chain.rest
+    activation, pool, rate = chain.activation, POOL in chain.rest, chain.rate
     split = len(conv.extra)
     check = getattr(norm.module, "_check_input_dim", None)
     folded = Folded(frozen)
     convolve = functional.conv2d_max_pool if pool else functional.conv2d
 
-    def folded_convolution(x: Tensor, residual: Tensor | None, *extra: Any) -> Tensor:
+    def normalized_convolution(x: Tensor, residual: Tensor | None, *extra: Any) -> Tensor:
         weight, bias, *geometry = conv.bind(*extra[:split])
         mean, var, gamma, beta, use_batch, momentum, eps = norm.bind(*extra[split:])
         tensors = [weight, bias, mean, var, gamma, beta]
         fits = not use_batch and x.dim() == 4
         if not fits or not (frozen or folds(x, weight, geometry, (*tensors, residual))):
-            y = functional.conv2d(x, weight, bias, *geometry)
+            moments = None
+            if use_batch:
+                y, moments = functional.conv2d_moments(x, weight, bias, *geometry)
+            else:
+                y = functional.conv2d(x, weight, bias, *geometry)
             if check is not None:
                 check(y)
             return functional.batch_norm(
-                y, mean, var, gamma, beta, use_batch, momentum, eps,
-                activation=activation, residual=residual, pool=pool,
+                y, mean, var, gamma, beta, use_batch, momentum, eps, activation=activation,
+                residual=residual, pool=pool, dropout=rate(), moments=moments,
             )  # fmt: skip
         weight, bias = folded.get(tensors, eps)
         if residual is None and activation in (None, "relu"):
-            return convolve(x, weight, bias, *geometry, activation=activation)
-        y = functional.conv2d(x, weight, bias, *geometry)
-        y = y if residual is None else y + residual
-        return activate(y, activation, in_place=True)
+            y = convolve(x, weight, bias, *geometry, activation=activation)
+        else:
+            y = functional.conv2d(x, weight, bias, *geometry)
+            y = y if residual is None else y + residual
+            y = activate(y, activation, in_place=True)
+        return functional.dropout(y, rate()) if rate() else y
 
-    return folded_convolution
+    return normalized_convolution
 
 
 def folds(x: Tensor, weight: Tensor, geometry: list[Any], tensors: tuple[Any, ...]) -> bool:

@@ -3,7 +3,8 @@
 A chain starts at a convolution or a batch norm and takes what follows while each result is used
 once, in the order in which the kernels apply it:
 
-    convolution [+ batch norm in evaluation, folded] [+ residual] [+ ReLU] [+ 2×2 max-pool]
+    convolution [+ ReLU] [+ 2×2 max-pool]
+    convolution + batch norm and what follows it: folded in evaluation, in training with its statistics
     batch norm [+ residual] [+ ReLU] [+ 2×2 max-pool] [+ dropout]
     either batch norm + ReLU6 or hard swish
 
@@ -72,6 +73,11 @@ class Chain:
         """As the functions take it."""
         return next((kind for kind in ACTIVATIONS if kind in self.rest), None)
 
+    @property
+    def rate(self) -> Callable[[], float]:
+        """Of the dropout, asked for at each call."""
+        return self.rest[DROPOUT].bind if DROPOUT in self.rest else lambda: 0.0
+
 
 def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[nn.Module]:
     """Join what can be joined, in place, and bring the graph into the form that a plan runs.
@@ -134,8 +140,6 @@ def follower(chain: Chain, modules: Modules) -> Operation | None:
     after = operation(next(iter(chain.last.users)), modules)
     if after is None or after.kind not in allowed(chain) or after.kind in chain.rest:
         return None
-    if after.kind == NORMALIZATION and not folding.foldable(after):
-        return None
     if after.kind == ADD and not takes_residual(chain, after, modules):
         return None
     if after.kind == DROPOUT and is_written_over(after.node, modules):
@@ -156,7 +160,7 @@ def allowed(chain: Chain) -> tuple[str, ...]:
         RELU: () if ADD in kinds else (POOL, DROPOUT) if normalizes else (POOL,),
         RELU6: (),
         HARDSWISH: (),
-        POOL: (DROPOUT,) if normalizes and chain.first.kind == NORMALIZATION else (),
+        POOL: (DROPOUT,) if normalizes else (),
         DROPOUT: (),
     }[kinds[-1]]
 
@@ -211,7 +215,7 @@ def join(graph: Graph, chain: Chain, root: nn.Module, frozen: bool, listening: b
     """Put one step in the place of the chain's last operation; `root` is the graph's module."""
     alone = len(chain.members) == 1
     frozen = frozen and has_constants(chain)
-    kept = frozen and chain.first.kind == CONVOLUTION
+    kept = frozen and chain.first.kind == CONVOLUTION and DROPOUT not in chain.rest
     if alone and chain.first.module is not None and not kept:
         return  # the layer itself
     if NORMALIZATION in chain.rest:
@@ -309,7 +313,7 @@ def normalization(chain: Chain) -> Callable[..., Tensor]:
     """Batch norm, residual, activation, 2×2 max-pool, dropout."""
     bind, activation, pool = chain.first.bind, chain.activation, POOL in chain.rest
     check = getattr(chain.first.module, "_check_input_dim", None)
-    rate = chain.rest[DROPOUT].bind if DROPOUT in chain.rest else lambda: 0.0
+    rate = chain.rate
 
     def normalization(x: Tensor, residual: Tensor | None, *extra: Any) -> Tensor:
         if check is not None:

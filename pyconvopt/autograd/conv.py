@@ -19,6 +19,7 @@ from .pool import unpool
 from .recompute import made_again, recipe
 
 _conv2d = torch.ops.pyconvopt.conv2d.default
+_conv2d_moments = torch.ops.pyconvopt.conv2d_moments.default
 _conv2d_max_pool = torch.ops.pyconvopt.conv2d_max_pool.default
 _data_gradient = torch.ops.pyconvopt.conv2d_data_gradient.default
 _weight_gradient = torch.ops.pyconvopt.conv2d_weight_gradient.default
@@ -125,6 +126,22 @@ class Conv2dFunction(Function):
             db = _channel_sum(dz)
         dx, dw = _gradients(ctx, x, weight, dz, need_x, need_weight)
         return dx, dw, db if need_bias else None, None, None
+
+
+class Conv2dMomentsFunction(Conv2dFunction):
+    """``conv(x, weight) + bias``, and the statistics of its channels, which have no gradient."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, plan):  # type: ignore[override]  # noqa: D102
+        y, moments = _conv2d_moments(x, weight, bias, *plan.hyper)
+        ctx.plan, ctx.relu, ctx.bias = plan, False, bias is not None
+        _keep(ctx, x, weight, None)
+        ctx.mark_non_differentiable(moments)
+        return y, moments
+
+    @staticmethod
+    def backward(ctx, g, _):  # type: ignore[override]  # noqa: D102
+        return Conv2dFunction.backward(ctx, g)[:4]
 
 
 class Conv2dMaxPoolFunction(Function):

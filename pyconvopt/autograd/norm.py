@@ -45,7 +45,7 @@ class BatchNormFunction(Function):
     """``dropout(pool(activation((x − mean) / √(var + eps) · weight + bias + residual)))``."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, residual, mean, var, options):  # noqa: D102
+    def forward(ctx, x, weight, bias, residual, mean, var, options, moments=None):  # noqa: D102
         training, momentum, eps, activation, pool, dropout, seed = options
         y, argmax, saved_mean, saved_invstd = _forward(
             x,
@@ -62,6 +62,7 @@ class BatchNormFunction(Function):
             dropout,
             seed,
             0,
+            moments,
         )
         ctx.options = options
         ctx.save_for_backward(
@@ -85,9 +86,7 @@ class BatchNormFunction(Function):
             inputs = (x, weight, bias, residual)
             return (
                 *_reference_backward(inputs, ctx.needs_input_grad, g, mean, invstd, options),
-                None,
-                None,
-                None,
+                *[None] * 4,
             )
         g = g.contiguous(memory_format=memory_format(x))
         dx, dresidual, dweight, dbias = _backward(
@@ -99,9 +98,7 @@ class BatchNormFunction(Function):
             dweight if need_weight else None,
             dbias if need_bias else None,
             dresidual if need_residual else None,
-            None,
-            None,
-            None,
+            *[None] * 4,
         )
 
 

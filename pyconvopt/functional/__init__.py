@@ -20,7 +20,7 @@ from .activation import (
     softplus,
     tanh,
 )
-from .conv import conv2d, conv2d_max_pool
+from .conv import conv2d, conv2d_max_pool, conv2d_moments
 from .conv1d import conv1d
 from .conv_transpose import conv_transpose2d
 from .elementwise import dropout, dropout2d, linear, relu
@@ -34,6 +34,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv2d_max_pool",
+    "conv2d_moments",
     "conv_transpose2d",
     "dropout",
     "dropout2d",

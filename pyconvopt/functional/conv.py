@@ -70,6 +70,41 @@ def conv2d(
     return y if fused else activate(y, activation)
 
 
+def conv2d_moments(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor | None]:
+    """`conv2d`, and what `batch_norm` takes as `moments` to save its pass over the map in training.
+
+    Where the convolution's kernel cannot take the statistics on its way they are None, and batch norm
+    reads the map for them as always.
+
+    Returns:
+        The map, and (pieces, 2·K + 1): of a piece of the rows the K means, the K sums of squared
+        differences from these, and how many rows it has. They are merged in double (Chan, Golub and
+        LeVeque 1983).
+
+    >>> import torch, pyconvopt as pco
+    >>> y, moments = pco.functional.conv2d_moments(torch.ones(1, 1, 6, 6), torch.ones(16, 1, 3, 3))
+    >>> float(moments[0, 0]), float(moments[0, -1])
+    (9.0, 16.0)
+    """
+    call = _native_call(input, weight, bias, stride, padding, dilation, groups)
+    if call is None or not call[1].moments:
+        return conv2d(input, weight, bias, stride, padding, dilation, groups), None
+    x, plan, channels_last = call
+    if explanation.listening():
+        reason = f"statistics for batch norm in the same pass; {plan.reasons[0]}"
+        _explain("conv2d", plan, plan.forward, reason, x, weight)
+    y, moments = autograd.Conv2dMomentsFunction.apply(x, weight, bias, plan)
+    return y if channels_last else y.contiguous(), moments
+
+
 def conv2d_max_pool(
     input: Tensor,
     weight: Tensor,

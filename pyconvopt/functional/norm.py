@@ -30,6 +30,7 @@ def batch_norm(
     residual: Tensor | None = None,
     pool: bool = False,
     dropout: float = 0.0,
+    moments: Tensor | None = None,
 ) -> Tensor:
     """``y = (x − E[x]) / √(Var[x] + eps) · weight + bias`` for each channel, and what follows it.
 
@@ -45,6 +46,8 @@ def batch_norm(
         residual: added before the activation, of the input's shape.
         pool: 2×2 max-pooling with stride 2 after the activation.
         dropout: share of elements dropped at the end; 0 for none.
+        moments: the input's statistics, as `conv2d_moments` returned them with it; None: they are
+            taken here.
 
     Returns:
         The input's shape, halved in height and width by `pool`.
@@ -67,7 +70,7 @@ def batch_norm(
     if pool and input.is_cuda:  # the plug-in pools in a pass of its own
         y = batch_norm(
             input, running_mean, running_var, weight, bias, training, momentum, eps,
-            activation=activation, residual=residual,
+            activation=activation, residual=residual, moments=moments,
         )  # fmt: skip
         y = max_pool2d(y, 2)
         return apply_dropout(y, dropout) if dropout else y
@@ -96,7 +99,9 @@ def batch_norm(
         fused_dropout = 0.0  # the kernel counts from 0
     seed = draw.key if draw is not None and fused_dropout else 0
     options = NormOptions(training, momentum, eps, fused, pool, fused_dropout, seed)
-    y = BatchNormFunction.apply(x, weight, bias, residual, running_mean, running_var, options)
+    y = BatchNormFunction.apply(
+        x, weight, bias, residual, running_mean, running_var, options, moments if training else None
+    )
     extras = [name for name in (NAMES[fused], pool and "pool", fused_dropout and "dropout") if name]
     _explain("batch_norm", "batch_norm", " + ".join(["one pass", *extras]), x, y)
     if draw is not None:

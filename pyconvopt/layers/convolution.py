@@ -125,22 +125,22 @@ class Conv2D(Layer):
 
     def convolve(self, x: Tensor, padding: str, logits: bool, pool: bool = False) -> Tensor:
         """The layer's function with 'valid' or 'same' padding."""
+        fused = "relu" if self.activation is activations.relu else None
+        run = functional.conv2d_max_pool if pool else functional.conv2d
+        y = run(*self.arguments(x, padding), activation=fused)
+        return y if fused or logits else self.activation(y)
+
+    def with_moments(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The convolution without its activation, and the statistics for a batch norm behind it."""
+        return functional.conv2d_moments(*self.arguments(x, self.padding))
+
+    def arguments(self, x: Tensor, padding: str) -> tuple[Any, ...]:
+        """What the functions of convolution take, the input padded where its two sides differ."""
         border = (0, 0)
         if padding == "same":
             x, border = windows.pad_same(x, self.kernel_size, self.strides, self.dilation_rate)
-        fused = "relu" if self.activation is activations.relu else None
-        run = functional.conv2d_max_pool if pool else functional.conv2d
-        y = run(
-            x,
-            standardized(self.weight) if self.weight_standardization else self.weight,
-            self.bias,
-            self.strides,
-            border,
-            self.dilation_rate,
-            self.groups,
-            activation=fused,
-        )
-        return y if fused or logits else self.activation(y)
+        weight = standardized(self.weight) if self.weight_standardization else self.weight
+        return x, weight, self.bias, self.strides, border, self.dilation_rate, self.groups
 
     @override
     def flops(self) -> int | None:

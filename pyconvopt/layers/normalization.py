@@ -184,6 +184,7 @@ class BatchNormalization(AffineNormalization):
         activation: str | None = None,
         pool: bool = False,
         dropout: float = 0.0,
+        moments: Tensor | None = None,
     ) -> Tensor:
         if self.uses_joined_batch():
             y = synchronized_batch_norm(
@@ -216,6 +217,7 @@ class BatchNormalization(AffineNormalization):
             activation=activation,
             pool=pool,
             dropout=dropout,
+            moments=moments,
         )
         if before is not None:
             # The kernel let (1 - m) · v · n / (n - 1) in; Keras wants (1 - m) · v. Through .data:

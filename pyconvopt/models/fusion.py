@@ -51,16 +51,32 @@ def named(step: Step, layers: Sequence[Layer]) -> Step:
     return partial(explanation.run_as, "+".join(layer.name for layer in layers), step)
 
 
-def convolution_pool(layers: Sequence[Any], start: int) -> tuple[int, Step | None]:
-    """Convolution, ReLU or nothing, 2×2 max-pool: the map between is never stored."""
-    first = layers[start]
-    if (
-        len(layers) > start + 1
-        and is_pool(layers[start + 1])
-        and first.activation in (activations.linear, activations.relu)
-    ):
+def convolution_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | None]:
+    """Convolution, ReLU or nothing, 2×2 max-pool: the map between is never stored.
+
+    Or a batch norm in training and what follows it: the convolution takes the batch's statistics.
+    """
+    first, after = layers[start], layers[start + 1 : start + 2]
+    if not after:
+        return 0, None
+    if is_pool(after[0]) and first.activation in (activations.linear, activations.relu):
         return 2, partial(first.call, pool=True)
+    if type(after[0]) is BatchNormalization and first.activation is activations.linear:
+        normalization = after[0]
+        if normalization.uses_batch_statistics() and not normalization.uses_joined_batch():
+            count, normalize = normalization_chain(layers, start + 1)
+            return 1 + max(count, 1), with_moments(first, normalize or normalization.call)
     return 0, None
+
+
+def with_moments(convolution: Conv2D, normalize: Callable[..., Tensor]) -> Step:
+    """The convolution, and what normalises its output, by the statistics that it took."""
+
+    def step(x: Tensor) -> Tensor:
+        y, moments = convolution.with_moments(x)
+        return normalize(y, moments=moments)
+
+    return step
 
 
 def normalization_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | None]:
@@ -86,7 +102,7 @@ def normalization_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | 
 
 # By the class of the first layer: how many layers are joined (0: none), and what they are called as.
 RULES: dict[type, Callable[[Sequence[Any], int], tuple[int, Step | None]]] = {
-    Conv2D: convolution_pool,
+    Conv2D: convolution_chain,
     BatchNormalization: normalization_chain,
 }
 

@@ -36,7 +36,7 @@ def test_hooks_see_what_they_saw(at):
     for handle in handles:
         handle.remove()
     joined = {row["layer"] for row in pco.explain(fast, x).rows}
-    assert "bn1+relu" in joined, "without its hook it is joined again"
+    assert "conv1+bn1+relu" in joined, "without its hook it is joined again"
 
 
 def test_hooks_that_change_the_result_and_backward_hooks():

@@ -257,9 +257,9 @@ def test_refusals():
 def test_explain_names_joined_layers():
     fast, x = pco.accelerate(ResNet()), image()
     rows = [(r["layer"], r["op"]) for r in pco.explain(fast, x).rows if r["pass"] == "forward"]
-    assert ("bn1+relu", "batch_norm") in rows
-    assert ("conv1", "conv2d") in rows
-    assert any(n.startswith("layer1.0.bn2+") and n.endswith("+layer1.0.relu") for n, _ in rows)
+    assert ("conv1+bn1+relu", "batch_norm") in rows
+    assert ("conv1+bn1+relu", "conv2d") in rows
+    assert any(n.startswith("layer1.0.conv2+layer1.0.bn2+") and n.endswith("+layer1.0.relu") for n, _ in rows)
     assert repr(pco.restore(fast)) == repr(fast)
 
 

@@ -64,13 +64,30 @@ void moments(const BatchNormForward& p, ChunkSums<2>& sums, const Chunks& chunks
                     sums.line(chunk, 0)[c], sums.line(chunk, 1)[c], mean[c], squares[c]);
 }
 
+// The same from pieces that the convolution before has left.
+void given_moments(const BatchNormForward& p, double* mean, double* squares) {
+  const int64_t channels = p.shape.channels;
+  double rows = 0;
+  for (int64_t c = 0; c < channels; ++c) mean[c] = squares[c] = 0;
+  for (int64_t piece = 0; piece < p.moment_pieces; ++piece) {
+    const float *means = p.moments + piece * moment_line(channels), *piece_squares = means + channels;
+    const double added = means[2 * channels];
+    for (int64_t c = 0; c < channels; ++c) merge_moments(rows, added, means[c], piece_squares[c], mean[c], squares[c]);
+    rows += added;
+  }
+}
+
 void batch_statistics(const BatchNormForward& p) {
   const int64_t rows = p.shape.rows(), channels = p.shape.channels;
   const Chunks chunks(rows, channels);
-  ChunkSums<2> sums(chunks.count, channels);
-  Workspace space(Workspace::bytes_for(omp_get_max_threads() * sums.stride()));
-  moments(p, sums, chunks, space.floats(omp_get_max_threads() * sums.stride()));
-  const double *mean = sums.line(0, 0), *squares = sums.line(0, 1);
+  ChunkSums<2> sums(p.moments ? 1 : chunks.count, channels);
+  double *mean = sums.line(0, 0), *squares = sums.line(0, 1);
+  if (p.moments) {
+    given_moments(p, mean, squares);
+  } else {
+    Workspace space(Workspace::bytes_for(omp_get_max_threads() * sums.stride()));
+    moments(p, sums, chunks, space.floats(omp_get_max_threads() * sums.stride()));
+  }
   for (int64_t c = 0; c < channels; ++c) {
     const double sum = squares[c] < 0 ? 0 : squares[c];
     p.saved_mean[c] = float(mean[c]);

@@ -92,7 +92,7 @@ void data_gradient(const ConvDataGradient& p) {
   }
 }
 
-bool forward_applies(const ConvForward& p) { return !p.pool && !p.residual && takes_shape(p.shape); }
+bool forward_applies(const ConvForward& p) { return !p.pool && !p.residual && !p.moments && takes_shape(p.shape); }
 bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && takes_shape(p.shape); }
 
 }  // namespace

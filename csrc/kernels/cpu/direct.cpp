@@ -318,7 +318,7 @@ void data_gradient(const ConvDataGradient& p) {
 bool takes_shape(const ConvShape& s) {
   return s.in_channels / s.groups >= 8 && s.out_channels / s.groups >= 8 && s.kernel_height * s.kernel_width <= 1024;
 }
-bool forward_applies(const ConvForward& p) { return !p.pool && takes_shape(p.shape); }
+bool forward_applies(const ConvForward& p) { return !p.pool && !p.moments && takes_shape(p.shape); }
 bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && takes_shape(p.shape); }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <omp.h>
 
 #include "../arena.hpp"
+#include "moments.hpp"
 #include "pool2x2.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
@@ -15,7 +16,8 @@ namespace {
 // Pixels of one output row × one panel, of which `left` channels exist, at y and y_step apart.
 template <int rows>
 PYCONVOPT_INLINE void pixels_times_taps(const float* x, const Geometry& g, const float* w, const float* bias,
-                                        Activation activation, float* y, int64_t y_step, int64_t left) {
+                                        Activation activation, float* y, int64_t y_step, int64_t left,
+                                        const Piece& piece, int64_t k) {
   Vec sum[rows][2];
   const Vec start[2] = {load(bias), load(bias + lanes)};
 #pragma GCC unroll 16
@@ -32,10 +34,16 @@ PYCONVOPT_INLINE void pixels_times_taps(const float* x, const Geometry& g, const
   }
 #pragma GCC unroll 2
   for (int half = 0; half < 2; ++half)
-    if (left > half * lanes)
+    if (left > half * lanes) {
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r)
         store_channels(y + r * y_step + half * lanes, activated(activation, sum[r][half]), left - half * lanes);
+      if (!piece.line) continue;
+      Vec values[rows];
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) values[r] = sum[r][half];
+      add_moments(values, rows, piece, y_step, k + half * lanes, left - half * lanes);
+    }
 }
 
 int64_t packed_floats(const ConvForward& p) {
@@ -92,9 +100,9 @@ PYCONVOPT_INLINE void windows_times_taps(const float* x, const Geometry& g, cons
 }
 
 // One row of the result, which reads from `x` on: all panels of a few pixels, so that memory is
-// written in its order, then the next.
+// written in its order, then the next. `piece` without a line: no statistics are wanted.
 void convolve_row(const ConvForward& p, const Geometry& g, const float* x, const float* weights, const float* bias,
-                  float* output, uint8_t* argmax) {
+                  float* output, uint8_t* argmax, Piece piece) {
   constexpr int most_pixels = product_rows, most_windows = product_rows / 4;
   const int64_t channels = p.shape.out_channels, width = p.pool ? p.shape.out_width() / 2 : p.shape.out_width();
   const int64_t most = p.pool ? most_windows : most_pixels;
@@ -110,10 +118,17 @@ void convolve_row(const ConvForward& p, const Geometry& g, const float* x, const
         });
       else
         with_rows<most_pixels>(n, [&]<int pixels>() {
-          pixels_times_taps<pixels>(x + i * g.pixel_step, g, w, b, p.activation, output + at, channels, left);
+          pixels_times_taps<pixels>(x + i * g.pixel_step, g, w, b, p.activation, output + at, channels, left, piece,
+                                    k * panel);
         });
     }
+    piece.before += n;
   }
+}
+
+// A piece of the statistics is a band of an image.
+int64_t moment_pieces(const ConvForward& p) {
+  return p.shape.batch * ((p.shape.out_height() + band_rows - 1) / band_rows);
 }
 
 void forward(const ConvForward& p) {
@@ -138,14 +153,17 @@ void forward(const ConvForward& p) {
     const int64_t n = unit / bands, first = unit % bands * each, count = least(each, rows - first);
     const float* x =
         padded_band(s, g, p.input, n, first * step, count * step, spaces + omp_get_thread_num() * band_size);
-    for (int64_t y = 0; y < count; ++y) {
+    Piece piece{p.moments ? p.moments + unit * moment_line(s.out_channels) : nullptr, 0};
+    for (int64_t y = 0; y < count; ++y, piece.before += width) {
       const int64_t at = (n * rows + first + y) * width * s.out_channels;
-      convolve_row(p, g, x + y * step * g.row_step, weights, bias, p.output + at, p.argmax + at);
+      convolve_row(p, g, x + y * step * g.row_step, weights, bias, p.output + at, p.argmax + at, piece);
     }
+    if (piece.line) piece.line[2 * s.out_channels] = float(piece.before);
   }
 }
 
 bool forward_applies(const ConvForward& p) {
+  if (p.moments && !is_plain(p)) return false;
   return !p.residual && !(p.pool && p.activation > Activation::relu) && applies(p.shape);
 }
 
@@ -153,7 +171,12 @@ bool forward_applies(const ConvForward& p) {
 }  // namespace pixel
 
 extern const Kernel<ConvForward> pixel_forward;
-const Kernel<ConvForward> pixel_forward{"pixel",        pixel::why,           pixel::forward_applies,
-                                        pixel::forward, pixel::packed_floats, pixel::pack_weights};
+const Kernel<ConvForward> pixel_forward{"pixel",
+                                        pixel::why,
+                                        pixel::forward_applies,
+                                        pixel::forward,
+                                        pixel::packed_floats,
+                                        pixel::pack_weights,
+                                        pixel::moment_pieces};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -16,6 +16,7 @@
 #include "../arena.hpp"
 #include "activated.hpp"
 #include "gemm.hpp"
+#include "moments.hpp"
 #include "pool2x2.hpp"
 #include "winograd.hpp"
 #include "winograd_weights.hpp"
@@ -65,15 +66,35 @@ PYCONVOPT_INLINE void store_pooled(const ConvForward& p, const Vec* y, const Til
     }
 }
 
-// Aᵀ M A of one tile, bias, activation, pooling; writes what lies inside the map.
+// Outputs of a tile that lie inside the map.
 template <int taps>
-void transform_outputs(const ConvForward& p, const Tiles<taps>& tiles, int64_t index, const float* m,
-                       int64_t position_step, int64_t panel_index) {
+struct Inside {
+  int64_t rows, columns;
+  Inside(const ConvShape& s, const TilePlace& place)
+      : rows(least(outputs<taps>, s.out_height() - place.row)),
+        columns(least(outputs<taps>, s.out_width() - place.column)) {}
+  int64_t count() const { return rows * columns; }
+};
+
+// Adds a tile's outputs to its piece of the statistics.
+template <int side>
+PYCONVOPT_INLINE void add_tile(const Vec* y, int64_t rows, int64_t columns, const Piece& piece, int64_t channels,
+                               int64_t k, int64_t left) {
+  if (rows * columns == side * side) return add_moments(y, side * side, piece, channels, k, left);
+  Vec inside[side * side];
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) inside[i * columns + j] = y[i * side + j];
+  add_moments(inside, rows * columns, piece, channels, k, left);
+}
+
+// Aᵀ M A of one tile, bias, activation, pooling; writes what lies inside the map. `piece` without a line: no
+// statistics are wanted.
+template <int taps>
+void transform_outputs(const ConvForward& p, const TilePlace& place, const float* m, int64_t position_step,
+                       int64_t panel_index, const Piece& piece) {
   constexpr int side = outputs<taps>;
   const ConvShape& s = p.shape;
-  const TilePlace place(tiles, index);
-  const int64_t rows = least(side, s.out_height() - place.row);
-  const int64_t columns = least(side, s.out_width() - place.column);
+  const auto [rows, columns] = Inside<taps>(s, place);
   for (int half = 0; half < 2; ++half) {
     const int64_t k = panel_index * panel + half * lanes, left = s.out_channels - k;
     if (left <= 0) return;
@@ -96,6 +117,7 @@ void transform_outputs(const ConvForward& p, const Tiles<taps>& tiles, int64_t i
       store_pooled<side>(p, y, place, k, left);
       continue;
     }
+    if (piece.line) add_tile<side>(y, rows, columns, piece, s.out_channels, k, left);
     const int64_t first =
         ((place.image * s.out_height() + place.row) * s.out_width() + place.column) * s.out_channels + k;
     for (int64_t i = 0; i < rows; ++i)
@@ -119,18 +141,45 @@ void multiply_panel(const Layout& layout, int64_t count, const float* v, int64_t
   }
 }
 
-// Output transforms of `count` tiles, from `first`.
-template <int taps>
-void finish_panel(const ConvForward& p, const Tiles<taps>& tiles, int64_t first, int64_t count, int64_t panel_index,
-                  const float* m) {
-  for (int64_t t = 0; t < count; ++t)
-    transform_outputs(p, tiles, first + t, m + t * panel, count * panel + 16, panel_index);
-}
-
 // As many tiles as keep V in about half of a second-level cache, in whole register blocks.
 int64_t block_tiles(const Layout& layout) {
   const int64_t fit = (int64_t(256) << 10) / int64_t(sizeof(float)) / (positions * layout.channels);
   return greatest(1, fit / product_rows) * product_rows;
+}
+
+// Tiles of a piece of the statistics, whatever the number of threads.
+template <int taps>
+int64_t piece_tiles(const Layout& layout, const Tiles<taps>& tiles) {
+  return least(block_tiles(layout), (tiles.count + 7) / 8);
+}
+
+template <int taps>
+int64_t moment_pieces(const ConvForward& p) {
+  const Tiles<taps> tiles(p.shape);
+  const int64_t each = piece_tiles(Layout(p.shape), tiles);
+  return (tiles.count + each - 1) / each;
+}
+
+// Output transforms of `count` tiles, from `first`. Statistics: a panel's tiles come in their order.
+template <int taps>
+void finish_panel(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles, int64_t first, int64_t count,
+                  int64_t panel_index, const float* m) {
+  const ConvShape& s = p.shape;
+  const int64_t each = piece_tiles(layout, tiles), line = moment_line(s.out_channels);
+  Piece piece{nullptr, 0};
+  if (p.moments)
+    for (int64_t t = first / each * each; t < first; ++t) piece.before += Inside<taps>(s, TilePlace(tiles, t)).count();
+  for (int64_t t = 0; t < count; ++t) {
+    const TilePlace place(tiles, first + t);
+    if (p.moments) {
+      piece.line = p.moments + (first + t) / each * line;
+      if ((first + t) % each == 0) piece.before = 0;
+    }
+    transform_outputs<taps>(p, place, m + t * panel, count * panel + 16, panel_index, piece);
+    if (!p.moments) continue;
+    piece.before += Inside<taps>(s, place).count();
+    if (panel_index == 0) piece.line[2 * s.out_channels] = float(piece.before);
+  }
 }
 
 // U as a whole, by all threads of the region it is called in.
@@ -157,7 +206,9 @@ void transform(const ConvForward& p, float* u) {
 template <int taps>
 void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles) {
   const int threads = omp_get_max_threads();
-  const int64_t block = least(block_tiles(layout), round_up((tiles.count + threads - 1) / threads, 1));
+  // A thread takes whole pieces of the statistics.
+  const int64_t block =
+      p.moments ? piece_tiles(layout, tiles) : least(block_tiles(layout), (tiles.count + threads - 1) / threads);
   const int64_t blocks = (tiles.count + block - 1) / block;
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
   const int64_t u_size = p.prepared ? 0 : layout.panels * layout.panel_weights;
@@ -183,7 +234,7 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& 
       for (int64_t k = 0; k < layout.panels; ++k) {
         multiply_panel(layout, count, v, v_step, u + k * layout.panel_weights, layout.u_step, layout.channels, false,
                        m);
-        finish_panel(p, tiles, first, count, k, m);
+        finish_panel(p, layout, tiles, first, count, k, m);
       }
     }
   }
@@ -225,7 +276,7 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>&
           const float* weights = p.prepared ? p.prepared + k * layout.panel_weights : u;
           multiply_panel(layout, count, v + c0, v_step, weights, u_step, channels, c0 > 0, m);
         }
-        finish_panel(p, tiles, first, count, k, m);
+        finish_panel(p, layout, tiles, first, count, k, m);
       }
     }
   }
@@ -263,6 +314,7 @@ template <int taps>
 bool forward_applies(const ConvForward& p) {
   if (p.keeps && !p.pool && Tiles<taps>(p.shape).count < 8 && transformed_floats(p) > int64_t(4) << 20) return false;
   if (p.pool && (p.residual || p.activation > Activation::relu)) return false;
+  if (p.moments && !is_plain(p)) return false;
   return takes_shape<taps>(p.shape) && fills_panels<taps>(p.shape.out_channels);
 }
 template <int taps>
@@ -285,13 +337,15 @@ const Kernel<ConvForward> winograd_f4x3_forward{"winograd_f4x3",
                                                 winograd::forward_applies<3>,
                                                 winograd::forward<3>,
                                                 winograd::transformed_floats,
-                                                winograd::transform<3>};
+                                                winograd::transform<3>,
+                                                winograd::moment_pieces<3>};
 const Kernel<ConvForward> winograd_f2x5_forward{"winograd_f2x5",
                                                 winograd::why<5>,
                                                 winograd::forward_applies<5>,
                                                 winograd::forward<5>,
                                                 winograd::transformed_floats,
-                                                winograd::transform<5>};
+                                                winograd::transform<5>,
+                                                winograd::moment_pieces<5>};
 extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient, winograd_f2x5_data_gradient;
 const Kernel<ConvDataGradient> winograd_f4x3_data_gradient{
     "winograd_f4x3", winograd::why<3>, winograd::data_gradient_applies<3>, winograd::data_gradient<3>};

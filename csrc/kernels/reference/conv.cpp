@@ -50,12 +50,28 @@ double convolve_at(const ConvForward& p, int64_t n, int64_t oy, int64_t ox, int6
   return reference::activated(p.activation, sum);
 }
 
+// All rows are one piece.
+int64_t moment_pieces(const ConvForward&) { return 1; }
+void moments(const ConvForward& p) {
+  const int64_t channels = p.shape.out_channels, rows = p.shape.batch * p.shape.out_height() * p.shape.out_width();
+  for (int64_t k = 0; k < channels; ++k) {
+    double sum = 0, squares = 0;
+    for (int64_t row = 0; row < rows; ++row) sum += p.output[row * channels + k];
+    const double mean = sum / double(rows);
+    for (int64_t row = 0; row < rows; ++row) squares += std::pow(p.output[row * channels + k] - mean, 2);
+    p.moments[k] = float(mean);
+    p.moments[channels + k] = float(squares);
+  }
+  p.moments[2 * channels] = float(rows);
+}
+
 void forward(const ConvForward& p) {
   const ConvShape& s = p.shape;
   if (!p.pool) {
     for_each_output(s, [&](int64_t n, int64_t oy, int64_t ox, int64_t k) {
       p.output[output_at(s, n, oy, ox, k)] = float(convolve_at(p, n, oy, ox, k));
     });
+    if (p.moments) moments(p);
     return;
   }
   const int64_t pooled_height = s.out_height() / 2, pooled_width = s.out_width() / 2;
@@ -134,7 +150,8 @@ void weight_gradient(const ConvWeightGradient& p) {
 using reference::last_resort;
 using reference::takes_all;
 extern const Kernel<ConvForward> reference_conv_forward;
-const Kernel<ConvForward> reference_conv_forward{"reference", last_resort, takes_all, forward};
+const Kernel<ConvForward> reference_conv_forward{"reference", last_resort, takes_all,    forward,
+                                                 nullptr,     nullptr,     moment_pieces};
 extern const Kernel<ConvDataGradient> reference_conv_data_gradient;
 const Kernel<ConvDataGradient> reference_conv_data_gradient{"reference", last_resort, takes_all, data_gradient};
 extern const Kernel<ConvWeightGradient> reference_conv_weight_gradient;

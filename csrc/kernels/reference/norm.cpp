@@ -42,7 +42,7 @@ void statistics(const BatchNormForward& p) {
   for (int64_t c = 0; c < channels; ++c) {
     double mean = p.running_mean ? p.running_mean[c] : 0.0, variance = p.running_variance ? p.running_variance[c] : 1.0;
     if (p.training && rows > 0) {
-      double sum = 0, squares = 0;
+      double sum = 0, squares = 0;  // of the map itself, even where the convolution left statistics
       for (int64_t row = 0; row < rows; ++row) sum += p.input[row * channels + c];
       mean = sum / double(rows);
       for (int64_t row = 0; row < rows; ++row) squares += std::pow(p.input[row * channels + c] - mean, 2);
