@@ -16,6 +16,8 @@ from pyconvopt.training.callbacks import Callback, Logs
 class History(Callback):
     """What `fit` returns: `history` maps 'loss', 'accuracy', 'val_loss' ... to one value an epoch.
 
+    'learning_rate' is among them where a schedule or a callback sets the rate.
+
     Also `epoch` (the epochs' numbers), `validated` (those with a validation), `seconds` (how long
     each took, validation included) and `params` (epochs, steps, samples, batch_size).
     """

@@ -25,7 +25,6 @@ from pyconvopt.extras import require
 from pyconvopt.files import write_whole
 from pyconvopt.models import Sequential
 from pyconvopt.training import recipe_parts
-from pyconvopt.training.callbacks import Callback, LearningRateMonitor
 from pyconvopt.training.checkpoint import CheckpointFolder
 from pyconvopt.training.history import History
 from pyconvopt.training.loggers import CSVLogger
@@ -161,12 +160,11 @@ def run_recipe(
     if processes.is_first:
         write_whole(folder / RECIPE, recipe.to_toml())
         draw_schedule(recipe, train, folder)
-    monitors: list[Callback] = [LearningRateMonitor()] if "schedule" in recipe.table else []
     model, history = fit_recipe(
         recipe,
         train,
         test if recipe.table["fit"]["validation"] == "test" else None,
-        callbacks=[*monitors, CSVLogger(folder / "history.csv")],
+        callbacks=[CSVLogger(folder / "history.csv")],
         verbose=verbose,
         checkpoint=folder / CHECKPOINT,
     )
