@@ -33,6 +33,7 @@ from pyconvopt.training.recipes import Recipe
 
 WEIGHTS = "weights.safetensors"
 RECIPE = "recipe.toml"
+HISTORY = "history.json"
 CHECKPOINT = "checkpoint"
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -175,7 +176,7 @@ def run_recipe(
     if processes.is_first:
         title = f"{recipe.name} on {recipe.table['data']['name']}"
         try:
-            history.to_json(folder / "history.json")
+            history.to_json(folder / HISTORY)
             pictures.curves(history, folder / "curves.png", title=title, held_out="test images")
             model.save(folder / WEIGHTS)
         except OSError as error:
