@@ -23,7 +23,7 @@ from pyconvopt.data import cifar, npz
 from pyconvopt.data.datasets import SOURCES, Arrays, fashion_mnist, mnist
 from pyconvopt.data.image_folder import ImageFolder
 from pyconvopt.data.rows import MappedArray, mapped
-from pyconvopt.data.split import of_each_class, part
+from pyconvopt.data.split import divided
 
 SETS: dict[str, Callable[[], Arrays]] = {
     "fashion-mnist": fashion_mnist,
@@ -192,18 +192,3 @@ def arranged(arrays: Mapping[str, Any], path: Path, test_share: float) -> Any:
 def flat(labels: np.ndarray) -> np.ndarray:
     """Labels (N,) from (N,) or (N, 1), as Keras' files have them."""
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-
-
-def divided(images: Any, labels: np.ndarray, test_share: float) -> Any:
-    """A share of each class held out, at least one sample, drawn with a fixed seed.
-
-    >>> train, test = divided(np.arange(10), np.repeat([0, 1], 5), test_share=0.2)
-    >>> train[1].tolist(), test[1].tolist()
-    ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1])
-    """
-    if len(images) != len(labels):
-        raise ValueError(f"got {len(images)} images and {len(labels)} labels, wanted one an image")
-    if labels.ndim != 1:
-        raise ValueError(f"labels must be one an image, got shape {labels.shape}")
-    is_test = of_each_class(labels, test_share, "test_share")
-    return part(images, labels, ~is_test), part(images, labels, is_test)

@@ -100,7 +100,13 @@ class Trainer(Updates):
         if learning_rate is not None:
             require_rate(learning_rate, "learning_rate")
         self.optimizer_options = {} if learning_rate is None else {"lr": learning_rate}
-        self.update_options = arguments.update_options(learning_rate, accumulate, self.clipping)
+        self.given_options = arguments.given_options(
+            self.clipping,
+            learning_rate=(learning_rate, None),
+            accumulate=(accumulate, 1),
+            guard=(guard, True),
+            sync_batchnorm=(sync_batchnorm, True),
+        )
         self.wants_guard = guard
         self.guard = None
         self.accumulation = None
