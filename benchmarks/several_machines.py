@@ -261,7 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parameters = Recipe.load("seed").model((28, 28, 1)).count_params()
     latency, bandwidth = network(found, count, 4 * parameters)
     print(table(found, count))
-    print(f"\nmilliseconds, {count} processes of one thread, median of {options.rounds} rounds")
+    print(
+        f"\nmilliseconds, {count} processes of one thread, median of {options.rounds} rounds; the "
+        f"machine's load before: {described['load_before']}"
+    )
     print(f"latency={latency:.2e}, bandwidth={bandwidth:.2e}  # of step_time, as measured here")
     if options.json:
         rounds = {batch: [each._asdict() for each in of] for batch, of in found.items()}
