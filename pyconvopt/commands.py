@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 
 import pyconvopt
-from pyconvopt import cli_experiments, cli_machine, data, models
+from pyconvopt import cli_experiments, cli_machine, cli_trained
 from pyconvopt.cli_options import (
     DataOption,
     JsonOption,
     RecipeOption,
-    RunArgument,
     SetOption,
     chosen_recipe,
     data_change,
@@ -26,20 +22,8 @@ from pyconvopt.cli_options import (
     first_process_only,
     is_first_process,
 )
-from pyconvopt.data.image_folder import Form, decoded, opened
-from pyconvopt.data.sources import located
-from pyconvopt.files import write_whole
-from pyconvopt.models.export import FORMATS
-from pyconvopt.models.export import export as export_model
-from pyconvopt.training.recipes import Recipe
-from pyconvopt.training.run import (
-    RECIPE,
-    WEIGHTS,
-    images,
-    load_images,
-    resume_run,
-    run_recipe,
-)
+from pyconvopt.cli_trained import run_and_recipe
+from pyconvopt.training.run import resume_run, run_recipe
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -121,119 +105,20 @@ def train(
     print(f"test {last}: {result.test[last]:.4f}")
 
 
-def run_and_recipe(run: Path) -> tuple[models.Sequential, Recipe | None]:
-    """The model of a run folder or a model file, and the recipe that lies beside it."""
-    file = run / WEIGHTS if run.is_dir() else run
-    beside = file.parent / RECIPE
-    return models.load(file), Recipe.load(str(beside)) if beside.is_file() else None
-
-
-@app.command(
+app.command(
     epilog=examples("evaluate runs/first", "evaluate model.safetensors --data fashion-mnist")
-)
-@first_process_only
-def evaluate(run: RunArgument, data_name: DataOption = None, json: JsonOption = False) -> None:
-    """Loss and metrics of a trained model on a data set's test images."""
-    model, recipe = run_and_recipe(run)
-    if recipe is None and data_name is None:
-        raise typer.BadParameter("a model file has no recipe beside it: name the data, --data NAME")
-    chosen = recipe or chosen_recipe("seed", [])
-    if data_name is not None:
-        chosen.set("data.name", located(data_name))
-    _, (test_images, test_labels) = load_images(chosen)
-    logs = model.evaluate(test_images, test_labels, verbose=0, return_dict=True)
-    if json:
-        print(dumps(logs))
-        return
-    for metric, value in logs.items():
-        print(f"test {metric}: {value:.4f}")
-
-
-def read_images(path: Path, shape: Sequence[int | None], resize: bool) -> np.ndarray:
-    """Pixels from a .npy file, or from one picture (Pillow), for a model of that input shape."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix == ".npy":
-        try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is no array file: {error}") from None
-    try:
-        with opened(path) as picture:
-            height, width = shape[:2] if resize and None not in shape[:2] else picture.size[::-1]
-        form = Form(height or 1, width or 1, "grayscale" if shape[-1] == 1 else "rgb")
-        return decoded(path, form)[None]
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is neither a .npy array nor a picture Pillow knows: {error}"
-        ) from None
-
-
-@app.command(
+)(cli_trained.evaluate)
+app.command(
     epilog=examples("predict runs/first shoe.png", "predict runs/first images.npy --out p.npy")
-)
-@first_process_only
-def predict(
-    run: RunArgument,
-    source: Annotated[Path, typer.Argument(help="A .npy array of images, or a picture.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Also write the probabilities, .npy; with --samples mean and spread."),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(min=2, help="Passes with dropout on: each probability's mean and spread."),
-    ] = None,
-    json: JsonOption = False,
-) -> None:
-    """The most probable class of each image, one line an image: index, class, probability."""
-    model, recipe = run_and_recipe(run)
-    section: dict[str, Any] = recipe.table["data"] if recipe else {"scale": 255.0}
-    # Pictures that were resized for the training are resized here too.
-    pixels = read_images(
-        source, (model.input_shape or (None, None, None, 1))[1:], "image_size" in section
+)(cli_trained.predict)
+app.command(
+    epilog=examples(
+        "pictures runs/first", "pictures model.safetensors --data fashion-mnist --out drawn"
     )
-    scale = section["scale"]
-    # Floating-point images are taken as scaled already.
-    inputs = images(pixels, scale if pixels.dtype.kind in "ui" else 1.0)
-    found = model.predict(inputs, samples=samples)
-    outputs, spread = (found, None) if samples is None else found
-    names = section.get("classes") or data.CLASS_NAMES.get(str(section.get("name")))
-    labels = names if names and len(names) == outputs.shape[-1] else range(outputs.shape[-1])
-    rows: list[dict[str, Any]] = [
-        {"index": index, "class": str(labels[best]), "probability": float(outputs[index, best])}
-        for index, best in enumerate(outputs.argmax(-1))
-    ]
-    if spread is not None:
-        for row, best in zip(rows, outputs.argmax(-1), strict=True):
-            row["spread"] = float(spread[row["index"], best])
-    if json:
-        print(dumps(rows))
-    else:
-        for row in rows:
-            unsure = "" if spread is None else f"\t±{row['spread']:.4f}"
-            print(f"{row['index']}\t{row['class']}\t{row['probability']:.4f}{unsure}")
-    if out is not None:
-        content = io.BytesIO()
-        np.save(content, outputs if spread is None else np.stack([outputs, spread]))
-        write_whole(out, content.getvalue())
-
-
-@app.command(epilog=examples("export runs/first model.onnx", "export runs/first model.pt2 --json"))
-@first_process_only
-def export(
-    run: RunArgument,
-    path: Annotated[Path, typer.Argument(help=f"The file, by its ending: {', '.join(FORMATS)}.")],
-    json: JsonOption = False,
-) -> None:
-    """Write a trained model for other programs: weights, torch.export's program, or ONNX."""
-    if path.suffix not in FORMATS:
-        raise typer.BadParameter(f"the file must end in {', '.join(FORMATS)}, got {path.name!r}")
-    export_model(run_and_recipe(run)[0], path)
-    if json:
-        print(dumps({"path": str(path), "bytes": path.stat().st_size}))
-        return
-    print(f"written: {path}")
+)(cli_trained.pictures)
+app.command(epilog=examples("export runs/first model.onnx", "export runs/first model.pt2 --json"))(
+    cli_trained.export
+)
 
 
 @app.command(

@@ -250,7 +250,7 @@ class TestUse:
     def test_help(self, folder):
         result = pyconvopt("--help", cwd=folder)
         assert result.returncode == 0
-        for command in ("train", "evaluate", "predict", "explain", "doctor"):
+        for command in ("train", "evaluate", "predict", "pictures", "explain", "doctor"):
             assert command in result.stdout
 
     @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from pyconvopt import cli
+from pyconvopt import pictures as drawing
 from pyconvopt.training import History
 from pyconvopt.training.recipes import Recipe
 
@@ -140,3 +142,57 @@ def test_find_lr_and_sweep_take_such_recipes(folder, capsys):
     over = "model.width=[2, 4]"
     assert cli.run(("sweep", *options, "--over", over, "--epochs", "1")) == 0
     assert "--set model.width=" in capsys.readouterr().out.splitlines()[-1]
+
+
+class TestDrawn:
+    """The pictures of a run, of arrays and of pictures that stay on the disk."""
+
+    DRAWN: ClassVar[tuple[str, ...]] = (
+        *("curves", "confusion_matrix", "mistakes"),
+        *("filters", "feature_maps", "histograms"),
+    )
+
+    @pytest.mark.parametrize("in_memory", ["true", "false"])
+    def test_of_a_run(self, folder, capsys, in_memory):
+        options = ("--data", "photos", "--epochs", "1", "--set", f"data.in_memory={in_memory}")
+        assert cli.run(("train", "--recipe", "small.toml", *options, "--out", "run")) == 0
+        capsys.readouterr()
+        assert cli.run(("pictures", "run")) == 0
+        wanted = [f"run/pictures/{name}.png" for name in self.DRAWN]
+        assert capsys.readouterr().out.splitlines() == [f"written: {path}" for path in wanted]
+        assert all((folder / path).read_bytes().startswith(b"\x89PNG") for path in wanted)
+        assert cli.run(("pictures", "run", "--out", "drawn", "--json")) == 0
+        paths = json.loads(capsys.readouterr().out)["paths"]
+        assert paths == [f"drawn/{name}.png" for name in self.DRAWN]
+
+    def test_names_and_history_are_the_runs(self, folder, monkeypatch):
+        options = ("--data", "photos", "--epochs", "2", "--out", "run")
+        assert cli.run(("train", "--recipe", "small.toml", *options)) == 0
+        given = {}
+        monkeypatch.setattr(drawing, "write_all", lambda *_, **options: given.update(options) or [])
+        assert cli.run(("pictures", "run")) == 0
+        assert list(given["class_names"]) == list(CLASSES)
+        assert given["history"].to_json() == History.from_json("run/history.json").to_json()
+        assert given["history"].epoch == [0, 1] and len(given["history"].history["loss"]) == 2
+
+    def test_of_a_model_file(self, folder, capsys):
+        x, y = pictures(30)
+        np.savez("pictures.npz", x=x, y=y)
+        options = ("--data", "pictures.npz", "--epochs", "1", "--out", "run")
+        assert cli.run(("train", "--recipe", "small.toml", *options)) == 0
+        (folder / "run" / "weights.safetensors").rename("model.safetensors")
+        capsys.readouterr()
+        assert cli.run(("pictures", "model.safetensors")) == 2
+        assert "a model file has no recipe beside it: name the data" in capsys.readouterr().err
+        assert cli.run(("pictures", "model.safetensors", "--data", "pictures.npz")) == 0
+        assert len(list((folder / "pictures").glob("*.png"))) == 5  # no curves
+
+    def test_a_damaged_history_is_one_line(self, folder, capsys):
+        options = ("--data", "photos", "--epochs", "1", "--out", "run")
+        assert cli.run(("train", "--recipe", "small.toml", *options)) == 0
+        for content in ("{", "[]", '{"epoch": []}'):
+            (folder / "run" / "history.json").write_text(content)
+            capsys.readouterr()
+            assert cli.run(("pictures", "run")) == 1
+            said = capsys.readouterr().err.strip()
+            assert said.startswith("error: run/history.json holds no history") and "\n" not in said

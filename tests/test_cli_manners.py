@@ -26,7 +26,7 @@ pytest.importorskip("safetensors", reason="the command line needs the extra 'cli
 from pyconvopt import cli_experiments, commands
 
 COMMANDS = (
-    *("train", "evaluate", "predict", "export", "explain"),
+    *("train", "evaluate", "predict", "pictures", "export", "explain"),
     *("find-lr", "sweep", "compare", "bench", "doctor"),
 )
 

@@ -12,6 +12,7 @@ import torch
 
 import pyconvopt as pco
 from pyconvopt import layers, models, regularizers, schedules
+from pyconvopt.training import EarlyStopping
 
 
 def small(**conv) -> models.Sequential:
@@ -306,6 +307,20 @@ class TestFiles:
         ] * 2
         assert warned[0].filename == __file__
         assert models.load(tmp_path / "m").trainer().schedule is None
+
+    def test_options_of_compile_are_kept_but_callbacks(self, tmp_path):
+        model = small()
+        options = {"accumulate": 2, "clip_value": 0.5, "guard": False, "sync_batchnorm": False}
+        stop = EarlyStopping("loss")
+        model.compile("sgd", "cross_entropy", callbacks=[stop], learning_rate=0.3, **options)
+        model.save(tmp_path / "m")
+        trainer = models.load(tmp_path / "m").trainer()
+        assert trainer.given_options == options | {"learning_rate": 0.3}
+        assert not trainer.wants_guard and not trainer.sync_batchnorm and not trainer.callbacks
+        model.compile("sgd", "cross_entropy")
+        model.save(tmp_path / "m")
+        trainer = models.load(tmp_path / "m").trainer()
+        assert trainer.given_options == {} and trainer.wants_guard and trainer.sync_batchnorm
 
     def test_damaged_files(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="there is no model file"):

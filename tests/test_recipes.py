@@ -52,7 +52,7 @@ class TestRecipes:
         again.model((28, 28, 1)).save(tmp_path / "model")
         trainer = models.load(tmp_path / "model").trainer()
         given = {"learning_rate": 0.003, "accumulate": 2, "clip_norm": 1.0, "adaptive_clip": clip}
-        assert trainer.update_options == given
+        assert trainer.given_options == given
         trainer.fit((np.zeros((4, 28, 28, 1)), np.zeros(4, int)), batch_size=2, verbose=0)
         assert trainer.optimizer.param_groups[0]["lr"] == 0.003 and trainer.step_number == 1
 

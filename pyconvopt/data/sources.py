@@ -4,15 +4,14 @@ fashion-mnist                a set of `SETS`
 photos                       photos/train/cat/1.jpg, photos/test/cat/7.jpg (or val, validation)
 photos                       photos/cat/1.jpg: a share of each class is held out for testing
 digits.npz                   x_train, y_train, x_test, y_test, as Keras' files have them
-digits.npz                   x, y: a share of each class is held out for testing
+digits.npz                   x, y: a share of each class is held out for testing; read whole, or
+                             with in_memory=False mapped, if numpy.savez wrote it
 digits                       digits/x_train.npy, digits/y_train.npy ...: a folder of .npy files with
                              the names of either kind; the images stay on disk
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from pyconvopt import registry
-from pyconvopt.data import cifar
+from pyconvopt.data import cifar, npz
 from pyconvopt.data.datasets import SOURCES, Arrays, fashion_mnist, mnist
 from pyconvopt.data.image_folder import ImageFolder
 from pyconvopt.data.rows import MappedArray, mapped
-from pyconvopt.data.split import of_each_class, part
+from pyconvopt.data.split import divided
 
 SETS: dict[str, Callable[[], Arrays]] = {
     "fashion-mnist": fashion_mnist,
@@ -77,10 +76,11 @@ def load(
     Args: name (a set of `SETS`, a folder of pictures or of .npy files, an .npz file), image_size
     (None) and damaged ('error') for pictures, see `ImageFolder`, test_share (0.2: what is held out
     of undivided data, evenly of each class and always the same samples), in_memory (True; False:
-    pictures are decoded batch by batch).
+    pictures are decoded batch by batch, and the images of an .npz file that `numpy.savez` wrote stay
+    on disk; what `numpy.savez_compressed` wrote can only be read whole).
 
     Images are (N, H, W) or (N, H, W, C), uint8 where they come as bytes; labels (N,). Images of
-    .npy files, and pictures that are not in memory, are `data.Rows`.
+    .npy files, and what is not in memory, are `data.Rows`.
 
     Errors: ValueError for an unknown name, a damaged file, or a folder that is sorted otherwise;
     OSError if a set cannot be fetched.
@@ -101,11 +101,7 @@ def load_named(
         chosen = registry.find("data set", {each: each for each in SETS}, text)
         return SETS[chosen](), CLASS_NAMES[chosen]
     if text.endswith(".npz"):
-        if not in_memory:
-            raise ValueError(
-                f"{text} is read whole: for images that stay on disk give a folder of .npy files"
-            )
-        return read_npz(Path(text), test_share), None
+        return read_archive(Path(text), test_share, in_memory), None
     if any(Path(text).glob("*.npy")):
         return read_mapped(Path(text), test_share), None
     if Path(text).is_dir():
@@ -150,19 +146,13 @@ def read_folder(
     return (pair(train), pair(test)), tuple(train.classes)
 
 
-def read_npz(path: Path, test_share: float) -> Arrays:
-    """The arrays of an .npz file; nothing in it is run.
-
-    Errors: ValueError for a file that is none, or has other arrays.
-    """
+def read_archive(path: Path, test_share: float, in_memory: bool) -> Any:
+    """The arrays of an .npz file: whole, or labels in memory and images on disk."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is no .npz file of numbers: {error}") from None
-    return arranged(arrays, path, test_share)
+    return arranged(
+        npz.read_npz(path) if in_memory else on_disk(npz.mapped_npz(path)), path, test_share
+    )
 
 
 def read_mapped(path: Path, test_share: float) -> Any:
@@ -170,12 +160,17 @@ def read_mapped(path: Path, test_share: float) -> Any:
 
     Errors: ValueError for a file that is none, or other files.
     """
+    arrays = {file.stem: mapped(file) for file in sorted(path.glob("*.npy"))}
+    return arranged(on_disk(arrays), path, test_share)
+
+
+def on_disk(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Mapped arrays by Keras' names: the labels read, the images left where they are."""
     labels = {names[place] for names in (*NPZ_NAMES, *NPZ_UNDIVIDED) for place in (1, -1)}
-    arrays = {
-        file.stem: np.array(mapped(file)) if file.stem in labels else MappedArray(file)
-        for file in sorted(path.glob("*.npy"))
+    return {
+        name: np.array(array) if name in labels else MappedArray(array)
+        for name, array in arrays.items()
     }
-    return arranged(arrays, path, test_share)
 
 
 def arranged(arrays: Mapping[str, Any], path: Path, test_share: float) -> Any:
@@ -197,18 +192,3 @@ def arranged(arrays: Mapping[str, Any], path: Path, test_share: float) -> Any:
 def flat(labels: np.ndarray) -> np.ndarray:
     """Labels (N,) from (N,) or (N, 1), as Keras' files have them."""
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-
-
-def divided(images: Any, labels: np.ndarray, test_share: float) -> Any:
-    """A share of each class held out, at least one sample, drawn with a fixed seed.
-
-    >>> train, test = divided(np.arange(10), np.repeat([0, 1], 5), test_share=0.2)
-    >>> train[1].tolist(), test[1].tolist()
-    ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1])
-    """
-    if len(images) != len(labels):
-        raise ValueError(f"got {len(images)} images and {len(labels)} labels, wanted one an image")
-    if labels.ndim != 1:
-        raise ValueError(f"labels must be one an image, got shape {labels.shape}")
-    is_test = of_each_class(labels, test_share, "test_share")
-    return part(images, labels, ~is_test), part(images, labels, is_test)

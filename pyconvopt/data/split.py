@@ -52,6 +52,21 @@ def split(data: Any, share: float) -> tuple[Any, Any]:
     return first, second
 
 
+def divided(images: Any, labels: np.ndarray, test_share: float) -> Any:
+    """A share of each class held out, at least one sample, drawn with a fixed seed.
+
+    >>> train, test = divided(np.arange(10), np.repeat([0, 1], 5), test_share=0.2)
+    >>> train[1].tolist(), test[1].tolist()
+    ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1])
+    """
+    if len(images) != len(labels):
+        raise ValueError(f"got {len(images)} images and {len(labels)} labels, wanted one an image")
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be one an image, got shape {labels.shape}")
+    is_test = of_each_class(labels, test_share, "test_share")
+    return part(images, labels, ~is_test), part(images, labels, is_test)
+
+
 NAMES = ("labels", "weights")
 
 

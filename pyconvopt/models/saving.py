@@ -45,7 +45,7 @@ def architecture(model: Sequential) -> dict[str, Any]:
 
 
 def compile_settings(model: Sequential) -> dict[str, Any] | None:
-    """How the model was compiled, as far as names can say it."""
+    """How the model was compiled, as far as names can say it: all options but the callbacks."""
     trainer = model._trainer
     if trainer is None:
         return None
@@ -57,7 +57,7 @@ def compile_settings(model: Sequential) -> dict[str, Any] | None:
             "optimizer": trainer.optimizer_spec,
             "loss": losses.describe(trainer.loss),
             "metrics": [metrics.describe(metric) for metric in trainer.metrics],
-            **trainer.update_options,
+            **trainer.given_options,
         }
     except ValueError as error:
         warnings.warn(

@@ -406,7 +406,11 @@ class Sequential(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write weights, architecture and compile settings to one safetensors file.
 
-        A schedule or penalties that are functions of your own are left out, with a warning.
+        Of `compile` all options are kept but `callbacks`, averages among them: they belong to a run,
+        as in Keras; give them to `fit` or `compile` again. What cannot be said by a name is left out,
+        with a warning: an optimiser, loss or metric of your own, and then all of `compile`; a
+        schedule or penalties of your own, and then those alone. Not in the file are the optimiser's
+        state and what `fit` was given; `fit(checkpoint=)` keeps a whole run.
 
         Errors: ValueError for a part that no file can hold, such as an activation of your own.
         """

@@ -25,8 +25,8 @@ def curves(
     Args: history (what `fit` returned), path (None: not written), title (none), held_out (what the
     validation data are called).
 
-    The learning rate has a panel if the history holds it: where a callback sets it, or the
-    callback `LearningRateMonitor` was there.
+    The learning rate has a panel if the history holds it: where a schedule or a callback sets it,
+    or the callback `LearningRateMonitor` was there.
 
     Errors: ValueError for a history without an epoch; ImportError naming the extra if matplotlib
     is missing.

@@ -23,12 +23,10 @@ def whole(name: str, value: Any) -> int:
     return value
 
 
-def update_options(
-    learning_rate: float | None, accumulate: int, clipping: Clipping
-) -> dict[str, Any]:
-    """Those of the options that were given, for a saved model."""
-    rate = {} if learning_rate is None else {"learning_rate": learning_rate}
-    return rate | clipping.settings() | ({"accumulate": accumulate} if accumulate != 1 else {})
+def given_options(clipping: Clipping, **options: tuple[Any, Any]) -> dict[str, Any]:
+    """Those of the options that were given, for a saved model; of each its value and its default."""
+    given = {name: value for name, (value, default) in options.items() if value != default}
+    return given | clipping.settings()
 
 
 def weighted(data: Any, sample_weight: Any) -> Any:

@@ -217,8 +217,9 @@ class LearningRateScheduler(Callback):
 class LearningRateMonitor(Callback):
     """Puts the learning rate at the end of each epoch into its logs, as 'learning_rate'.
 
-    For runs whose rate a `schedule` or the optimiser sets: the history, files and pictures then hold
-    it. A callback that sets the rate puts it there itself. Give it before those that write.
+    For runs whose rate is constant, or set by the optimiser itself: the history, files and pictures
+    then hold it. Where a `schedule` or a callback of this library sets the rate it is there anyway.
+    Give it before those that write.
     """
 
     @override

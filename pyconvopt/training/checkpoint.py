@@ -27,7 +27,7 @@ from pyconvopt.extras import require
 from pyconvopt.files import PART, write_whole
 
 HEADER_KEY = "pyconvopt checkpoint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
 
 

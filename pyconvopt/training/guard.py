@@ -7,12 +7,18 @@ later; until then the copy before is kept beside it. Calm is a running mean of t
 the loss the run began with, nor ten times its lowest value.
 
 What the last update of a run does no step would see: `Trainer` asks for one more loss then.
+
+A checkpoint holds what the guard knows, the copy included: a run that is taken up again, and fails before
+the next copy, comes back to the weights an undisturbed one would. That is the size of the weights once
+more in the file, twice while a copy waits to count.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +27,20 @@ STEPS_BETWEEN_COPIES = 200
 STEPS_TO_CONFIRM = 10
 
 
-class Copy:
+class Copy(NamedTuple):
     """The tensors of a model as they were at a step."""
 
-    def __init__(self, tensors: list[Tensor], step: int) -> None:
-        self.values = [tensor.detach().clone() for tensor in tensors]
-        self.step = step
+    values: Sequence[Tensor]
+    step: int
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], step: int) -> Copy:
+        """A copy of them as they are now."""
+        return cls([tensor.detach().clone() for tensor in tensors], step)
+
+
+# What `FiniteGuard` knows besides its copies.
+REMEMBERS = ("first", "running", "lowest", "message")
 
 
 class FiniteGuard:
@@ -51,7 +65,7 @@ class FiniteGuard:
             return False
         if self.good is None:
             self.first = self.running = self.lowest = value
-            self.good = Copy(self.tensors, step)
+            self.good = Copy.of(self.tensors, step)
             return True
         self.running += 0.1 * (value - self.running)
         self.lowest = min(self.lowest, self.running)
@@ -60,7 +74,7 @@ class FiniteGuard:
                 self.good = self.candidate if self.is_calm() else self.good
                 self.candidate = None
         elif step - self.good.step >= STEPS_BETWEEN_COPIES and self.is_calm():
-            self.candidate = Copy(self.tensors, step)
+            self.candidate = Copy.of(self.tensors, step)
         return True
 
     def is_calm(self) -> bool:
@@ -82,3 +96,15 @@ class FiniteGuard:
                     tensor.copy_(value)
             self.message = f"{what}: training stops, with the weights of step {self.good.step}"
         warnings.warn(f"{self.message}; lower the learning rate, or clip gradients", stacklevel=3)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        copies = {"good": self.good, "candidate": self.candidate}
+        return copies | {name: getattr(self, name) for name in REMEMBERS}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        for name in ("good", "candidate"):
+            setattr(self, name, None if state[name] is None else Copy(*state[name]))
+        for name in REMEMBERS:
+            setattr(self, name, state[name])

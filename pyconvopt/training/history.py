@@ -16,6 +16,8 @@ from pyconvopt.training.callbacks import Callback, Logs
 class History(Callback):
     """What `fit` returns: `history` maps 'loss', 'accuracy', 'val_loss' ... to one value an epoch.
 
+    'learning_rate' is among them where a schedule or a callback sets the rate.
+
     Also `epoch` (the epochs' numbers), `validated` (those with a validation), `seconds` (how long
     each took, validation included) and `params` (epochs, steps, samples, batch_size).
     """
@@ -83,3 +85,18 @@ class History(Callback):
         if path is not None:
             write_whole(path, text + "\n")
         return text
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> History:
+        """The record that `to_json` wrote to a file.
+
+        Errors: OSError if it cannot be read, ValueError for another file.
+        """
+        history = cls()
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            for name in vars(history):
+                setattr(history, name, found[name])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} holds no history of a run: {error!r}") from None
+        return history

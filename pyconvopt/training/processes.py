@@ -50,8 +50,8 @@ T = TypeVar("T")
 PLAIN_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm2d)
 
 HINT_AFTER_RESTART = (
-    "torchrun's store may still hold the addresses of the processes before the restart: start torchrun "
-    "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+    "torchrun's store may still hold the addresses of the processes before the restart: on several "
+    "machines start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
 )
 
 
@@ -66,7 +66,7 @@ def join() -> Processes:
         return Processes()
     if not dist.is_initialized() and dist.is_torchelastic_launched():
         try:
-            dist.init_process_group("gloo")
+            meet()
         except RuntimeError as error:
             if not restarted():
                 raise
@@ -78,9 +78,29 @@ def join() -> Processes:
     return Processes(dist.get_rank(), dist.get_world_size())
 
 
+def meet() -> None:
+    """Make the group of the processes that `torchrun` started.
+
+    It keeps its store when it starts them anew, and in it the addresses of the old ones, so each start
+    has keys of its own. On several machines their torchruns may count the starts differently; there
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment gives each start a store of its own.
+    """
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        dist.init_process_group("gloo")
+        return
+    store, rank, count = next(dist.rendezvous("env://"))
+    own = dist.PrefixStore(f"start {starts()}", store)
+    dist.init_process_group("gloo", store=own, rank=rank, world_size=count)
+
+
+def starts() -> int:
+    """How often `torchrun` has started the processes anew, because one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def restarted() -> bool:
-    """Whether `torchrun` started this process anew, after one of them had died."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Whether this process is one of those started anew."""
+    return starts() > 0
 
 
 def leave() -> None:

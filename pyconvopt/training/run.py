@@ -25,7 +25,6 @@ from pyconvopt.extras import require
 from pyconvopt.files import write_whole
 from pyconvopt.models import Sequential
 from pyconvopt.training import recipe_parts
-from pyconvopt.training.callbacks import Callback, LearningRateMonitor
 from pyconvopt.training.checkpoint import CheckpointFolder
 from pyconvopt.training.history import History
 from pyconvopt.training.loggers import CSVLogger
@@ -34,6 +33,7 @@ from pyconvopt.training.recipes import Recipe
 
 WEIGHTS = "weights.safetensors"
 RECIPE = "recipe.toml"
+HISTORY = "history.json"
 CHECKPOINT = "checkpoint"
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -161,12 +161,11 @@ def run_recipe(
     if processes.is_first:
         write_whole(folder / RECIPE, recipe.to_toml())
         draw_schedule(recipe, train, folder)
-    monitors: list[Callback] = [LearningRateMonitor()] if "schedule" in recipe.table else []
     model, history = fit_recipe(
         recipe,
         train,
         test if recipe.table["fit"]["validation"] == "test" else None,
-        callbacks=[*monitors, CSVLogger(folder / "history.csv")],
+        callbacks=[CSVLogger(folder / "history.csv")],
         verbose=verbose,
         checkpoint=folder / CHECKPOINT,
     )
@@ -177,7 +176,7 @@ def run_recipe(
     if processes.is_first:
         title = f"{recipe.name} on {recipe.table['data']['name']}"
         try:
-            history.to_json(folder / "history.json")
+            history.to_json(folder / HISTORY)
             pictures.curves(history, folder / "curves.png", title=title, held_out="test images")
             model.save(folder / WEIGHTS)
         except OSError as error:

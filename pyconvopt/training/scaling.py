@@ -1,13 +1,16 @@
 """What another machine is worth: a model of the time of a step that several machines share.
 
-With n machines each computes its part of the batch, and the gradients go once around a ring:
+With n machines each computes its part of the batch. Two sums then go around a ring: the few numbers of
+loss and metrics, and the gradients.
 
-    t(n) = compute / n + bytes · 2 (n - 1) / n / bandwidth + latency · 2 (n - 1),    t(1) = compute
+    t(n) = compute / n + bytes · 2 (n - 1) / n / bandwidth + 2 · latency · 2 (n - 1),    t(1) = compute
 
 The first term falls, the second rises towards 2 · bytes / bandwidth, the third rises without end. So
 beyond some n a further machine makes a step longer. The model takes computing as perfectly divided and
 sends nothing while it computes; DistributedDataParallel does the latter, which hides part of the second
-term, and small parts are computed less efficiently, which the first leaves out.
+term. It leaves out that small parts are computed less efficiently, that a step waits for the slowest
+machine, and DistributedDataParallel's own copies: `benchmarks.several_machines` measures these, and the
+latency and bandwidth to put in.
 
 Source: Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of
 workstations".
@@ -18,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LATENCY = 50e-6  # seconds a message between two machines of one rack takes, with its system calls
+SUMS = 2  # of a step: loss and metrics, gradients
 
 
 def step_time(
@@ -34,8 +38,8 @@ def step_time(
     >>> gigabit = 1e9 / 8
     >>> step_time(0.1, 4e6, 1, gigabit)
     0.1
-    >>> round(step_time(0.1, 4e6, 2, gigabit), 4)  # 0.1 / 2 + 4e6 / 125e6 + 2 · 50e-6
-    0.0821
+    >>> round(step_time(0.1, 4e6, 2, gigabit), 4)  # 0.1 / 2 + 4e6 / 125e6 + 2 · 2 · 50e-6
+    0.0822
     """
     if not isinstance(machines, int) or machines < 1:
         raise ValueError(f"machines must be a whole number >= 1, got {machines!r}")
@@ -46,7 +50,7 @@ def step_time(
         if not value >= 0:
             raise ValueError(f"{name} must be 0 or more, got {value}")
     hops = 2 * (machines - 1)
-    return compute / machines + gradient_bytes * hops / machines / bandwidth + latency * hops
+    return compute / machines + gradient_bytes * hops / machines / bandwidth + SUMS * latency * hops
 
 
 def best_machines(
@@ -64,7 +68,7 @@ def best_machines(
     With 0 it is the number of machines with the shortest step.
 
     >>> best_machines(0.1, 4e6, 1e9 / 8), best_machines(0.001, 4e6, 1e9 / 8)
-    (19, 1)
+    (13, 1)
     >>> best_machines(0.1, 4e6, 1e9 / 8, worth=0.05)
     3
     """
@@ -94,7 +98,7 @@ def table(
     >>> print(table([('small', 0.01, 4e5)], [1e9 / 8], (1, 2, 4)))
     | step | Gbit/s | 1 | 2 | 4 | fastest with |
     |---|---:|---:|---:|---:|---:|
-    | small | 1 | 1.00 | 1.20 | 1.32 | 6 |
+    | small | 1 | 1.00 | 1.19 | 1.27 | 4 |
     """
     counts = list(machines)
     head = ["step", "Gbit/s", *map(str, counts), "fastest with"]

@@ -1,7 +1,7 @@
 """Everything a run depends on, taken out of a trainer and put back: what a checkpoint holds.
 
 Weights and buffers, the optimiser's state, the step number (all a schedule depends on), the running
-means, the place in the data, every random state, what the callbacks remember.
+means, the place in the data, every random state, what the guard and the callbacks remember.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
         "epoch": epoch,
         "batch": batch,
         "stop_training": bool(trainer.model.stop_training),
-        "failure": trainer.failure,
+        "guard": None if trainer.guard is None else trainer.guard.state_dict(),
         "model": trainer.model.state_dict(),
         "optimizer": {
             "class": type(trainer.optimizer).__name__,
@@ -77,8 +77,8 @@ def restore(trainer: Any, state: dict[str, Any], again: bool = False) -> tuple[i
             stacklevel=3,
         )
     trainer.model.stop_training = state["stop_training"]
-    if trainer.guard is not None:
-        trainer.guard.message = state["failure"]
+    if trainer.guard is not None and state["guard"] is not None:
+        trainer.guard.load_state_dict(state["guard"])
     set_random_states(state["random"])
     return state["epoch"], state["batch"]
 

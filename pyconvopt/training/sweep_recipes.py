@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from pyconvopt.data.loader import ArrayLoader
+from pyconvopt.data.split import divided, split
 from pyconvopt.training.candidates import grid
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.run import load_images
@@ -16,7 +17,7 @@ SWEPT = (
     *("compile", "layers", "model", "optimizer", "schedule", "averaging", "regularizers"),
     *("augment", "fit.batch_size"),
 )
-HELD_OUT = 0.1  # of a recipe's training images: the test images are not for choosing
+HELD_OUT = 0.1  # of a recipe's training images, of each class: the test images are not for choosing
 
 
 class BatchesOf:
@@ -63,8 +64,9 @@ def of_recipe(
         changed(recipe, settings)  # refused now, not after hours
     if data is None:
         (x, y), _ = load_images(recipe)
-        kept = len(x) - max(1, round(len(x) * HELD_OUT))
-        data, validation = (x[:kept], y[:kept]), (x[kept:], y[kept:])
+        # Pictures of a folder lie class by class: the end of those would be the last class alone.
+        has_classes = y.ndim == 1 and y.dtype.kind in "iu"
+        data, validation = divided(x, y, HELD_OUT) if has_classes else split((x, y), HELD_OUT)
     x, y = data
     changes = {"seed": seed}
     if "batch_size" in fit:

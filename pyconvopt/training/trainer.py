@@ -26,6 +26,7 @@ from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
 from pyconvopt.training.clipping import Clipping
 from pyconvopt.training.history import History
 from pyconvopt.training.processes import Processes, join
+from pyconvopt.training.rates import note_rate
 from pyconvopt.training.updates import Updates
 from pyconvopt.training.weighting import class_weights
 
@@ -44,7 +45,7 @@ class Trainer(Updates):
         schedule: None, or what `schedules.get` takes, such as a function of the step that gives
             its learning rate. Steps are counted over all fits; the run, whose share some count,
             ends with this fit. The rate is the first parameter group's; others keep their ratio
-            to it.
+            to it. That of an epoch's last step is in its logs and the history as 'learning_rate'.
         regularizers: a mapping of parameter patterns to penalties, as `regularizers.attach` takes.
         callbacks: `Callback` objects.
         learning_rate: None (the optimiser's own), or the rate of an optimiser given by name.
@@ -99,7 +100,13 @@ class Trainer(Updates):
         if learning_rate is not None:
             require_rate(learning_rate, "learning_rate")
         self.optimizer_options = {} if learning_rate is None else {"lr": learning_rate}
-        self.update_options = arguments.update_options(learning_rate, accumulate, self.clipping)
+        self.given_options = arguments.given_options(
+            self.clipping,
+            learning_rate=(learning_rate, None),
+            accumulate=(accumulate, 1),
+            guard=(guard, True),
+            sync_batchnorm=(sync_batchnorm, True),
+        )
         self.wants_guard = guard
         self.guard = None
         self.accumulation = None
@@ -204,6 +211,8 @@ class Trainer(Updates):
                     seen = self.measure(held_out, validation_steps, hooks)
                     logs |= {f"val_{name}": value for name, value in seen.items()}
                     hooks.call("on_test_end", logs)
+                if self.rate_at is not None:
+                    note_rate(self, logs)
                 hooks.call("on_epoch_end", epoch, logs)
                 self.position = (epoch + 1, 0)
             self.check_last_update()

@@ -142,9 +142,6 @@ class TestArrayFolders:
             data.load(tmp_path)
         with pytest.raises(ValueError, match=r"is one array: give a folder that holds x.npy and y"):
             data.load(tmp_path / "x.npy")
-        np.savez(tmp_path / "a.npz", **arrays)
-        with pytest.raises(ValueError, match="is read whole: for images that stay on disk"):
-            data.load(tmp_path / "a.npz", in_memory=False)
 
     def test_a_recipe_trains_from_disk_as_from_memory(self, tmp_path, arrays):
         (tmp_path / "disk").mkdir()

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from pyconvopt import pictures, schedules
-from pyconvopt.training import History, LearningRateMonitor
+from pyconvopt.training import History
 from tests.small_models import dense, points
 
 
@@ -32,7 +32,7 @@ def lines(axes) -> dict[str, tuple[list, list]]:
 
 class TestCurves:
     def test_a_panel_for_each_number_and_one_for_the_rate(self):
-        history = fitted(validation_data=points(seed=1), callbacks=[LearningRateMonitor()])
+        history = fitted(validation_data=points(seed=1))
         loss, accuracy, rate = pictures.curves(history, held_out="test images").axes
         assert [each.get_title() for each in (loss, accuracy, rate)] == [
             "loss",
@@ -50,7 +50,7 @@ class TestCurves:
     def test_values_of_rare_validations_stand_at_their_epochs(self):
         history = fitted(validation_data=points(seed=1), validation_freq=[2, 5])
         assert history.validated == [1, 4]
-        loss, accuracy = pictures.curves(history).axes
+        loss, accuracy, _ = pictures.curves(history).axes
         assert lines(loss)["validation"] == ([2, 5], history.history["val_loss"])
         assert len(lines(accuracy)["train"][0]) == 5
 

@@ -52,7 +52,7 @@ def launched(
 ) -> subprocess.CompletedProcess[str]:
     """What torchrun makes of a program in so many processes."""
     options = ["--nproc-per-node", str(count), "--max-restarts", str(restarts)]
-    variables |= {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    variables |= {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", *options, *arguments],
         cwd=cwd,

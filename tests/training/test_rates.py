@@ -9,6 +9,7 @@ from torch import nn
 from pyconvopt import optimizers, schedules
 from pyconvopt.training import (
     LambdaCallback,
+    LearningRateMonitor,
     LearningRateScheduler,
     ReduceLROnPlateau,
     Trainer,
@@ -86,3 +87,28 @@ def test_a_range_test_sets_the_rate_in_place_of_the_schedule():
         trainer = Trainer(nn.Linear(2, 2), "sgd", schedule=schedule)
         ends.append(find_lr(trainer, points(), steps=20, seed=0).losses)
     assert ends[0] == ends[1]
+
+
+class TestHistory:
+    def history(self, callbacks=(), **options) -> dict[str, list[float]]:
+        trainer = Trainer(nn.Linear(2, 2), "sgd", **options)
+        given = {"validation": points(seed=1), "callbacks": callbacks, "verbose": 0}
+        return trainer.fit(points(32), batch_size=16, epochs=3, **given).history
+
+    def test_holds_the_rate_of_a_schedule(self):
+        seen: list[float] = []
+        watch = LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs["learning_rate"]))
+        found = self.history([watch], schedule=schedules.Exponential(0.1, 0.5))
+        # Of two steps an epoch the second's.
+        assert found["learning_rate"] == seen == pytest.approx([0.05, 0.0125, 0.003125])
+        assert self.history(schedule=0.1)["learning_rate"] == [0.1] * 3
+
+    def test_holds_it_once(self):
+        again = self.history([LearningRateMonitor()], schedule=schedules.Exponential(0.1, 0.5))
+        assert again["learning_rate"] == pytest.approx([0.05, 0.0125, 0.003125])
+        callback = LearningRateScheduler(lambda epoch: 0.1 / (epoch + 1))
+        assert self.history([callback])["learning_rate"] == pytest.approx([0.1, 0.05, 0.1 / 3])
+
+    def test_not_that_of_an_optimiser_alone(self):
+        assert set(self.history()) == {"loss", "val_loss"}
+        assert set(self.history([LearningRateMonitor()])) == {"loss", "val_loss", "learning_rate"}

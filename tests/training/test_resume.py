@@ -23,6 +23,7 @@ from pyconvopt.training import (
     LambdaCallback,
     Terminated,
     Trainer,
+    guard,
 )
 from pyconvopt.training.processes import Processes
 from tests.training.resumable import BATCHES, EPOCHS, KillAt, images, process, trainer
@@ -334,3 +335,39 @@ class TestState:
             warnings.simplefilter("error")
             fit(tmp_path, epochs=1)
             fit(tmp_path, epochs=2)
+
+
+class TestGuard:
+    """A run that is taken up again and then fails comes back to the weights of an undisturbed one."""
+
+    @pytest.fixture(autouse=True)
+    def frequent_copies(self, monkeypatch):
+        monkeypatch.setattr(guard, "STEPS_BETWEEN_COPIES", 3)
+        monkeypatch.setattr(guard, "STEPS_TO_CONFIRM", 2)
+
+    def failing(self, folder, stumble: int | None = None) -> Trainer:
+        """Fails at step 7 of 8; the good copy is then of step 3, which counts from step 5 on."""
+        chosen = trainer(schedule=lambda step: 1e300 if step == 6 else 0.01)
+        callbacks = [] if stumble is None else [Stumble(*divmod(stumble, BATCHES))]
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="the loss is nan")
+                fit(folder, chosen=chosen, callbacks=callbacks, every=1)
+        except RuntimeError:
+            return self.failing(folder)
+        assert chosen.failure is not None
+        return chosen
+
+    @pytest.mark.parametrize("stumble", range(7))
+    def test_the_weights_that_come_back(self, tmp_path, stumble):
+        wanted = self.failing(tmp_path / "whole")
+        assert wanted.failure.endswith("the weights of step 3")
+        got = self.failing(tmp_path / "resumed", stumble)
+        assert got.failure == wanted.failure
+        for name, value in wanted.model.state_dict().items():
+            assert torch.equal(got.model.state_dict()[name], value), name
+
+    def test_that_was_not_there_before(self, tmp_path):
+        fit(tmp_path, epochs=1, chosen=trainer(guard=False))
+        chosen, _ = fit(tmp_path, chosen=trainer())
+        assert chosen.guard.good.step == BATCHES and chosen.failure is None

@@ -8,8 +8,8 @@ from pyconvopt.training import best_machines, step_time
 
 
 def test_by_hand():
-    # 0.2 / 4 + 8e6 · 6 / 4 / 1e9 + 6 · 0.001
-    assert step_time(0.2, 8e6, 4, 1e9, 0.001) == pytest.approx(0.05 + 0.012 + 0.006)
+    # 0.2 / 4 + 8e6 · 6 / 4 / 1e9 + 2 · 6 · 0.001
+    assert step_time(0.2, 8e6, 4, 1e9, 0.001) == pytest.approx(0.05 + 0.012 + 0.012)
     assert step_time(0.2, 8e6, 1, 1e9, 0.001) == 0.2
 
 

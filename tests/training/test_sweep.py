@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pyconvopt import layers, models, optimizers
+from pyconvopt.data.rows import Selected
 from pyconvopt.training import Trainer, sweep
 from pyconvopt.training.candidates import rungs
 from pyconvopt.training.recipes import Recipe
@@ -111,6 +112,53 @@ def test_recipes_hold_out_training_images(tmp_path, monkeypatch, capsys):
     ):
         with pytest.raises(ValueError, match=message):
             sweep(recipe, space)
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """What each `fit` of a sweep is given: the loader and the options."""
+    seen: list[tuple[Any, dict[str, Any]]] = []
+    fit = Trainer.fit
+
+    def spy(self, data, **options):
+        seen.append((data, options))
+        return fit(self, data, **options)
+
+    monkeypatch.setattr(Trainer, "fit", spy)
+    return seen
+
+
+def sorted_recipe(path, labels, **section) -> Recipe:
+    """A recipe on images that lie class by class."""
+    x = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8), dtype=np.uint8)
+    np.savez(path, x_train=x, y_train=labels, x_test=x, y_test=labels)
+    recipe = Recipe.load("seed")
+    recipe.table["data"] |= {"name": str(path), **section}
+    recipe.table["layers"] = [{"type": "Flatten"}, {"type": "Dense", "units": 3}]
+    recipe.set("compile.loss", "cross_entropy")
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("in_memory", "kinds"), [(True, (torch.Tensor, np.ndarray)), (False, (Selected, Selected))]
+)
+def test_every_class_is_held_out(tmp_path, fits, in_memory, kinds):
+    recipe = sorted_recipe(tmp_path / "x.npz", np.repeat([0, 1, 2], 20), in_memory=in_memory)
+    sweep(recipe, {"compile.learning_rate": [1e-3]}, epochs=1, verbose=0)
+    ((loader, options),) = fits
+    images, labels = options["validation"]
+    assert loader.samples == 54 and np.bincount(labels).tolist() == [2, 2, 2]
+    assert isinstance(loader.x, kinds[0]) and isinstance(images, kinds[1])
+
+
+def test_of_targets_that_are_no_classes_the_end_is_held_out(tmp_path, fits):
+    targets = np.linspace(0, 1, 60, dtype=np.float32)
+    recipe = sorted_recipe(tmp_path / "x.npz", targets)
+    recipe.table["compile"] |= {"loss": "mse", "metrics": []}
+    recipe.table["layers"][1]["units"] = 1
+    space = {"compile.learning_rate": [1e-5]}
+    sweep(recipe, space, epochs=1, monitor="val_loss", verbose=0)
+    np.testing.assert_array_equal(fits[0][1]["validation"][1], targets[54:])
 
 
 def test_batches_and_augmentation_of_recipes(tmp_path, monkeypatch):
