@@ -94,6 +94,13 @@ def philox4x32(
     c0: int, c1: int, c2: int, c3: int, k0: int, k1: int
 ) -> tuple[int, int, int, int]: ...
 def dropout_multiplier(p: float, seed: int, offset: int, element: int) -> float: ...
+def cross_entropy(
+    logits: np.ndarray,
+    target: np.ndarray,
+    weight: np.ndarray | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> tuple[float, np.ndarray]: ...
 
 CUDA_MATH: dict[str, int]
 

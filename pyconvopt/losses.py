@@ -21,7 +21,7 @@ import torch.nn.functional as torch_functional
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pyconvopt import registry
+from pyconvopt import functional, registry
 
 EPSILON = 1e-7
 
@@ -126,9 +126,7 @@ class SparseCategoricalCrossentropy(Loss):
             outputs = log_probabilities(outputs, False)
             if not self.label_smoothing and not targets.is_floating_point():
                 return torch_functional.nll_loss(outputs, targets)
-        return torch_functional.cross_entropy(
-            outputs, targets, label_smoothing=self.label_smoothing
-        )
+        return functional.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
 
     @override
     def check(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> None:
@@ -281,7 +279,8 @@ class Custom(Loss):
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.function = function
-        self.absorbs = TORCH_ABSORBS.get(type(function))
+        absorbed = (a for kind, a in TORCH_ABSORBS.items() if isinstance(function, kind))
+        self.absorbs = next(absorbed, None)
 
     @override
     def __call__(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> Tensor:

@@ -208,6 +208,12 @@ def _(output_gradient, height, width, *windows):
     return _empty_map(output_gradient, *output_gradient.shape[:2], height, width)
 
 
+@torch.library.register_fake("pyconvopt::cross_entropy")
+def _(input, target, weight, reduction, ignore_index, label_smoothing, gradient_needed):
+    loss = input.new_empty(() if reduction else input.shape[:1])
+    return loss, torch.empty_like(input) if gradient_needed else _nothing(input)
+
+
 @torch.library.register_fake("pyconvopt::sgd_step_")
 def _(
     parameters, gradients, buffers, lr, momentum, dampening, weight_decay, nesterov, maximize, first

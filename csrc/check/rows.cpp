@@ -1,7 +1,8 @@
-// Batch normalisation, dropout, pooling, activations and sums over the maps of tests/cases.py, and over one
-// of more than 4 MB, where the rows are walked in another order.
+// Batch normalisation, dropout, pooling, activations, sums and cross-entropy over the maps of tests/cases.py, and over
+// one of more than 4 MB, where the rows are walked in another order.
 #include "activation.hpp"
 #include "check.hpp"
+#include "cross_entropy.hpp"
 #include "norm.hpp"
 #include "pool.hpp"
 
@@ -162,6 +163,24 @@ void check_activations(const MapShape& s) {
   }
 }
 
+void check_cross_entropy(const MapShape& s) {
+  const Floats x = draw(size_of(s), 3), w = draw(s.channels, 0.1f, 1);
+  std::vector<int64_t> target(static_cast<std::size_t>(s.rows()));
+  for (std::size_t i = 0; i < target.size(); ++i) target[i] = i % 5 == 3 ? -100 : int64_t(i * 7) % s.channels;
+  for (const Reduction reduction : {Reduction::none, Reduction::mean, Reduction::sum})
+    for (const double smoothing : {0.0, 0.2})
+      for (const bool weighted : {false, true})
+        for (const bool graded : {false, true}) {
+          CrossEntropy problem{s.rows(), s.channels, x.data(), target.data(), weighted ? w.data() : nullptr};
+          problem.smoothing = smoothing, problem.reduction = reduction;
+          check("CrossEntropy", text_of(s) + " reduction " + std::to_string(int(reduction)), problem, 3e-6,
+                [&](CrossEntropy& p, Results& r) {
+                  p.loss = r.floats(reduction == Reduction::none ? s.rows() : 1);
+                  p.gradient = graded ? r.floats(size_of(s)) : nullptr;
+                });
+        }
+}
+
 }  // namespace
 
 void check_rows() {
@@ -173,6 +192,7 @@ void check_rows() {
     check_average_pool(s);
     check_relu(s, x);
     check_activations(s);
+    check_cross_entropy(s);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "activation.hpp"
 #include "conv.hpp"
+#include "cross_entropy.hpp"
 #include "dropout.hpp"
 #include "norm.hpp"
 #include "optim.hpp"

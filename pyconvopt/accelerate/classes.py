@@ -30,6 +30,7 @@ LAYERS = {
         "Conv1d",
         "Conv2d",
         "ConvTranspose2d",
+        "CrossEntropyLoss",
         "Dropout",
         "Dropout2d",
         "ELU",

@@ -24,6 +24,7 @@ from .conv import conv2d, conv2d_max_pool, conv2d_moments
 from .conv1d import conv1d
 from .conv_transpose import conv_transpose2d
 from .elementwise import dropout, dropout2d, linear, relu
+from .loss import cross_entropy
 from .norm import batch_norm
 from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 
@@ -36,6 +37,7 @@ __all__ = [
     "conv2d_max_pool",
     "conv2d_moments",
     "conv_transpose2d",
+    "cross_entropy",
     "dropout",
     "dropout2d",
     "elu",

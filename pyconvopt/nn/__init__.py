@@ -25,6 +25,7 @@ from .conv import Conv1d, Conv2d, ConvTranspose2d, WeightStandardizedConv2d
 from .dropout import Dropout, Dropout2d
 from .lazy import LazyBatchNorm2d, LazyConv2d, LazyLinear
 from .linear import Linear
+from .loss import CrossEntropyLoss
 from .monte_carlo import monte_carlo_dropout, monte_carlo_predict
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, BlurPool2d, MaxPool2d
 from .squeeze_excite import SqueezeExcite
@@ -43,6 +44,7 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
+    "CrossEntropyLoss",
     "DropBlock2d",
     "DropPath",
     "Dropout",

@@ -92,13 +92,20 @@ class Case:
 
     def step(self, model, change=lambda x: x):
         """The outputs, and the gradients of the inputs and parameters."""
-        args, kwargs = self.changed(lambda x: change(x.detach()).requires_grad_())
+        args, kwargs = self.changed(
+            lambda x: change(x.detach()).requires_grad_(x.is_floating_point())
+        )
         outputs = tupled(model(*args, **kwargs))
-        wanted = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+        wanted = [x for x in (*args, *kwargs.values()) if getattr(x, "requires_grad", False)]
         wanted += list(model.parameters())
         torch.manual_seed(3)
         y = outputs[0]  # indices, which a max-pool may give too, have no gradient
         return outputs, torch.autograd.grad(y, wanted, torch.randn(y.shape, dtype=y.dtype))
+
+
+def as_double(x):
+    """Class numbers stay as they are."""
+    return x.double() if x.is_floating_point() else x
 
 
 def tupled(outputs):
@@ -149,7 +156,7 @@ def test_references(cls, index, training, route):
     with torch.no_grad():
         y = case.ours(*case.args, **case.kwargs)
         wanted = case.case.reference_fn(case.theirs, *case.args, **case.kwargs)
-    torch.testing.assert_close(y, wanted)
+    torch.testing.assert_close(y, wanted, equal_nan=True)  # a mean over targets all ignored
 
 
 @per_mode
@@ -191,6 +198,8 @@ def test_gradcheck(cls, index, training):
         state |= {name: buffer.clone() for name, buffer in case.ours.named_buffers()}
         return torch.func.functional_call(case.ours, state, tuple(args), kwargs)
 
+    if function(*inputs, *parameters).isnan().any():
+        pytest.skip("the targets drawn are all ignored: a mean over nothing has no derivative")
     options = {"nondet_tol": info.gradcheck_nondet_tol}
     assert gradcheck(function, (*inputs, *parameters), **options)
     if info.supports_gradgrad:
@@ -252,11 +261,11 @@ def test_device_and_dtype_of_construction(cls, index):
 def test_moved_cast_and_emptied(cls, index):
     case = Case(cls, index, "class", torch.float32)
     case.ours.double()
-    args, kwargs = case.changed(lambda x: x.double())
+    args, kwargs = case.changed(as_double)
     wanted = case.theirs.double()(*args, **kwargs)
     assert_same_outputs(case.ours(*args, **kwargs), wanted, 1e-12)
     empty = case.ours.eval().to("meta")
-    args, kwargs = case.changed(lambda x: x.double().to("meta"))
+    args, kwargs = case.changed(lambda x: as_double(x).to("meta"))
     for y, other in zip(tupled(empty(*args, **kwargs)), tupled(wanted), strict=True):
         assert y.is_meta and y.shape == other.shape and y.dtype == other.dtype
     back = empty.to_empty(device="cpu")

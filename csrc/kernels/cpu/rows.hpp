@@ -21,13 +21,14 @@ inline constexpr int64_t row_block = 4, flush_rows = 256;
 // memory): they are for maps of up to 4 MB.
 PYCONVOPT_INLINE constexpr bool in_blocks(int64_t floats) { return floats <= (int64_t(1) << 20); }
 
-// Work of `items` (rows, or lines of rows) in chunks of at least 16384 floats, at most 256 chunks.
+// Work of `items` (rows, or lines of rows) in chunks of at least 16384 floats, at most `most_chunks`.
 // Less than one chunk is not worth waking a second thread for.
+inline constexpr int64_t most_chunks = 256;
 struct Chunks {
   int64_t items, each, count;
   Chunks(int64_t items, int64_t floats_each, int64_t multiple = row_block) : items(items) {
     const int64_t enough = (16384 + floats_each - 1) / greatest(floats_each, 1);
-    each = round_up(greatest(greatest(enough, (items + 255) / 256), 1), multiple);
+    each = round_up(greatest(greatest(enough, (items + most_chunks - 1) / most_chunks), 1), multiple);
     count = (items + each - 1) / each;
   }
   int64_t begin(int64_t chunk) const { return chunk * each; }

@@ -1,8 +1,8 @@
-// exp, expm1, log1p and the tail of the normal distribution on vectors, for arguments of one sign:
+// exp, expm1, log, log1p and the tail of the normal distribution on vectors, for arguments of one sign:
 // exp(−a) lies in 0..1, so that nothing overflows, and every activation can be written with it.
 //
 // Polynomials are minimax fits of the relative error in single precision. Largest relative errors over
-// all floats: exp, expm1, log1p 2.5e-7, normal_tail 1e-6 up to a = 4 and (1 + a²/2)·1.2e-7 beyond.
+// all floats: exp, expm1, log, log1p 2.5e-7, normal_tail 1e-6 up to a = 4 and (1 + a²/2)·1.2e-7 beyond.
 // Results below the smallest normal number are zero.
 #pragma once
 #include "vec.hpp"
@@ -49,6 +49,15 @@ PYCONVOPT_INLINE Vec log1p_unit(Vec u) {
   p = p * z + 0.333332062f;
   const Vec twice = s + s;
   return twice + twice * (z * p);
+}
+
+// log(x) = n · log(2) + log(m) for x = 2ⁿ · m >= 1, with 1 <= m < 2.
+PYCONVOPT_INLINE Vec log_above_one(Vec x) {
+  constexpr float shift = 8388608.0f;  // 2²³: integers below it are its last bits
+  const Vec n = Vec((UVec(x) >> 23) | 0x4b000000u) - (shift + 127.0f);
+  const Vec m = Vec((UVec(x) & 0x007fffffu) | 0x3f800000u);
+  const Vec log = n * 0.693359375f + (log1p_unit(m - 1.0f) - n * 2.12194440e-4f);
+  return x < __builtin_inff() ? log : x;
 }
 
 // σ(x) = 1 / (1 + exp(−x)), and σ(−x), which 1 − σ(x) would lose.
