@@ -177,9 +177,9 @@ class _CallableModule(ModuleType):
                 4 MiB and more.
             trial: whether, for each pass of each convolution's shape, this library's kernel and torch's
                 are timed when it is first met on the CPU, and the faster one is kept, instead of
-                taking what a table says (default False; environment: ``PYCONVOPT_TRIAL=1``). Two runs
-                may then choose differently and so differ in the last bits; `pyconvopt.trials` says
-                how to keep the choices.
+                taking what a table says (default False; environment: ``PYCONVOPT_TRIAL=1``). Two runs,
+                or numbers of threads, may then choose differently and so differ in the last bits;
+                `pyconvopt.trials` says how to keep the choices.
             workspace: bytes the kernels' workspace may keep while idle (default 1 GiB); less is
                 given back at once, 0 empties it.
             cuda_conv: whose dense convolution CUDA tensors get: ``"cudnn"``, torch's (default), or

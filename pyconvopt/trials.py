@@ -7,12 +7,12 @@ table's choice stays where the other is less than 3 % faster.
 
 The first call with a shape takes longer: some 10 ms a pass, or two runs of each kernel where these take
 more, and the memory of one more such call. Only what a call needs is tried: the gradients where it is to
-be differentiated. Nothing is tried while a compiler, tracer or other mode of torch looks on, nor on a
-GPU: there the table chooses.
+be differentiated. Each process, a DataLoader's worker too, tries for itself. Nothing is tried while a
+compiler, tracer or other mode of torch looks on, nor on a GPU: there the table chooses.
 
-**Kernels differ in their last bits, and what is faster may change from run to run**, so that with trials
-two runs may differ. Results are those of the choice, whatever the number of threads. `save` and `load`
-keep the choices:
+**Kernels differ in their last bits, and which is faster may change from run to run and with the number of
+threads**, so two runs with trials may differ, which they never do while the choice is the same. `save`
+and `load` keep the choices:
 
 >>> import tempfile, torch, pyconvopt as pco
 >>> layer, x = pco.nn.Conv2d(16, 16, 3), torch.zeros(1, 16, 8, 8)

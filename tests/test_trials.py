@@ -165,6 +165,30 @@ class TestWinners:
             assert frozen.is_ours(*shapes, geometry, False) == (winner == "own")
         assert timed.count == 3  # 3×3 and 5×5 in the model, and 5×5 for a map of another size
 
+    @pytest.mark.parametrize("case", CONV_CASES, ids=str)
+    def test_frozen_case_table(self, case, timed):
+        """What torch is faster for by the table has prepared weights too, where a trial says so."""
+        geometry = (case.kernel, case.stride, case.padding, case.dilation, case.groups)
+        layer = torch.nn.Conv2d(case.channels, case.out_channels, *geometry)
+        model = torch.nn.Sequential(layer).eval()
+        fast = pco.accelerate(model, frozen=True)
+        x = maps(case.batch, case.channels, case.height, case.width)
+        with torch.inference_mode():
+            for _ in range(3):
+                assert_same(fast(x), model(x))
+
+    def test_frozen_with_other_threads(self, timed):
+        """Kept sequences are made again for another number of threads, as the winner may be another."""
+        model = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3)).eval()
+        fast, x = pco.accelerate(model, frozen=True), maps(2, 16, 12, 12)
+        threads = torch.get_num_threads()
+        with torch.inference_mode():
+            for number, count in ((threads, 1), (threads + 1, 2), (threads, 2)):
+                torch.set_num_threads(number)
+                for _ in range(3):
+                    assert_same(fast(x), model(x))
+                assert timed.count == count
+
 
 class TestWhenItIsTimed:
     def test_off_by_default_and_without_cost(self, untimed):
