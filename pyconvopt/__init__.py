@@ -40,6 +40,7 @@ _MODULES = (
     "regularizers",
     "schedules",
     "training",
+    "trials",
 )
 _NAMES = {"explain": "explanation", "restore": "accelerate"}
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         optimizers,
         pictures,
         training,
+        trials,
     )
     from .accelerate import restore
     from .explanation import explain

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import _C, settings
 
 PASSES = ("forward", "data_gradient", "weight_gradient")
+POOLED = tuple(f"{name}_pool" for name in PASSES)
+"""The same together with a 2×2 max-pool behind the convolution."""
 TORCH = "torch"
+REFERENCE = "reference"
 
 
 class ConvSize(NamedTuple):
@@ -67,20 +70,26 @@ class ConvPlan(NamedTuple):
     hyper: tuple[int, int, int, int, int, int, int]
     """stride, padding and dilation (height, width each), groups: the operators' arguments."""
     forward: str
-    forward_pool: str
     data_gradient: str
-    data_gradient_pool: str
     weight_gradient: str
+    forward_pool: str
+    data_gradient_pool: str
     weight_gradient_pool: str
-    reasons: tuple[str, str, str]
+    reasons: tuple[str, ...]
+    """One for each of these six."""
     out_size: tuple[int, int]
     moments: bool
-    """Whether the forward's kernel takes the statistics of its output in the same pass."""
+    """Whether this library's forward takes the statistics of its output in the same pass."""
 
     @property
     def native(self) -> bool:
         """Whether any pass has a kernel of this library."""
         return not (self.forward == self.data_gradient == self.weight_gradient == TORCH)
+
+    @property
+    def why(self) -> dict[str, str]:
+        """The reasons by pass."""
+        return dict(zip((*PASSES, *POOLED), self.reasons, strict=True))
 
 
 def conv_plan(
@@ -138,27 +147,40 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, on_
         max(stride) > 1,
         groups,
     )
-    sizes = (batch, channels, height, width, out_channels, tuple(kernel))
-    geometry = (stride, padding, dilation, groups)
     chosen, reasons = [], []
-    for name in (
-        "forward",
-        "forward_pool",
-        "data_gradient",
-        "data_gradient_pool",
-        "weight_gradient",
-        "weight_gradient_pool",
-    ):
-        kernel_name, reason = _C.choose_conv(name, *sizes, *geometry)
-        if kernel_name == "reference":
+    for name in (*PASSES, *POOLED):
+        kernel_name, reason = own_kernel(name, input_shape, weight_shape, hyper)
+        if kernel_name == REFERENCE:
             kernel_name, reason = TORCH, "no kernel of this library takes this shape yet"
         elif not FASTER_THAN_TORCH.get(kernel_name, _always)(name, size):
             kernel_name, reason = TORCH, f"torch's own is faster than {kernel_name!r} here"
         chosen.append(kernel_name)
-        if name in PASSES:
-            reasons.append(reason)
-    moments = _C.choose_conv("forward_moments", *sizes, *geometry)[0] == chosen[0]
+        reasons.append(reason)
+    forward, with_moments = (
+        own_kernel(name, input_shape, weight_shape, hyper)[0]
+        for name in ("forward", "forward_moments")
+    )
+    moments = forward == with_moments != REFERENCE
     return ConvPlan(hyper, *chosen, tuple(reasons), out_size, moments)
+
+
+def own_kernel(
+    pass_: str, input_shape: tuple[int, ...], weight_shape: tuple[int, ...], hyper: tuple[int, ...]
+) -> tuple[str, str]:
+    """This library's kernel for a pass, however fast, and why: ``"reference"`` where none is made for it."""
+    filters, _, *taps = weight_shape
+    down, right, rows, columns, *dilation, groups = hyper
+    problem: Any = (*input_shape, filters, taps, (down, right), (rows, columns), dilation, groups)
+    return _C.choose_conv(pass_, *problem)
+
+
+def torch_overruns(weight_shape: tuple[int, ...], stride: tuple[int, int]) -> bool:
+    """Whether oneDNN's weight gradient of such a filter writes past its buffer.
+
+    It does for channels_last maps of fewer than 16 channels
+    (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    return tuple(weight_shape[2:]) == (1, 1) and weight_shape[1] < 16 and stride != (1, 1)
 
 
 def _cuda_conv_plan(input_shape, weight_shape, hyper, out_size) -> ConvPlan:
@@ -175,5 +197,5 @@ def _cuda_conv_plan(input_shape, weight_shape, hyper, out_size) -> ConvPlan:
     ):
         kernel, reason = TORCH, "larger than the plug-in counts"
     return ConvPlan(
-        hyper, kernel, TORCH, kernel, TORCH, kernel, TORCH, (reason,) * 3, out_size, False
+        hyper, kernel, kernel, kernel, TORCH, TORCH, TORCH, (reason,) * 6, out_size, False
     )

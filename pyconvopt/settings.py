@@ -14,6 +14,7 @@ from . import _C
 
 _generation = 0
 _recompute = os.environ.get("PYCONVOPT_RECOMPUTE", "1") != "0"
+_trial = os.environ.get("PYCONVOPT_TRIAL", "0") != "0"
 _cuda = {
     "cuda_conv": "cudnn",
     "cuda_fallback": os.environ.get("PYCONVOPT_CUDA_FALLBACK", "0") != "0",
@@ -24,8 +25,9 @@ _TABLE: dict[str, tuple[Any, Any]] = {
     "isa": (_C.isa, _C.set_isa),
     "winograd": (_C.winograd, _C.set_winograd),
     "deterministic": (lambda: True, lambda value: _require_deterministic(value)),
-    "keep_memory": (_C.freed_memory_is_kept, lambda value: _C.keep_freed_memory(_bool(value))),
+    "keep_memory": (_C.freed_memory_is_kept, lambda value: _keep_memory(value)),
     "recompute": (lambda: recompute(), lambda value: _set_recompute(value)),
+    "trial": (lambda: trial(), lambda value: _set_trial(value)),
     "workspace": (_C.arena_cap, lambda value: _C.arena_set_cap(_bytes(value))),
     "cuda_conv": (lambda: cuda_conv(), lambda value: _set_cuda_conv(value)),
     "cuda_math": (lambda: _cuda_math(), lambda value: _set_cuda_math(value)),
@@ -33,9 +35,9 @@ _TABLE: dict[str, tuple[Any, Any]] = {
 }
 
 
-def _bool(value: Any) -> bool:
+def _bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"keep_memory must be a bool, got {value!r}")
+        raise TypeError(f"{name} must be a bool, got {value!r}")
     return value
 
 
@@ -45,6 +47,10 @@ def _bytes(value: Any) -> int:
     return value
 
 
+def _keep_memory(value: bool) -> None:
+    _C.keep_freed_memory(_bool("keep_memory", value))
+
+
 def recompute() -> bool:
     """Whether large maps are made again for backward where that is cheap, instead of being kept."""
     return _recompute
@@ -52,15 +58,22 @@ def recompute() -> bool:
 
 def _set_recompute(value: bool) -> None:
     global _recompute
-    if not isinstance(value, bool):
-        raise TypeError(f"recompute must be a bool, got {value!r}")
-    _recompute = value
+    _recompute = _bool("recompute", value)
+
+
+def trial() -> bool:
+    """Whether a convolution's kernels are timed where a shape is first met: see `pyconvopt.trials`."""
+    return _trial
+
+
+def _set_trial(value: bool) -> None:
+    global _trial
+    _trial = _bool("trial", value)
 
 
 def _require_deterministic(value: bool) -> None:
     # Every kernel's result is a function of its inputs alone, whatever the thread count.
-    if not isinstance(value, bool):
-        raise TypeError(f"deterministic must be a bool, got {value!r}")
+    _bool("deterministic", value)
 
 
 def cuda_conv() -> str:
@@ -90,9 +103,7 @@ def cuda_fallback() -> bool:
 
 
 def _set_cuda_fallback(value: bool) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"cuda_fallback must be a bool, got {value!r}")
-    _cuda["cuda_fallback"] = value
+    _cuda["cuda_fallback"] = _bool("cuda_fallback", value)
 
 
 _set_cuda_conv(os.environ.get("PYCONVOPT_CUDA_CONV", "cudnn"))
@@ -103,21 +114,26 @@ def generation() -> int:
     return _generation
 
 
+def renew() -> None:
+    """Have all cached choices made anew."""
+    global _generation
+    _generation += 1
+
+
 def current() -> dict[str, Any]:
     """All settings as a dict.
 
     >>> sorted(current())  # doctest: +NORMALIZE_WHITESPACE
     ['cuda_conv', 'cuda_fallback', 'cuda_math', 'deterministic', 'isa', 'keep_memory', 'recompute',
-     'winograd', 'workspace']
+     'trial', 'winograd', 'workspace']
     """
     return {name: read() for name, (read, _) in _TABLE.items()}
 
 
 def _apply(values: dict[str, Any]) -> None:
-    global _generation
     for name, value in values.items():
         _TABLE[name][1](value)
-    _generation += 1
+    renew()
 
 
 class _Settings:
@@ -159,6 +175,11 @@ class _CallableModule(ModuleType):
                 of its own input, and makes that again, to the bit, for backward: less memory for one more
                 pass over the map (default True; environment: ``PYCONVOPT_RECOMPUTE``). Maps of
                 4 MiB and more.
+            trial: whether, for each pass of each convolution's shape, this library's kernel and torch's
+                are timed when it is first met on the CPU, and the faster one is kept, instead of
+                taking what a table says (default False; environment: ``PYCONVOPT_TRIAL=1``). Two runs,
+                or numbers of threads, may then choose differently and so differ in the last bits;
+                `pyconvopt.trials` says how to keep the choices.
             workspace: bytes the kernels' workspace may keep while idle (default 1 GiB); less is
                 given back at once, 0 empties it.
             cuda_conv: whose dense convolution CUDA tensors get: ``"cudnn"``, torch's (default), or

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import _C, plans, settings
+from .. import _C, plans, trials
 from ..autograd.norm import NAMES
 from ..functional.gate import pair, takes
 from ..memory import is_channels_last
@@ -79,15 +79,17 @@ class FrozenConvolution:
 
 
 def is_ours(size: torch.Size, weight: torch.Size, geometry: Any, pool: bool) -> bool:
-    """Whether the kernels here, with weights prepared and all that follows in their pass, are faster."""
-    plan = plans.conv_plan(size, weight, *geometry)
+    """Whether the kernels here, with weights prepared and all that follows in their pass, are faster.
+
+    They are where the plain ones are, by table or by trial; those that gain by it also elsewhere.
+    """
+    plan = trials.conv_plan(size, weight, *geometry)
     if plan is None:
         return False
-    filters, _, *taps = weight
-    problem = ("forward_pool" if pool else "forward", *size, filters, tuple(taps), *geometry)
-    kernel, _ = _C.choose_conv(*problem)
+    taps = weight[2:]
+    kernel, _ = plans.own_kernel("forward_pool" if pool else "forward", size, weight, plan.hyper)
     gains = kernel == "depthwise" or (kernel == "direct" and geometry[-1] == 1)
-    return kernel != "reference" and (
+    return kernel != plans.REFERENCE and (
         plan.forward != plans.TORCH or (gains and taps[0] * taps[1] <= 9)
     )
 
@@ -163,12 +165,12 @@ class FrozenSequence:
         """Kernels are to be chosen anew."""
         self.known: dict[Any, list[Step | Native]] = {}
         self.weights = _C.PreparedWeights()
-        self.generation = settings.generation()
+        self.situation = trials.situation()
 
     def run(self, *inputs: Tensor) -> Any:
         """The results for these inputs."""
         values: list[Any] = [*inputs, *[None] * len(self.steps)]
-        if self.generation != settings.generation() or len(self.known) > KEPT:
+        if self.situation != trials.situation() or len(self.known) > KEPT:
             self.forget()
         fit = all(map(fits, inputs))
         shapes = tuple(x.shape for x in inputs)

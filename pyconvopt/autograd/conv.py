@@ -27,6 +27,7 @@ _max_pool_data_gradient = torch.ops.pyconvopt.conv2d_max_pool_data_gradient.defa
 _max_pool_weight_gradient = torch.ops.pyconvopt.conv2d_max_pool_weight_gradient.default
 _channel_sum = torch.ops.pyconvopt.channel_sum.default
 _relu_backward = torch.ops.pyconvopt.relu_backward.default
+_max_pool = torch.ops.pyconvopt.max_pool2x2.default
 _max_pool_backward = torch.ops.pyconvopt.max_pool2x2_backward.default
 
 
@@ -40,11 +41,19 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: ConvPlan, relu
     return y.relu_() if relu else y
 
 
-def _gradients(
-    ctx: Any, x: Tensor, weight: Tensor, dz: Tensor, need_x: bool, need_weight: bool
+def forward_pool(
+    x: Tensor, weight: Tensor, bias: Tensor | None, plan: ConvPlan, relu: bool
+) -> tuple[Tensor, Tensor]:
+    """The forward pass with a 2×2 max-pool behind it, and the place of each largest value."""
+    if plan.forward_pool != TORCH:
+        return _conv2d_max_pool(x, weight, bias, *plan.hyper, relu)
+    return _max_pool(forward(x, weight, bias, plan, relu))
+
+
+def gradients(
+    plan: ConvPlan, x: Tensor, weight: Tensor, dz: Tensor, need_x: bool, need_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of input and weight from that of the convolution's output."""
-    plan: ConvPlan = ctx.plan
     own_x = need_x and plan.data_gradient != TORCH
     own_weight = need_weight and plan.weight_gradient != TORCH
     dx = dw = None
@@ -60,6 +69,27 @@ def _gradients(
         dx = other_x if rest_x else dx
         dw = other_weight if rest_weight else dw
     return dx, dw
+
+
+def pool_gradients(
+    plan: ConvPlan,
+    x: Tensor,
+    weight: Tensor,
+    g: Tensor,
+    argmax: Tensor,
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias from that of the pooled output."""
+    spread_for_x = not need_x or plan.data_gradient_pool != TORCH
+    if need_weight and spread_for_x and plan.weight_gradient_pool != TORCH:
+        dx = None
+        if need_x:
+            dx = _max_pool_data_gradient(g, argmax, weight, *x.shape[2:], *plan.hyper)
+        return dx, *_max_pool_weight_gradient(x, g, argmax, weight, *plan.hyper)
+    dz, db = _max_pool_backward(g, argmax, *plan.out_size, need_bias)
+    return *gradients(plan, x, weight, dz, need_x, need_weight), db
 
 
 def _torch_backward(
@@ -124,7 +154,7 @@ class Conv2dFunction(Function):
             dz, db = _relu_backward(dz, y, need_bias)
         elif need_bias:
             db = _channel_sum(dz)
-        dx, dw = _gradients(ctx, x, weight, dz, need_x, need_weight)
+        dx, dw = gradients(ctx.plan, x, weight, dz, need_x, need_weight)
         return dx, dw, db if need_bias else None, None, None
 
 
@@ -149,7 +179,7 @@ class Conv2dMaxPoolFunction(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, plan, relu):  # noqa: D102
-        y, argmax = _conv2d_max_pool(x, weight, bias, *plan.hyper, relu)
+        y, argmax = forward_pool(x, weight, bias, plan, relu)
         ctx.plan, ctx.bias = plan, bias is not None
         _keep(ctx, x, weight, argmax)
         return y
@@ -158,19 +188,9 @@ class Conv2dMaxPoolFunction(Function):
     def backward(ctx, g):  # noqa: D102
         x, weight, argmax = _kept(ctx, 2)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        height, width = ctx.plan.out_size
         if torch.is_grad_enabled():
-            dz = unpool(g, argmax, height, width)
+            dz = unpool(g, argmax, *ctx.plan.out_size)
             return *_reference_gradients(ctx, x, weight, dz), None, None
         g = g.contiguous(memory_format=torch.channels_last)
-        plan: ConvPlan = ctx.plan
-        spread_for_x = not need_x or plan.data_gradient_pool != TORCH
-        if need_weight and spread_for_x and plan.weight_gradient_pool != TORCH:
-            dx = None
-            if need_x:
-                dx = _max_pool_data_gradient(g, argmax, weight, *x.shape[2:], *plan.hyper)
-            dw, db = _max_pool_weight_gradient(x, g, argmax, weight, *plan.hyper)
-            return dx, dw, db if need_bias else None, None, None
-        dz, db = _max_pool_backward(g, argmax, height, width, need_bias)
-        dx, dw = _gradients(ctx, x, weight, dz, need_x, need_weight)
+        dx, dw, db = pool_gradients(ctx.plan, x, weight, g, argmax, need_x, need_weight, need_bias)
         return dx, dw, db if need_bias else None, None, None

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import cuda, explanation
+from .. import cuda, explanation, trials
 from ..autograd import conv as autograd
 from ..memory import is_channels_last
-from ..plans import PASSES, TORCH, ConvPlan, conv_plan
+from ..plans import PASSES, POOLED, TORCH, ConvPlan, conv_plan, torch_overruns
 from .gate import Activation, Size, activate, needs_gradient, pair, suits
 from .pool import max_pool2d
 
@@ -49,18 +49,20 @@ def conv2d(
     >>> pco.functional.conv2d(x, w, padding=1, activation="relu").shape
     torch.Size([1, 2, 3, 3])
     """
-    call = _native_call(input, weight, bias, stride, padding, dilation, groups)
-    if call is None:
+    call = _planned(input, weight, bias, stride, padding, dilation, groups)
+    if call is None or not call[1].native:
         y = _torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
-        if explanation.listening():
+        if explanation.listening() and call is not None:
+            _explain("conv2d", call[1], PASSES, call[0], weight)
+        elif explanation.listening():
             reason = "torch: dtype, device, transform or shape that no kernel here takes"
             flops = 2 * y.numel() * weight[0].numel()
             explanation.note("conv2d", "forward", TORCH, reason, flops, [input, weight, y])
         return activate(y, activation)
-    x, plan, channels_last = call
+    x, plan, channels_last = _in_format(*call, weight)
     fused = activation == "relu"
     if explanation.listening():
-        _explain("conv2d", plan, plan.forward, plan.reasons[0], x, weight)
+        _explain("conv2d", plan, PASSES, x, weight)
     if needs_gradient(x, weight, bias):
         y = autograd.Conv2dFunction.apply(x, weight, bias, plan, fused)
     else:
@@ -94,13 +96,12 @@ def conv2d_moments(
     >>> float(moments[0, 0]), float(moments[0, -1])
     (9.0, 16.0)
     """
-    call = _native_call(input, weight, bias, stride, padding, dilation, groups)
-    if call is None or not call[1].moments:
+    call = _planned(input, weight, bias, stride, padding, dilation, groups)
+    if call is None or not call[1].moments or call[1].forward == TORCH:
         return conv2d(input, weight, bias, stride, padding, dilation, groups), None
-    x, plan, channels_last = call
+    x, plan, channels_last = _in_format(*call, weight)
     if explanation.listening():
-        reason = f"statistics for batch norm in the same pass; {plan.reasons[0]}"
-        _explain("conv2d", plan, plan.forward, reason, x, weight)
+        _explain("conv2d", plan, PASSES, x, weight, "statistics for batch norm in the same pass; ")
     y, moments = autograd.Conv2dMomentsFunction.apply(x, weight, bias, plan)
     return y if channels_last else y.contiguous(), moments
 
@@ -127,19 +128,20 @@ def conv2d_max_pool(
     """
     call = None
     if activation is None or activation == "relu":
-        call = _native_call(input, weight, bias, stride, padding, dilation, groups)
+        call = _planned(input, weight, bias, stride, padding, dilation, groups, pool=True)
     if call is None or call[1].forward_pool == TORCH or min(call[1].out_size) < 2:
         y = conv2d(input, weight, bias, stride, padding, dilation, groups, activation=activation)
         return max_pool2d(y, 2)
-    x, plan, channels_last = call
+    x, plan, channels_last = _in_format(*call, weight)
     if explanation.listening():
-        reason = f"max-pool in the same pass; {plan.reasons[0]}"
-        _explain("conv2d_max_pool", plan, plan.forward_pool, reason, x, weight)
+        joined = TORCH not in (plan.data_gradient_pool, plan.weight_gradient_pool)
+        ran = POOLED if joined else (POOLED[0], *PASSES[1:])
+        _explain("conv2d_max_pool", plan, ran, x, weight, "max-pool in the same pass; ")
     y = autograd.Conv2dMaxPoolFunction.apply(x, weight, bias, plan, activation == "relu")
     return y if channels_last else y.contiguous()
 
 
-def _native_call(
+def _planned(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -147,8 +149,9 @@ def _native_call(
     padding: Size | str,
     dilation: Size,
     groups: int,
-) -> tuple[Tensor, ConvPlan, bool] | None:
-    """The input, dense in the kernels' format, its plan, and whether the result is channels_last."""
+    pool: bool = False,
+) -> tuple[Tensor, ConvPlan] | None:
+    """The input, padded where padding is uneven, and its plan; None where torch is to be called."""
     if input.dim() != 4 or weight.dim() != 4 or not suits(input) or not suits(weight):
         return None
     if bias is not None and not (
@@ -169,13 +172,19 @@ def _native_call(
             x = F.pad(x, (0, extra[1], 0, extra[0]))
     else:
         pair_padding = pair(padding)
-    plan = conv_plan(
-        x.shape, weight.shape, pair_stride, pair_padding, pair_dilation, groups, on_cuda
-    )
-    if plan is None or not plan.native or (on_cuda and not cuda.ready(x)):
-        return None
+    problem = x.shape, weight.shape, pair_stride, pair_padding, pair_dilation, groups
+    if on_cuda:
+        plan = conv_plan(*problem, on_cuda=True)
+        return None if plan is None or (plan.native and not cuda.ready(x)) else (x, plan)
+    gradient = needs_gradient(x, weight, bias)
+    plan = trials.conv_plan(*problem, x, weight, gradient=gradient, pool=pool)
+    return None if plan is None else (x, plan)
+
+
+def _in_format(x: Tensor, plan: ConvPlan, weight: Tensor) -> tuple[Tensor, ConvPlan, bool]:
+    """The input, dense in the kernels' format, its plan, and whether the result is channels_last."""
     channels_last = is_channels_last(x) or is_channels_last(weight)
-    order = torch.channels_last if channels_last or not on_cuda else torch.contiguous_format
+    order = torch.channels_last if channels_last or not x.is_cuda else torch.contiguous_format
     return x.contiguous(memory_format=order), plan, channels_last
 
 
@@ -188,13 +197,9 @@ def _torch_conv2d(
     dilation: Size,
     groups: int,
 ) -> Tensor:
-    """Torch's convolution; strided 1×1 over the few pixels it reads, where the filter is thin.
-
-    oneDNN's weight gradient of such a filter writes past its buffer with channels_last maps of fewer
-    than 16 channels (https://github.com/uxlfoundation/oneDNN/issues/6035).
-    """
+    """Torch's convolution; strided 1×1 over the few pixels it reads, where its gradient overruns."""
     maps = suits(input) and input.is_cpu and input.dim() == 4 and weight.dim() == 4
-    if maps and weight.shape[2:] == (1, 1) and weight.shape[1] < 16 and pair(stride) != (1, 1):
+    if maps and torch_overruns(weight.shape, pair(stride)):
         down, right = pair(stride)
         rows, columns = (0, 0) if isinstance(padding, str) else pair(padding)
         if padding != "same" and min(down, right) > 0 and min(rows, columns) >= 0:
@@ -223,13 +228,15 @@ def _resolve_padding(
     return (reach[0] // 2, reach[1] // 2), (reach[0] % 2, reach[1] % 2)
 
 
-def _explain(op: str, plan: ConvPlan, forward: str, reason: str, x: Tensor, weight: Tensor) -> None:
-    """Rows for the three passes."""
+def _explain(
+    op: str, plan: ConvPlan, ran: tuple[str, ...], x: Tensor, weight: Tensor, also: str = ""
+) -> None:
+    """Rows for the three passes, of which the plan's fields `ran` are run; what forward does `also`."""
     y = (x.shape[0], weight.shape[0], *plan.out_size)
     flops = (
         2 * weight[0].numel() * x.shape[0] * weight.shape[0] * plan.out_size[0] * plan.out_size[1]
     )
-    kernels = (forward, plan.data_gradient, plan.weight_gradient)
-    reasons = (reason, *plan.reasons[1:])
-    for name, kernel, why in zip(PASSES, kernels, reasons, strict=True):
-        explanation.note(op, name, kernel, why, flops, [x, weight, y])
+    for name, field in zip(PASSES, ran, strict=True):
+        joined = field in POOLED or name == "forward"
+        reason = also * joined + plan.why[field]
+        explanation.note(op, name, getattr(plan, field), reason, flops, [x, weight, y])

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import explanation
+from .. import explanation, trials
 from ..autograd.conv_transpose import ConvTranspose2dFunction, forward
 from ..memory import is_channels_last
-from ..plans import PASSES, TORCH, ConvPlan, conv_plan
+from ..plans import PASSES, TORCH, ConvPlan
 from .gate import Activation, Size, activate, needs_gradient, pair, takes
 
 
@@ -103,7 +103,8 @@ def _plan(
     if min(height, width, *extras) < 0 or weight.shape[0] != input.shape[1]:
         return None
     shape = (input.shape[0], channels, height, width)
-    plan = conv_plan(shape, weight.shape, strides, paddings, dilations, groups)
+    problem = shape, weight.shape, strides, paddings, dilations, groups
+    plan = trials.conv_plan(*problem, input, weight, gradient=True)
     if plan is None or not plan.native or plan.out_size != tuple(input.shape[2:]):
         return None
     return plan, (height, width)

@@ -259,7 +259,10 @@ def test_explain_names_joined_layers():
     rows = [(r["layer"], r["op"]) for r in pco.explain(fast, x).rows if r["pass"] == "forward"]
     assert ("conv1+bn1+relu", "batch_norm") in rows
     assert ("conv1+bn1+relu", "conv2d") in rows
-    assert any(n.startswith("layer1.0.conv2+layer1.0.bn2+") and n.endswith("+layer1.0.relu") for n, _ in rows)
+    assert any(
+        n.startswith("layer1.0.conv2+layer1.0.bn2+") and n.endswith("+layer1.0.relu")
+        for n, _ in rows
+    )
     assert repr(pco.restore(fast)) == repr(fast)
 
 
