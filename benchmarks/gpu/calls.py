@@ -21,10 +21,11 @@ def _norm(kernel: Kernel, x: torch.Tensor, ops) -> tuple[Call, Call]:
     var = torch.rand(c, device="cuda") + 0.5
     training = "evaluation" not in kernel.name
     residual = torch.randn_like(x) if "residual" in kernel.name else None
-    moments = None
+    moments = ()
     if "moments" in kernel.name:
-        x, moments = ops.conv2d_moments(x, torch.randn(c, c, 3, 3, device="cuda"), None, *HYPER, 1)
-    options = (training, 0.1, 1e-5, True, False, 0.0, 0, 0, moments)
+        weights = torch.randn(c, c, 3, 3, device="cuda")
+        x, *moments = ops.conv2d_moments(x, weights, None, *HYPER, 1)
+    options = (training, 0.1, 1e-5, True, False, 0.0, 0, 0, *moments)
     forward = (x, weight, bias, residual, mean, var, *options)
 
     def theirs() -> torch.Tensor:
