@@ -21,7 +21,12 @@ def _norm(kernel: Kernel, x: torch.Tensor, ops) -> tuple[Call, Call]:
     var = torch.rand(c, device="cuda") + 0.5
     training = "evaluation" not in kernel.name
     residual = torch.randn_like(x) if "residual" in kernel.name else None
-    forward = (x, weight, bias, residual, mean, var, training, 0.1, 1e-5, True, False, 0.0, 0, 0)
+    moments = ()
+    if "moments" in kernel.name:
+        weights = torch.randn(c, c, 3, 3, device="cuda")
+        x, *moments = ops.conv2d_moments(x, weights, None, *HYPER, 1)
+    options = (training, 0.1, 1e-5, True, False, 0.0, 0, 0, *moments)
+    forward = (x, weight, bias, residual, mean, var, *options)
 
     def theirs() -> torch.Tensor:
         y = F.batch_norm(x, mean, var, weight, bias, training)
@@ -83,6 +88,11 @@ def _convolution(kernel: Kernel, x: torch.Tensor, ops) -> tuple[Call, Call]:
     weight = torch.randn(c, c // groups, 3, 3, device="cuda")
     g = torch.randn_like(x)
     pair = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
+    if "moments" in kernel.name:
+        return (
+            lambda: ops.conv2d_moments(x, weight, None, *HYPER, groups),
+            lambda: torch.var_mean(F.conv2d(x, weight, None, **pair, groups=groups), (0, 2, 3)),
+        )
     if "forward" in kernel.name:
         return (
             lambda: ops.conv2d(x, weight, None, *HYPER, groups, False),

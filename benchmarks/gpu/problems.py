@@ -33,17 +33,17 @@ class Kernel:
         maps: bytes an element of the map, over the size of a float32 map.
         operations: floating-point operations an element.
         arithmetic: what they run on, a column of `Gpu`.
-        weights: bytes beside the maps, of the convolution's weights.
+        beside: bytes beside the maps, of the convolution's weights and of moments.
     """
 
     name: str
     maps: float
     operations: Callable[[Shape], float]
     arithmetic: str = "float32"
-    weights: Callable[[Shape], int] = lambda shape: 0
+    beside: Callable[[Shape], int] = lambda shape: 0
 
     def bytes(self, shape: Shape) -> float:
-        return self.maps * FLOAT * shape.elements + self.weights(shape)
+        return self.maps * FLOAT * shape.elements + self.beside(shape)
 
     def flops(self, shape: Shape) -> float:
         return self.operations(shape) * shape.elements
@@ -87,6 +87,15 @@ def _depthwise_weights(shape: Shape) -> int:
     return 9 * shape.channels * FLOAT
 
 
+def _moments(shape: Shape) -> int:
+    """Mean and squares of every channel for each 64 pixels."""
+    return 2 * FLOAT * shape.channels * -(-shape.batch * shape.height * shape.width // 64)
+
+
+def _dense_weights_and_moments(shape: Shape) -> int:
+    return _dense_weights(shape) + _moments(shape)
+
+
 # Pooled maps have a quarter of the elements, and one byte of argmax for each.
 _POOLED = 1 / 4 + 1 / 16
 
@@ -95,18 +104,23 @@ KERNELS = [
     Kernel("batch norm + ReLU, backward", 5, _each(10)),
     Kernel("batch norm + residual + ReLU, forward", 4, _each(10)),
     Kernel("batch norm + ReLU, evaluation", 2, _each(3)),
+    Kernel("batch norm + ReLU, forward, from moments", 2, _each(3), beside=_moments),
     Kernel("dropout", 2, _each(1)),
     Kernel("max-pool, forward", 1 + _POOLED, _each(0.75)),
     Kernel("max-pool, backward", 1 + _POOLED, _each(0)),
     Kernel("SGD with momentum", 5, _each(6)),
     Kernel("Adam", 7, _each(14)),
-    Kernel("depthwise, forward", 2, _each(18), weights=_depthwise_weights),
-    Kernel("depthwise, data gradient", 2, _each(18), weights=_depthwise_weights),
-    Kernel("depthwise, weight gradient", 2, _each(18), weights=_depthwise_weights),
+    Kernel("depthwise, forward", 2, _each(18), beside=_depthwise_weights),
+    Kernel("depthwise, data gradient", 2, _each(18), beside=_depthwise_weights),
+    Kernel("depthwise, weight gradient", 2, _each(18), beside=_depthwise_weights),
     *(
         Kernel(f"dense, {pass_}, {math}", 2, _dense, math, _dense_weights)
         for math in ("float32", "tf32", "bfloat16")
         for pass_ in ("forward", "data gradient", "weight gradient")
+    ),
+    *(
+        Kernel(f"dense, forward with moments, {math}", 2, _dense, math, _dense_weights_and_moments)
+        for math in ("float32", "tf32", "bfloat16")
     ),
 ]
 

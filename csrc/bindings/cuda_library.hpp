@@ -7,11 +7,12 @@
 namespace pyconvopt::binding {
 
 // Every entry of api.h; the library's members are their addresses.
-#define PYCONVOPT_CUDA_ENTRIES(each)                                                                       \
-  each(error) each(version) each(runtime) each(oldest_capability) each(batch_norm_forward_workspace)       \
-      each(batch_norm_forward) each(batch_norm_backward_workspace) each(batch_norm_backward) each(dropout) \
-          each(max_pool_forward) each(max_pool_backward) each(conv_forward) each(conv_data_gradient)       \
-              each(conv_weight_gradient_workspace) each(conv_weight_gradient) each(sgd) each(adam)
+#define PYCONVOPT_CUDA_ENTRIES(each)                                                                             \
+  each(error) each(version) each(runtime) each(oldest_capability) each(batch_norm_forward_workspace)             \
+      each(batch_norm_forward) each(batch_norm_backward_workspace) each(batch_norm_backward) each(dropout)       \
+          each(max_pool_forward) each(max_pool_backward) each(conv_forward_moments) each(conv_forward)           \
+              each(conv_data_gradient) each(conv_weight_gradient_workspace) each(conv_weight_gradient) each(sgd) \
+                  each(adam)
 
 struct CudaLibrary {
 #define PYCONVOPT_CUDA_MEMBER(name) decltype(&pyconvopt_cuda_##name) name = nullptr;

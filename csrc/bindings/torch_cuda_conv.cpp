@@ -50,7 +50,8 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
                                                                 .weight = weight.const_data_ptr<float>(),
                                                                 .bias = data_or_null(bias),
                                                                 .relu = relu,
-                                                                .output = output.mutable_data_ptr()});
+                                                                .output = output.mutable_data_ptr(),
+                                                                .moments = nullptr});
   return output;
 }
 

@@ -50,7 +50,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
                               .output = output.mutable_data_ptr(),
                               .saved_mean = mean.mutable_data_ptr<float>(),
                               .saved_invstd = invstd.mutable_data_ptr<float>(),
-                              .workspace = nullptr};
+                              .workspace = nullptr,
+                              .moments = nullptr,
+                              .moment_rows = 0};
   const Tensor workspace = workspace_on_cuda(training ? gpu.library().batch_norm_forward_workspace(&p) : 0, input);
   p.workspace = workspace.mutable_data_ptr();
   if (map.channels) gpu.launch(gpu.library().batch_norm_forward, p);

@@ -27,6 +27,9 @@ STEPS = {
 MATH = {"float32": 0, "tf32": 1, "bfloat16": 2}
 
 
+MOMENT_ROWS = 64
+
+
 @dataclass(frozen=True)
 class Counted:
     """What a kernel did, over what it must.
@@ -41,6 +44,11 @@ class Counted:
     moved: float
     coalesced: float
     conflicts: int
+
+
+def _moments() -> torch.Tensor:
+    rows = COUNTED.elements // COUNTED.channels
+    return torch.rand(2, -(-rows // MOMENT_ROWS), COUNTED.channels)
 
 
 def _fields(kernel: Kernel) -> tuple[str, dict, int]:
@@ -61,6 +69,10 @@ def _fields(kernel: Kernel) -> tuple[str, dict, int]:
         base |= {"running_mean": vector(), "running_variance": vector(), "momentum": 0.1}
         base |= {"epsilon": 1e-5, "output": unset(shape, "nhwc")}
         base |= {"residual": g} if "residual" in name else {}
+        if "moments" in name:
+            moments = _moments()
+            base |= {"moments": moments, "moment_rows": MOMENT_ROWS}
+            return "batch_norm_forward", base, moments.numel() * 4
         return "batch_norm_forward", base, map_bytes
     if name == "dropout":
         key = {"probability": 0.5, "seed": 1, "offset": 0}
@@ -94,7 +106,11 @@ def _fields(kernel: Kernel) -> tuple[str, dict, int]:
     if "data" in name:
         base |= {"output_gradient": g, "weight": weight, "input_gradient": x}
         return "conv_data_gradient", base, least
-    return "conv_forward", {**base, "input": x, "weight": weight, "output": g}, least
+    base |= {"input": x, "weight": weight, "output": g}
+    if "moments" in name:
+        base |= {"moments": _moments()}
+        least = min(least, base["moments"].numel() * 4)
+    return "conv_forward", base, least
 
 
 def count(library: Library, kernel: Kernel) -> Counted:

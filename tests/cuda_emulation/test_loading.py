@@ -74,7 +74,7 @@ def test_missing_plugin(problem, tmp_path):
 
 
 def test_plugin_of_another_version(problem):
-    assert "has interface version 1, expected 2" in problem("old")
+    assert "has interface version 2, expected 3" in problem("old")
 
 
 def test_plugin_that_is_no_library(problem, tmp_path):

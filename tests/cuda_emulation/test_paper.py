@@ -20,7 +20,7 @@ def test_maps_are_moved_once(counted):
     warps of one block.
     """
     passes = [c for name, c in counted.items() if not name.startswith(("depthwise", "dense"))]
-    assert len(passes) == 9
+    assert len(passes) == 10
     for done in passes:
         again = 5 / 16 if done.kernel.name == "max-pool, backward" else 0
         assert 0.99 <= done.moved <= 1.1 + again / done.kernel.maps, done
@@ -53,5 +53,9 @@ def test_figures_worked_by_hand():
     dense = kernel("dense, forward, float32")
     assert dense.bytes(shape) == 2 * 2048 + 9 * 16 * 4
     assert dense.flops(shape) == 512 * 2 * 9 * 4
+    from_moments = kernel("batch norm + ReLU, forward, from moments")
+    assert from_moments.bytes(shape) == 2 * 512 * 4 + 2 * 2 * 4 * 4  # 128 pixels: 2 chunks
+    told = kernel("dense, forward with moments, float32")
+    assert told.bytes(shape) - dense.bytes(shape) == 2 * 2 * 4 * 4
     large = Shape(32, 512, 56, 56)
     assert dense.seconds(large, A100) == pytest.approx(dense.flops(large) / 19.5e12)

@@ -21,7 +21,7 @@ extern "C" {
 enum { PYCONVOPT_CUDA_BAD_ARGUMENT = -1, PYCONVOPT_CUDA_BAD_TYPE = -2, PYCONVOPT_CUDA_TOO_LARGE = -3 };
 PYCONVOPT_CUDA_API const char* pyconvopt_cuda_error(int code);
 /* The version of this boundary; a plug-in of another version is not to be used. */
-#define PYCONVOPT_CUDA_VERSION 2
+#define PYCONVOPT_CUDA_VERSION 3
 PYCONVOPT_CUDA_API int pyconvopt_cuda_version(void);
 /* What a machine must have: a driver of this CUDA version (1000 · major + 10 · minor) or of a later one of the same
  * or a later major; a GPU of this compute capability (10 · major + minor) or a later one. */
@@ -60,7 +60,9 @@ struct PyconvoptBatchNormForward {
   void* output;
   float* saved_mean; /* channels */
   float* saved_invstd;
-  void* workspace; /* training only */
+  void* workspace;      /* training without moments only */
+  const float* moments; /* of the input, from the convolution that made it, or null; training only */
+  int64_t moment_rows;  /* that a chunk of them has, PYCONVOPT_MOMENT_ROWS from a convolution here */
 };
 PYCONVOPT_CUDA_API int64_t pyconvopt_cuda_batch_norm_forward_workspace(const struct PyconvoptBatchNormForward*);
 PYCONVOPT_CUDA_API int pyconvopt_cuda_batch_norm_forward(const struct PyconvoptBatchNormForward*, void* stream);
@@ -134,7 +136,14 @@ struct PyconvoptConv {
   int32_t math;
 };
 
-/* output = relu(convolution(input, weight) + bias), bias and ReLU optional. */
+/* What batch norm needs of a map in training: of chunks of so many rows (the pixels of all images, in order; the last
+ * chunk may have fewer) and of every channel mean and sum of (x - mean)^2. Two arrays one behind the other, of the
+ * means and of the sums, each (chunks, channels). */
+#define PYCONVOPT_MOMENT_ROWS 64
+
+/* output = relu(convolution(input, weight) + bias), bias and ReLU optional. `moments`: of the output as it is stored,
+ * in as many floats as the `_moments` twin says; without ReLU only, and not of a depthwise convolution (the twin says
+ * 0). */
 struct PyconvoptConvForward {
   struct PyconvoptConv shape;
   const void* input;
@@ -142,7 +151,9 @@ struct PyconvoptConvForward {
   const float* bias; /* out_channels, or null */
   int32_t relu;
   void* output;
+  float* moments; /* or null */
 };
+PYCONVOPT_CUDA_API int64_t pyconvopt_cuda_conv_forward_moments(const struct PyconvoptConvForward*);
 PYCONVOPT_CUDA_API int pyconvopt_cuda_conv_forward(const struct PyconvoptConvForward*, void* stream);
 
 struct PyconvoptConvDataGradient {

@@ -2,8 +2,10 @@
 //
 // Statistics (Welford 1962; merged as Chan, Golub and LeVeque 1983): every thread keeps mean and Σ(x − mean)²
 // of its rows, so that nothing cancels when the mean is large against the deviation; blocks merge their
-// threads' in float32, the second stage the chunks in double. Then output = drop(relu(affine + residual))
-// element by element: 3 accesses an element in training, 2 in evaluation, one more with a residual.
+// threads' in float32, the second stage the chunks in double, their mean first. A convolution may have told
+// mean and Σ(x − mean)² of chunks of the map it made (epilogue.cuh): then the first stage is done.
+// Then output = drop(relu(affine + residual)) element by element: 3 accesses an element in training, 2 in
+// evaluation and behind such a convolution, one more with a residual.
 #include "affine.cuh"
 #include "philox.cuh"
 #include "reduce.cuh"
@@ -87,29 +89,21 @@ struct Statistics {
   double momentum, epsilon;
 };
 
-__global__ void __launch_bounds__(warp_size* finish_lanes)
+__global__ void __launch_bounds__(finish_channels* finish_lanes)
     finish_moments(const float* means, const float* squares, Chunks chunks, int64_t channels, Statistics to) {
-  __shared__ double shared[finish_lanes][3][warp_size];
-  const int64_t channel = int64_t(blockIdx.x) * warp_size + threadIdx.x;
-  double count = 0, mean = 0, square = 0;
-  const auto merge = [&](double more, double other_mean, double other_square) {
-    const double all = count + more, difference = other_mean - mean;
-    if (more == 0) return;
-    mean += difference * (more / all);
-    square += other_square + difference * difference * (count * more / all);
-    count = all;
-  };
-  if (channel < channels)
-    for (int64_t chunk = threadIdx.y; chunk < chunks.count; chunk += finish_lanes)
-      merge(double(chunks.end(chunk) - chunks.begin(chunk)), means[chunk * channels + channel],
-            squares[chunk * channels + channel]);
-  shared[threadIdx.y][0][threadIdx.x] = count;
-  shared[threadIdx.y][1][threadIdx.x] = mean;
-  shared[threadIdx.y][2][threadIdx.x] = square;
-  __syncthreads();
+  __shared__ double shared[2][finish_lanes][finish_channels];
+  const int64_t channel = int64_t(blockIdx.x) * finish_channels + threadIdx.x, at = least(channel, channels - 1);
+  const double whole = double(chunks.each), rest = double(chunks.rows - (chunks.count - 1) * chunks.each);
+  const auto rows_of = [&](int64_t chunk) { return chunk + 1 < chunks.count ? whole : rest; };
+  const double count = double(chunks.rows);
+  const double sum =
+      sum_over_chunks(chunks, shared[0], [&](int64_t chunk) { return rows_of(chunk) * means[chunk * channels + at]; });
+  const double mean = sum / count;
+  const double square = sum_over_chunks(chunks, shared[1], [&](int64_t chunk) {
+    const double difference = means[chunk * channels + at] - mean;
+    return squares[chunk * channels + at] + rows_of(chunk) * difference * difference;
+  });
   if (threadIdx.y > 0 || channel >= channels) return;
-  for (int y = 1; y < finish_lanes; ++y)
-    merge(shared[y][0][threadIdx.x], shared[y][1][threadIdx.x], shared[y][2][threadIdx.x]);
   to.saved_mean[channel] = float(mean);
   to.saved_invstd[channel] = float(1 / sqrt(square / count + to.epsilon));
   if (to.running_mean) to.running_mean[channel] += float(to.momentum * (mean - to.running_mean[channel]));
@@ -167,10 +161,16 @@ __global__ void __launch_bounds__(block_threads) normalize(Normalization<T> p) {
   }
 }
 
+int finish(const float* means, const Chunks& chunks, int64_t channels, const Statistics& statistics, void* stream) {
+  return launch(finish_moments, finish_grid(channels), finish_block(), stream, means, means + chunks.count * channels,
+                chunks, channels, statistics);
+}
+
 template <class T>
 int batch_statistics(const PyconvoptBatchNormForward& p, const Statistics& statistics, void* stream) {
   const PyconvoptMap& s = p.shape;
   const T* input = static_cast<const T*>(p.input);
+  if (p.moments) return finish(p.moments, Chunks(s, p.moment_rows), s.channels, statistics, stream);
   const Chunks chunks(s);
   float *means = static_cast<float*>(p.workspace), *squares = means + chunks.count * s.channels;
   const bool fours = aligned(input) && neighbours_of(s) != Neighbours::any;
@@ -185,8 +185,7 @@ int batch_statistics(const PyconvoptBatchNormForward& p, const Statistics& stati
                dim3(1, block_threads), stream, input, chunks, MapIndex(s), means, squares);
   }
   if (error) return error;
-  return launch(finish_moments, finish_grid(s.channels), finish_block(), stream, means, squares, chunks, s.channels,
-                statistics);
+  return finish(means, chunks, s.channels, statistics, stream);
 }
 
 template <class T>
@@ -222,13 +221,14 @@ int forward(const PyconvoptBatchNormForward& p, void* stream) {
 }  // namespace pyconvopt::cuda
 
 int64_t pyconvopt_cuda_batch_norm_forward_workspace(const PyconvoptBatchNormForward* p) {
-  return pyconvopt::cuda::Chunks(p->shape).count * p->shape.channels * 2 * int64_t(sizeof(float));
+  return p->moments ? 0 : pyconvopt::cuda::Chunks(p->shape).count * p->shape.channels * 2 * int64_t(sizeof(float));
 }
 
 int pyconvopt_cuda_batch_norm_forward(const PyconvoptBatchNormForward* p, void* stream) {
   using namespace pyconvopt::cuda;
   if (const int error = check(p->shape)) return error;
   if (!valid(p->dropout) || !p->saved_mean || !p->saved_invstd) return PYCONVOPT_CUDA_BAD_ARGUMENT;
+  if (p->moments && (!p->training || p->moment_rows < 1)) return PYCONVOPT_CUDA_BAD_ARGUMENT;
   if (p->shape.channels == 0) return 0;
   return with_type(p->shape.type, [&]<class T>() { return forward<T>(*p, stream); });
 }

@@ -111,25 +111,16 @@ struct Lines {
   float *p, *q, *r;  // channels each
 };
 
-__global__ void __launch_bounds__(warp_size* finish_lanes)
+__global__ void __launch_bounds__(finish_channels* finish_lanes)
     finish_sums(const float* sums, const float* products, Chunks chunks, int64_t channels, Affine affine, bool training,
                 Lines lines, float* weight_gradient, float* bias_gradient) {
-  __shared__ double shared[finish_lanes][2][warp_size];
-  const int64_t channel = int64_t(blockIdx.x) * warp_size + threadIdx.x;
-  double sum = 0, product = 0;
-  if (channel < channels)
-    for (int64_t chunk = threadIdx.y; chunk < chunks.count; chunk += finish_lanes) {
-      sum += sums[chunk * channels + channel];
-      product += products[chunk * channels + channel];
-    }
-  shared[threadIdx.y][0][threadIdx.x] = sum;
-  shared[threadIdx.y][1][threadIdx.x] = product;
-  __syncthreads();
+  __shared__ double shared[2][finish_lanes][finish_channels];
+  const int64_t channel = int64_t(blockIdx.x) * finish_channels + threadIdx.x, at = least(channel, channels - 1);
+  const auto total = [&](const float* of, double (&space)[finish_lanes][finish_channels]) {
+    return sum_over_chunks(chunks, space, [&](int64_t chunk) { return double(of[chunk * channels + at]); });
+  };
+  const double sum = total(sums, shared[0]), product = total(products, shared[1]);
   if (threadIdx.y > 0 || channel >= channels) return;
-  for (int y = 1; y < finish_lanes; ++y) {
-    sum += shared[y][0][threadIdx.x];
-    product += shared[y][1][threadIdx.x];
-  }
   const double invstd = affine.invstd[channel];
   const double p = invstd * (affine.weight ? affine.weight[channel] : 1.0f);
   if (weight_gradient) weight_gradient[channel] = float(product * invstd);

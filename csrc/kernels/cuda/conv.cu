@@ -33,8 +33,14 @@ int check_convolution(const PyconvoptConv& c) {
 int pyconvopt_cuda_conv_forward(const PyconvoptConvForward* p, void* stream) {
   using namespace pyconvopt::cuda;
   if (const int error = check_convolution(p->shape)) return error;
+  if (p->moments && (p->relu || is_depthwise(p->shape))) return PYCONVOPT_CUDA_BAD_ARGUMENT;
   if (elements(p->shape.input) == 0) return 0;
   return is_depthwise(p->shape) ? depthwise_forward(*p, stream) : gemm_forward(*p, stream);
+}
+
+int64_t pyconvopt_cuda_conv_forward_moments(const PyconvoptConvForward* p) {
+  using namespace pyconvopt::cuda;
+  return check_convolution(p->shape) || is_depthwise(p->shape) ? 0 : gemm_moments(p->shape);
 }
 
 int pyconvopt_cuda_conv_data_gradient(const PyconvoptConvDataGradient* p, void* stream) {

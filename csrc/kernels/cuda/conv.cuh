@@ -88,5 +88,6 @@ int gemm_forward(const PyconvoptConvForward& p, void* stream);
 int gemm_data_gradient(const PyconvoptConvDataGradient& p, void* stream);
 int gemm_weight_gradient(const PyconvoptConvWeightGradient& p, void* stream);
 int64_t gemm_workspace(const PyconvoptConv& shape);
+int64_t gemm_moments(const PyconvoptConv& shape);
 
 }  // namespace pyconvopt::cuda

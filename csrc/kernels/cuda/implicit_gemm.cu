@@ -10,12 +10,26 @@
 // with which neither the columns that the loads write nor the pairs that the products read meet in a bank.
 // Threads load along whichever of pixel and channel are neighbours in memory. The weight gradient's long sum is
 // split among blocks in a number that depends on the shape alone and merged in double.
-#include "implicit_gemm.cuh"
+#include "epilogue.cuh"
 
 namespace pyconvopt::cuda {
 namespace {
 
 constexpr int line = 66;
+
+// Two pairs of rows and of columns, half a tile apart; half a warp holds all columns.
+struct Held {
+  static constexpr int rows = 4, columns = 4, lowest_lane = 16, parts = threads / warp_size;
+  int x = int(threadIdx.x) % 16, y = int(threadIdx.x) / 16, part = int(threadIdx.x) / warp_size;
+
+  static __device__ __forceinline__ int offset(int at, int i) { return i / 2 * (tile / 2) + 2 * at + i % 2; }
+  __device__ __forceinline__ int row(int i) const { return offset(y, i); }
+  __device__ __forceinline__ int column(int j) const { return offset(x, j); }
+  template <class Elements>
+  static __device__ __forceinline__ auto& element(Elements& elements, int i, int j) {
+    return elements[i][j];
+  }
+};
 
 template <class T, Pass pass>
 __global__ void __launch_bounds__(threads, 2) implicit_gemm(const Product<T> p) {
@@ -45,9 +59,7 @@ __global__ void __launch_bounds__(threads, 2) implicit_gemm(const Product<T> p) 
     }
   };
 
-  // The thread's rows and columns: two pairs each, half a tile apart.
-  const int x = int(threadIdx.x) % 16, y = int(threadIdx.x) / 16;
-  const auto offset = [](int at, int i) { return i / 2 * (tile / 2) + 2 * at + i % 2; };
+  const Held held;
   float sums[4][4] = {};
   fetch(operands.first_term);
   keep(0);
@@ -61,8 +73,8 @@ __global__ void __launch_bounds__(threads, 2) implicit_gemm(const Product<T> p) 
       float2 a[2], b[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        a[h] = *reinterpret_cast<const float2*>(&a_tiles[buffer][k][h * (tile / 2) + 2 * y]);
-        b[h] = *reinterpret_cast<const float2*>(&b_tiles[buffer][k][h * (tile / 2) + 2 * x]);
+        a[h] = *reinterpret_cast<const float2*>(&a_tiles[buffer][k][held.row(2 * h)]);
+        b[h] = *reinterpret_cast<const float2*>(&b_tiles[buffer][k][held.column(2 * h)]);
       }
       const float rows[4] = {a[0].x, a[0].y, a[1].x, a[1].y}, columns[4] = {b[0].x, b[0].y, b[1].x, b[1].y};
 #pragma unroll
@@ -73,12 +85,7 @@ __global__ void __launch_bounds__(threads, 2) implicit_gemm(const Product<T> p) 
     if (more) keep(buffer ^ 1);
     __syncthreads();
   }
-
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      operands.store(operands.first_row + offset(y, i), operands.first_column + offset(x, j), sums[i][j]);
+  finish<pass>(operands, held, sums, a_tiles);
 }
 
 __global__ void __launch_bounds__(block_threads) merge_splits(const float* partial, Geometry g, int splits, float* to) {
@@ -106,7 +113,7 @@ int launch_gemm(int32_t math, const Product<T>& product, dim3 grid, void* stream
 
 template <Pass pass>
 int run(const PyconvoptConv& c, const void* gathered, const float* weight, const float* bias, bool relu, void* result,
-        void* stream) {
+        float* moments, void* stream) {
   constexpr bool back = pass == Pass::data_gradient;
   const Geometry g(c);
   const StridedMap &from = back ? g.output : g.input, &to = back ? g.input : g.output;
@@ -123,6 +130,7 @@ int run(const PyconvoptConv& c, const void* gathered, const float* weight, const
                              relu,
                              static_cast<T*>(result),
                              nullptr,
+                             moments,
                              int(height),
                              int(width),
                              int(terms),
@@ -149,12 +157,15 @@ struct Splits {
 }  // namespace
 
 int gemm_forward(const PyconvoptConvForward& p, void* stream) {
-  return run<Pass::forward>(p.shape, p.input, p.weight, p.bias, p.relu != 0, p.output, stream);
+  return run<Pass::forward>(p.shape, p.input, p.weight, p.bias, p.relu != 0, p.output, p.moments, stream);
 }
 
 int gemm_data_gradient(const PyconvoptConvDataGradient& p, void* stream) {
-  return run<Pass::data_gradient>(p.shape, p.output_gradient, p.weight, nullptr, false, p.input_gradient, stream);
+  return run<Pass::data_gradient>(p.shape, p.output_gradient, p.weight, nullptr, false, p.input_gradient, nullptr,
+                                  stream);
 }
+
+int64_t gemm_moments(const PyconvoptConv& c) { return 2 * ceil_divide(rows(output_of(c)), tile) * c.out_channels; }
 
 int64_t gemm_workspace(const PyconvoptConv& c) {
   return Splits(c).count * c.kernel_height * c.kernel_width * (c.input.channels / c.groups) * c.out_channels *
@@ -179,6 +190,7 @@ int gemm_weight_gradient(const PyconvoptConvWeightGradient& p, void* stream) {
                              false,
                              nullptr,
                              partial,
+                             nullptr,
                              int(taps),
                              int(outs),
                              int(rows(output_of(c))),

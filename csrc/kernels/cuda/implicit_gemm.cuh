@@ -5,7 +5,7 @@
 
 namespace pyconvopt::cuda {
 
-inline constexpr int tile = 64, depth = 16, threads = 256, share = tile * depth / threads;
+inline constexpr int tile = PYCONVOPT_MOMENT_ROWS, depth = 16, threads = 256, share = tile * depth / threads;
 
 enum class Pass { forward, data_gradient, weight_gradient };
 
@@ -29,6 +29,7 @@ struct Product {
   bool relu;
   T* result;
   float* partial;            // weight gradient: (group, split, tap, out channel)
+  float* moments;            // forward: (mean, Σ(x − mean)²) × (tile of rows, channel), or null
   int height, width, terms;  // of the product
   int splits, terms_a_split;
   bool gathered_terms_first, other_terms_first;
@@ -113,14 +114,17 @@ struct Operands {
     else return inside ? weight(tap_of(term, group_from, p.g.kernel_width), column) : nullptr;
   }
 
-  __device__ __forceinline__ void store(int row, int column, float sum) const {
-    if (row >= p.height || column >= p.width) return;
+  // Returns what the map then holds, 0 outside of it.
+  __device__ __forceinline__ float store(int row, int column, float sum) const {
+    if (row >= p.height || column >= p.width) return 0;
     if constexpr (of_weights) {
-      p.partial[(int64_t(blockIdx.z) * p.height + row) * p.width + column] = sum;
+      return p.partial[(int64_t(blockIdx.z) * p.height + row) * p.width + column] = sum;
     } else {
       if (p.bias) sum += p.bias[group * group_to + column];
       if (p.relu && sum < 0) sum = 0;
-      p.result[dense(pixel_of(unsigned(row), pixels), column)] = from_float<T>(sum);
+      const T stored = from_float<T>(sum);
+      p.result[dense(pixel_of(unsigned(row), pixels), column)] = stored;
+      return to_float(stored);
     }
   }
 };

@@ -13,7 +13,7 @@
 namespace pyconvopt::cuda {
 
 struct Chunks {
-  int64_t count, each, rows;  // `each` is a multiple of 4
+  int64_t count, each, rows;  // `each` is a multiple of 4 where blocks of the first stage visit the chunks
 
   explicit Chunks(const PyconvoptMap& s) : rows(cuda::rows(s)) {
     const int64_t columns = s.layout == PYCONVOPT_NHWC ? ceil_divide(s.channels, 128) : s.channels;
@@ -22,6 +22,8 @@ struct Chunks {
     each = most(4, ceil_divide(ceil_divide(rows, wanted), 4) * 4);
     count = ceil_divide(rows, each);
   }
+  Chunks(const PyconvoptMap& s, int64_t each)
+      : count(ceil_divide(cuda::rows(s), each)), each(each), rows(cuda::rows(s)) {}
   __device__ int64_t begin(int64_t chunk) const { return chunk * each; }
   __device__ int64_t end(int64_t chunk) const { return least(rows, (chunk + 1) * each); }
 };
@@ -86,9 +88,22 @@ __device__ __forceinline__ int64_t partial_at(int64_t channel, int64_t channels)
   return int64_t(blockIdx.y) * channels + channel;
 }
 
-// The second stage: 32 channels a block, 8 threads a channel, each every eighth chunk.
-inline constexpr int finish_lanes = 8;
-inline dim3 finish_grid(int64_t channels) { return dim3(unsigned(ceil_divide(channels, warp_size))); }
-inline dim3 finish_block() { return dim3(warp_size, finish_lanes); }
+// The second stage: 8 channels a block, which is a sector of the first's results, 32 threads a channel.
+inline constexpr int finish_channels = 8, finish_lanes = 32;
+inline dim3 finish_grid(int64_t channels) { return dim3(unsigned(ceil_divide(channels, finish_channels))); }
+inline dim3 finish_block() { return dim3(finish_channels, finish_lanes); }
+
+// Σ term(chunk) for all threads of a channel. The shared memory serves one sum.
+template <class Term>
+__device__ __forceinline__ double sum_over_chunks(const Chunks& chunks, double (&shared)[finish_lanes][finish_channels],
+                                                  Term term) {
+  double sum = 0;
+  for (int64_t chunk = threadIdx.y; chunk < chunks.count; chunk += finish_lanes) sum += term(chunk);
+  shared[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  sum = 0;
+  for (int y = 0; y < finish_lanes; ++y) sum += shared[y][threadIdx.x];
+  return sum;
+}
 
 }  // namespace pyconvopt::cuda

@@ -9,7 +9,7 @@
 // copies write 16 terms of 2 neighbours or one term of 32: none of these meet in a bank.
 #include <tensor_core.cuh>
 
-#include "implicit_gemm.cuh"
+#include "epilogue.cuh"
 
 namespace pyconvopt::cuda {
 namespace {
@@ -29,6 +29,22 @@ __device__ __forceinline__ void load_terms(const float (&tiles)[depth][tile], in
 #pragma unroll
   for (int c = 0; c < 4; ++c) to[c] = tiles[t + 4 * c][side ^ swizzle(t + 4 * c)];
 }
+
+// Of each accumulator tile a pair of columns, in two rows; the lanes with the same t and the warps of a half of the
+// columns hold the same columns.
+struct Held {
+  static constexpr int rows = 2, columns = 8, lowest_lane = 4, parts = 4;
+  int warp = int(threadIdx.x) / warp_size, part = warp % parts;
+  int g = int(threadIdx.x) % warp_size / 4, t = int(threadIdx.x) % 4;
+
+  __device__ __forceinline__ int row(int i) const { return part * 16 + g + 8 * i; }
+  __device__ __forceinline__ int column(int j) const { return first_column() + 8 * (j / 2) + 2 * t + j % 2; }
+  __device__ __forceinline__ int first_column() const { return warp / parts * 32; }
+  template <class Elements>
+  static __device__ __forceinline__ auto& element(Elements& elements, int i, int j) {
+    return elements[j / 2][2 * i + j % 2];
+  }
+};
 
 template <class T, Pass pass, bool tf32>
 __global__ void __launch_bounds__(threads, 2) tensor_gemm(const Product<T> p) {
@@ -53,8 +69,7 @@ __global__ void __launch_bounds__(threads, 2) tensor_gemm(const Product<T> p) {
     commit_copies();
   };
 
-  const int warp = int(threadIdx.x) / warp_size, g = int(threadIdx.x) % warp_size / 4, t = int(threadIdx.x) % 4;
-  const int row = warp % 4 * 16 + g, column = warp / 4 * 32 + g;
+  const Held held;
   float sums[4][4] = {};
   fetch(operands.first_term, 0);
   int buffer = 0;
@@ -67,8 +82,8 @@ __global__ void __launch_bounds__(threads, 2) tensor_gemm(const Product<T> p) {
     }
     __syncthreads();
     float upper[4], lower[4];
-    load_terms(a_tiles[buffer], t, row, upper);
-    load_terms(a_tiles[buffer], t, row + 8, lower);
+    load_terms(a_tiles[buffer], held.t, held.row(0), upper);
+    load_terms(a_tiles[buffer], held.t, held.row(1), lower);
     uint32_t a[2][4];
     if constexpr (tf32) {
 #pragma unroll
@@ -82,7 +97,7 @@ __global__ void __launch_bounds__(threads, 2) tensor_gemm(const Product<T> p) {
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
       float terms[4];
-      load_terms(b_tiles[buffer], t, column + 8 * n, terms);
+      load_terms(b_tiles[buffer], held.t, held.first_column() + held.g + 8 * n, terms);
       if constexpr (tf32) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -96,12 +111,7 @@ __global__ void __launch_bounds__(threads, 2) tensor_gemm(const Product<T> p) {
     }
     __syncthreads();
   }
-
-  const int first_row = operands.first_row + row, first_column = operands.first_column + column - g + 2 * t;
-#pragma unroll
-  for (int n = 0; n < 4; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) operands.store(first_row + i / 2 * 8, first_column + 8 * n + i % 2, sums[n][i]);
+  finish<pass>(operands, held, sums, a_tiles);
 }
 
 }  // namespace
