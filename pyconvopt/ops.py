@@ -34,8 +34,10 @@ def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups, relu):
 def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups):
     height, width = _out_size(input, weight, (sh, sw, ph, pw, dh, dw))
     pieces = torch.library.get_ctx().new_dynamic_size()  # the kernel's own affair
-    moments = torch.empty(pieces, 2 * weight.shape[0] + 1, dtype=torch.float32, device=input.device)
-    return _empty_map(input, input.shape[0], weight.shape[0], height, width), moments
+    filters = weight.shape[0]
+    shape = (2, pieces, filters) if input.is_cuda else (pieces, 2 * filters + 1)
+    moments = torch.empty(shape, dtype=torch.float32, device=input.device)
+    return _empty_map(input, input.shape[0], filters, height, width), moments
 
 
 @torch.library.register_fake("pyconvopt::conv2d_max_pool")

@@ -196,6 +196,6 @@ def _cuda_conv_plan(input_shape, weight_shape, hyper, out_size) -> ConvPlan:
         or max(*hyper, *weight_shape) >= 1 << 15
     ):
         kernel, reason = TORCH, "larger than the plug-in counts"
-    return ConvPlan(
-        hyper, kernel, kernel, kernel, TORCH, TORCH, TORCH, (reason,) * 6, out_size, False
-    )
+    moments = kernel == "cuda_implicit_gemm"
+    reasons = (reason,) * 6
+    return ConvPlan(hyper, kernel, kernel, kernel, TORCH, TORCH, TORCH, reasons, out_size, moments)

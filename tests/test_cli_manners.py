@@ -64,6 +64,11 @@ class TestHelp:
     def test_version(self, run):
         assert run("--version") == (0, f"pyconvopt {pyconvopt.__version__}\n", "")
 
+    def test_as_a_module(self):
+        command = [sys.executable, "-m", "pyconvopt", "--version"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert said.stdout == f"pyconvopt {pyconvopt.__version__}\n"
+
     def test_completion(self):
         said = subprocess.run(
             [sys.executable, "-m", "pyconvopt.cli"],

@@ -31,28 +31,53 @@ PyconvoptConv conv_of(const ConvShape& s, int32_t layout, const WeightStrides& s
           .math = cuda_math()};
 }
 
-Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t stride_height,
-              int64_t stride_width, int64_t padding_height, int64_t padding_width, int64_t dilation_height,
-              int64_t dilation_width, int64_t groups, bool relu) {
-  const char* op = "conv2d";
+// `moments`: none, or where to put those of the output, (2, chunks, channels).
+Tensor forward(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+               const Hyper& hyper, bool relu, std::optional<Tensor>* moments) {
   const PyconvoptMap map = float32_map(input, op, "input");
   check_float32_on_cuda(weight, input, op, "weight");
-  const ConvShape s =
-      shape_of(op, map.batch, map.channels, map.height, map.width, weight,
-               {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
+  const ConvShape s = shape_of(op, map.batch, map.channels, map.height, map.width, weight, hyper);
   check_cuda_vector(bias, s.out_channels, input, op, "bias");
+  STD_TORCH_CHECK(!moments || s.groups != s.in_channels || s.groups != s.out_channels, op,
+                  ": a depthwise convolution has no moments on CUDA");
   const OnCuda gpu(input, op);
   Tensor output =
       empty_cuda_map(s.batch, s.out_channels, s.out_height(), s.out_width(), map.layout, ScalarType::Float, input);
-  if (output.numel())
-    gpu.launch(gpu.library().conv_forward, PyconvoptConvForward{.shape = conv_of(s, map.layout, strides_of(weight)),
-                                                                .input = input.const_data_ptr(),
-                                                                .weight = weight.const_data_ptr<float>(),
-                                                                .bias = data_or_null(bias),
-                                                                .relu = relu,
-                                                                .output = output.mutable_data_ptr(),
-                                                                .moments = nullptr});
+  PyconvoptConvForward p{.shape = conv_of(s, map.layout, strides_of(weight)),
+                         .input = input.const_data_ptr(),
+                         .weight = weight.const_data_ptr<float>(),
+                         .bias = data_or_null(bias),
+                         .relu = relu,
+                         .output = output.mutable_data_ptr(),
+                         .moments = nullptr};
+  if (moments) {
+    const int64_t c = s.out_channels, chunks = gpu.library().conv_forward_moments(&p) / (2 * c);
+    *moments = empty_on_cuda({2, chunks, c}, {chunks * c, c, 1}, ScalarType::Float, input);
+    p.moments = (*moments)->mutable_data_ptr<float>();
+  }
+  if (output.numel()) gpu.launch(gpu.library().conv_forward, p);
   return output;
+}
+
+Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t stride_height,
+              int64_t stride_width, int64_t padding_height, int64_t padding_width, int64_t dilation_height,
+              int64_t dilation_width, int64_t groups, bool relu) {
+  return forward("conv2d", input, weight, bias,
+                 {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups},
+                 relu, nullptr);
+}
+
+// The output, and its moments for the batch norm behind.
+std::tuple<Tensor, Tensor> conv2d_moments(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                                          int64_t stride_height, int64_t stride_width, int64_t padding_height,
+                                          int64_t padding_width, int64_t dilation_height, int64_t dilation_width,
+                                          int64_t groups) {
+  std::optional<Tensor> moments;
+  Tensor output =
+      forward("conv2d_moments", input, weight, bias,
+              {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups},
+              false, &moments);
+  return {output, *moments};
 }
 
 Tensor conv2d_data_gradient(const Tensor& output_gradient, const Tensor& weight, int64_t height, int64_t width,
@@ -115,6 +140,7 @@ Tensor conv2d_weight_gradient(const Tensor& input, const Tensor& output_gradient
 
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CUDA, m) {
   m.impl("conv2d", TORCH_BOX(&conv2d));
+  m.impl("conv2d_moments", TORCH_BOX(&conv2d_moments));
   m.impl("conv2d_data_gradient", TORCH_BOX(&conv2d_data_gradient));
   m.impl("conv2d_weight_gradient", TORCH_BOX(&conv2d_weight_gradient));
 }

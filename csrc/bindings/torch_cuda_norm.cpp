@@ -12,6 +12,17 @@ bool relu_of(const char* op, int64_t activation, bool pool, double dropout, bool
   return known == Activation::relu;
 }
 
+// As a convolution here tells them.
+void check_moments(const Tensor& t, const PyconvoptMap& map, const Tensor& like, bool training, const char* op) {
+  const int64_t rows = map.batch * map.height * map.width;
+  const int64_t chunks = (rows + PYCONVOPT_MOMENT_ROWS - 1) / PYCONVOPT_MOMENT_ROWS;
+  check_float32_on_cuda(t, like, op, "moments");
+  STD_TORCH_CHECK(training, op, ": moments are for training");
+  STD_TORCH_CHECK(
+      t.dim() == 3 && t.size(0) == 2 && t.size(1) == chunks && t.size(2) == map.channels && t.is_contiguous(), op,
+      ": expected moments of shape [2, ", chunks, ", ", map.channels, "] without gaps, but got ", shape_text(t));
+}
+
 float* mutable_or_null(const std::optional<Tensor>& t) { return t ? t->mutable_data_ptr<float>() : nullptr; }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const std::optional<Tensor>& weight,
@@ -22,7 +33,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
                                                    double epsilon, int64_t activation, bool pool, double dropout,
                                                    int64_t seed, int64_t offset, const std::optional<Tensor>& moments) {
   const char* op = "batch_norm_forward";
-  STD_TORCH_CHECK(!moments, op, ": on CUDA no convolution leaves moments");
   const PyconvoptMap map = cuda_map(input, op, "input");
   const bool relu = relu_of(op, activation, pool, dropout, residual.has_value());
   check_cuda_vector(weight, map.channels, input, op, "weight");
@@ -32,6 +42,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
   STD_TORCH_CHECK(training || (running_mean && running_var), op,
                   ": Expected running_mean and running_var to be defined when training=False");
   if (residual) check_like_on_cuda(*residual, input, op, "residual");
+  if (moments) check_moments(*moments, map, input, training, op);
   const OnCuda gpu(input, op);
   Tensor output = empty_like_on_cuda(input, map), argmax = nothing_on_cuda(ScalarType::Byte, input);
   Tensor mean = empty_cuda_vector(map.channels, input), invstd = empty_cuda_vector(map.channels, input);
@@ -51,8 +62,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
                               .saved_mean = mean.mutable_data_ptr<float>(),
                               .saved_invstd = invstd.mutable_data_ptr<float>(),
                               .workspace = nullptr,
-                              .moments = nullptr,
-                              .moment_rows = 0};
+                              .moments = data_or_null(moments),
+                              .moment_rows = PYCONVOPT_MOMENT_ROWS};
   const Tensor workspace = workspace_on_cuda(training ? gpu.library().batch_norm_forward_workspace(&p) : 0, input);
   p.workspace = workspace.mutable_data_ptr();
   if (map.channels) gpu.launch(gpu.library().batch_norm_forward, p);

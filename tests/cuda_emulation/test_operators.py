@@ -174,6 +174,22 @@ def test_arithmetic_of_tensor_cores(machine, ops):
     assert errors[0] < 1e-6 < errors[1] < 1e-3 < errors[2] < 1e-2
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_batch_norm_takes_the_convolution_s_moments(ops, layout):
+    x, weight, bias = image(SHAPE, layout), image((7, SHAPE[1], 3, 3), layout), torch.randn(7)
+    y, moments = ops.conv2d_moments(x, weight, bias, 2, 1, 1, 1, 1, 1, 1)
+    assert torch.equal(y, ops.conv2d(x, weight, bias, 2, 1, 1, 1, 1, 1, 1, False))
+    assert same_order(y, F.conv2d(x, weight, bias, (2, 1), 1)) and moments.shape == (2, 2, 7)
+    options = (None, None, None, None, None, True, 0.1, 1e-5, True, False, 0.0, 0, 0)
+    for ours, theirs in zip(
+        ops.batch_norm_forward(y, *options, moments),
+        ops.batch_norm_forward(y, *options),
+        strict=True,
+    ):
+        if theirs.numel():
+            assert_close(ours, theirs, 2e-6)
+
+
 def test_first_layer_of_one_channel_keeps_the_order_of_its_strides(ops):
     weight = torch.randn(4, 1, 3, 3)
     for layout in LAYOUTS:
@@ -293,6 +309,14 @@ def test_refuses(refusing):
             x[:, :3].contiguous(), w, None, *one, False
         ),
         "expected output_gradient of shape": lambda: ops.conv2d_weight_gradient(x, x, w, *one),
+        "a depthwise convolution has no moments": lambda: ops.conv2d_moments(
+            x, torch.randn(4, 1, 3, 3), None, 1, 1, 0, 0, 1, 1, 4
+        ),
+        r"expected moments of shape \[2, 2, 4\] without gaps, but got \[2, 1, 4\]": lambda: (
+            ops.batch_norm_forward(
+                x, None, None, None, None, None, *norm, False, 0.0, 0, 0, torch.zeros(2, 1, 4)
+            )
+        ),
         "channel_sum=True has no CUDA kernel": lambda: ops.max_pool2x2_backward(
             x, x.byte(), 12, 12, True
         ),

@@ -66,14 +66,20 @@ void moments(const BatchNormForward& p, ChunkSums<2>& sums, const Chunks& chunks
 
 // The same from pieces that the convolution before has left.
 void given_moments(const BatchNormForward& p, double* mean, double* squares) {
+  constexpr int64_t few = 16;  // channels that a thread merges at once
   const int64_t channels = p.shape.channels;
-  double rows = 0;
-  for (int64_t c = 0; c < channels; ++c) mean[c] = squares[c] = 0;
-  for (int64_t piece = 0; piece < p.moment_pieces; ++piece) {
-    const float *means = p.moments + piece * moment_line(channels), *piece_squares = means + channels;
-    const double added = means[2 * channels];
-    for (int64_t c = 0; c < channels; ++c) merge_moments(rows, added, means[c], piece_squares[c], mean[c], squares[c]);
-    rows += added;
+#pragma omp parallel for schedule(static) if (p.moment_pieces * channels > 32768)
+  for (int64_t first = 0; first < channels; first += few) {
+    const int64_t last = least(channels, first + few);
+    double rows = 0;
+    for (int64_t c = first; c < last; ++c) mean[c] = squares[c] = 0;
+    for (int64_t piece = 0; piece < p.moment_pieces; ++piece) {
+      const float *means = p.moments + piece * moment_line(channels), *piece_squares = means + channels;
+      const double added = means[2 * channels];
+      for (int64_t c = first; c < last; ++c)
+        merge_moments(rows, added, means[c], piece_squares[c], mean[c], squares[c]);
+      rows += added;
+    }
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "../arena.hpp"
 #include "activated.hpp"
+#include "moments.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace direct {
@@ -38,6 +39,8 @@ struct Job {
   int64_t result_height, result_width, result_channels;
   // Where all sources lie one after the other, this far apart and without zeros between: a 1×1 convolution.
   int64_t source_step;
+  // The pieces' statistics, of this group's first channel; null: none are wanted. A piece is a block.
+  float* moments = nullptr;
 
   int64_t pixels() const { return batch * rows.count * columns.count; }
   int64_t steps() const { return taps * inner; }
@@ -48,11 +51,11 @@ struct Pixel {
 };
 
 // target[row][0..left) = start + Σ_s a[row·lda + s] · b[s], or added to what is there already; `residual`
-// lies as far from the residual as the target from the result.
+// lies as far from the residual as the target from the result. `piece` without a line: no statistics are wanted.
 template <int rows, int vectors>
 PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t steps, const Vec* start, bool add,
                            const float* residual, const float* result, Activation activation, float* const* target,
-                           int64_t k, int64_t left) {
+                           int64_t k, int64_t left, const Piece& piece, int64_t channels) {
   Vec sum[rows][vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r)
@@ -78,11 +81,19 @@ PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t 
       if (residual) sum[r][v] += load_channels(residual + (to - result), left - v * lanes);
       store_channels(to, activated(activation, sum[r][v]), left - v * lanes);
     }
+  if (!piece.line) return;
+#pragma GCC unroll 2
+  for (int v = 0; v < vectors; ++v) {
+    Vec values[rows];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) values[r] = sum[r][v];
+    add_moments(values, rows, piece, channels, k + v * lanes, left - v * lanes);
+  }
 }
 
 // The steps s0 .. s0+steps of some pixels' sums.
 void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t s0, int64_t steps,
-              float* const* targets, bool fetch) {
+              float* const* targets, bool fetch, float* moments) {
   const bool add = s0 > 0, last = s0 + steps == job.steps();
   const Activation activation = last ? job.activation : Activation::none;
   const float* residual = last ? job.residual : nullptr;
@@ -102,9 +113,13 @@ void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t
         for (int64_t c = 0; c < left; c += 16) __builtin_prefetch(targets[i] + k + c, 1);
       with_rows<product_rows>(int(least(product_rows, rows - r)), [&]<int count>() {
         const float* from = a + r * lda;
+        const Piece piece{last ? moments : nullptr, r};
         if (left > lanes)
-          tile<count, 2>(from, lda, b, steps, start, add, residual, job.result, activation, targets + r, k, left);
-        else tile<count, 1>(from, lda, b, steps, start, add, residual, job.result, activation, targets + r, k, left);
+          tile<count, 2>(from, lda, b, steps, start, add, residual, job.result, activation, targets + r, k, left, piece,
+                         job.result_channels);
+        else
+          tile<count, 1>(from, lda, b, steps, start, add, residual, job.result, activation, targets + r, k, left, piece,
+                         job.result_channels);
       });
     }
   }
@@ -112,7 +127,7 @@ void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t
 
 template <class Source>
 void run_block(const Job& job, const Source& source, int64_t first, int64_t rows, bool in_place, float* copy,
-               int64_t lda) {
+               int64_t lda, float* moments) {
   Pixel pixels[most_rows];
   float* targets[most_rows];
   for (int64_t i = 0; i < rows; ++i) {
@@ -129,7 +144,7 @@ void run_block(const Job& job, const Source& source, int64_t first, int64_t rows
       const int64_t taps = least(together, job.taps - tap), count = least(channels, job.inner - c);
       const int64_t s0 = tap * job.inner + c;
       if (in_place) {
-        multiply(job, source(pixels[0], job.tap[0]) + c, job.source_step, rows, s0, count, targets, true);
+        multiply(job, source(pixels[0], job.tap[0]) + c, job.source_step, rows, s0, count, targets, true, moments);
         continue;
       }
       for (int64_t i = 0; i < rows; ++i)
@@ -139,19 +154,26 @@ void run_block(const Job& job, const Source& source, int64_t first, int64_t rows
             store(copy + i * lda + t * count + at, load(from + at, part), part);
           });
         }
-      multiply(job, copy, lda, rows, s0, taps * count, targets, false);
+      multiply(job, copy, lda, rows, s0, taps * count, targets, false, moments);
     }
   if (job.taps == 0)
     for (int64_t i = 0; i < rows; ++i)
       for_each_vector(job.outer, [&](int64_t k, auto part) { store(targets[i] + k, Vec{}, part); });
 }
 
+// Pixels that a thread works on at once, with `parts` or more blocks if there are enough for these.
+int64_t block_pixels(int64_t pixels, int64_t parts) {
+  return greatest(product_rows, least(most_rows, pixels / parts / product_rows * product_rows));
+}
+int64_t piece_pixels(int64_t pixels) { return block_pixels(pixels, 8); }  // whatever the number of threads
+
 // All pixels of a job, in blocks over the threads.
 template <class Source>
 void run_job(const Job& job, const Source& source) {
   const int threads = omp_get_max_threads();
-  const int64_t pixels = job.pixels(), share = pixels / (4 * threads) / product_rows * product_rows;
-  const int64_t each = greatest(product_rows, least(most_rows, share)), blocks = (pixels + each - 1) / each;
+  const int64_t pixels = job.pixels();
+  const int64_t each = job.moments ? piece_pixels(pixels) : block_pixels(pixels, 4 * threads);
+  const int64_t blocks = (pixels + each - 1) / each, line = moment_line(job.result_channels);
   // Rows that lie a multiple of 2 KiB apart would meet in the same few cache lines.
   const bool in_place = job.source_step > 0 && job.source_step % 512 != 0;
   const int64_t lda = greatest(job.inner, most_steps) + 16;
@@ -163,7 +185,8 @@ void run_job(const Job& job, const Source& source) {
     float* copy = copies + (in_place ? 0 : omp_get_thread_num() * each * lda);
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < blocks; ++i)
-      run_block(job, source, i * each, least(each, pixels - i * each), in_place, copy, lda);
+      run_block(job, source, i * each, least(each, pixels - i * each), in_place, copy, lda,
+                job.moments ? job.moments + i * line : nullptr);
   }
 }
 
@@ -213,6 +236,13 @@ void pack_groups(const ConvForward& p, float* packed) {
   }
 }
 
+int64_t output_pixels(const ConvShape& s) { return s.batch * s.out_height() * s.out_width(); }
+
+int64_t moment_pieces(const ConvForward& p) {
+  const int64_t pixels = output_pixels(p.shape), each = piece_pixels(pixels);
+  return (pixels + each - 1) / each;
+}
+
 void forward(const ConvForward& p) {
   const ConvShape& s = p.shape;
   const WeightView view = view_of(p);
@@ -249,9 +279,13 @@ void forward(const ConvForward& p) {
                 .result_height = s.out_height(),
                 .result_width = s.out_width(),
                 .result_channels = s.out_channels,
-                .source_step = pointwise(s) ? s.in_channels : 0},
+                .source_step = pointwise(s) ? s.in_channels : 0,
+                .moments = p.moments ? p.moments + g * outer : nullptr},
             source);
   }
+  if (!p.moments) return;
+  const int64_t pixels = output_pixels(s), each = piece_pixels(pixels), line = moment_line(s.out_channels);
+  for (int64_t i = 0; i * each < pixels; ++i) p.moments[i * line + line - 1] = float(least(each, pixels - i * each));
 }
 
 void data_gradient(const ConvDataGradient& p) {
@@ -318,7 +352,7 @@ void data_gradient(const ConvDataGradient& p) {
 bool takes_shape(const ConvShape& s) {
   return s.in_channels / s.groups >= 8 && s.out_channels / s.groups >= 8 && s.kernel_height * s.kernel_width <= 1024;
 }
-bool forward_applies(const ConvForward& p) { return !p.pool && !p.moments && takes_shape(p.shape); }
+bool forward_applies(const ConvForward& p) { return !p.pool && (!p.moments || is_plain(p)) && takes_shape(p.shape); }
 bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && takes_shape(p.shape); }
 
 }  // namespace
@@ -326,8 +360,13 @@ bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && take
 
 constexpr const char* why = "direct: products of a few dozen pixels at a time, brought into the cache";
 extern const Kernel<ConvForward> direct_forward;
-const Kernel<ConvForward> direct_forward{
-    "direct", why, direct::forward_applies, direct::forward, direct::packed_floats, direct::pack_groups};
+const Kernel<ConvForward> direct_forward{"direct",
+                                         why,
+                                         direct::forward_applies,
+                                         direct::forward,
+                                         direct::packed_floats,
+                                         direct::pack_groups,
+                                         direct::moment_pieces};
 extern const Kernel<ConvDataGradient> direct_data_gradient;
 const Kernel<ConvDataGradient> direct_data_gradient{"direct", why, direct::data_gradient_applies,
                                                     direct::data_gradient};
