@@ -364,7 +364,7 @@ class TestClock:
             assert len(log) == 2 * turns
 
     def test_real_times(self):
-        plan = trials.conv_plan((4, 32, 16, 16), (32, 32, 5, 5), (1, 1), (0, 0), (1, 1), 1)
+        plan = trials.conv_plan((4, 32, 16, 16), (32, 32, 7, 7), (1, 1), (0, 0), (1, 1), 1)
         ((problem, result),) = trials._results.items()
         assert problem.passes == "forward" and problem.threads == torch.get_num_threads()
         assert 0 < result.own < 1 and 0 < result.other < 1
