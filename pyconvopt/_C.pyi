@@ -44,6 +44,16 @@ def conv_forward(
     pool: bool,
     kernel: str = "",
 ) -> Any: ...
+def conv_moments(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    kernel: str = "",
+) -> tuple[np.ndarray, np.ndarray]: ...
 def conv_data_gradient(
     gradient: np.ndarray,
     weight: np.ndarray,

@@ -102,24 +102,30 @@ void expect_channels(const Array& map, int64_t channels, const char* what) {
                                 std::to_string(channels));
 }
 
-py::object conv_forward(const Array& x, const Array& w, const std::optional<Array>& bias, Pair stride, Pair padding,
-                        Pair dilation, int64_t groups, bool relu, bool pool, const std::string& kernel) {
+ConvForward forward_problem(const Array& x, const Array& w, const std::optional<Array>& bias, Pair stride, Pair padding,
+                            Pair dilation, int64_t groups) {
   const ConvShape s = shape_of(x, w, stride, padding, dilation, groups, {x.shape(1), x.shape(2)});
   expect_channels(x, s.in_channels, "input");
   if (bias && bias->size() != s.out_channels)
     throw std::invalid_argument("bias must have one element an output channel");
+  return {.shape = s,
+          .input = x.data(),
+          .weight = w.data(),
+          .weight_strides = krsc(s),
+          .bias = bias ? bias->data() : nullptr};
+}
+
+py::object conv_forward(const Array& x, const Array& w, const std::optional<Array>& bias, Pair stride, Pair padding,
+                        Pair dilation, int64_t groups, bool relu, bool pool, const std::string& kernel) {
+  ConvForward p = forward_problem(x, w, bias, stride, padding, dilation, groups);
+  const ConvShape& s = p.shape;
   const int64_t h = pool ? s.out_height() / 2 : s.out_height(), width = pool ? s.out_width() / 2 : s.out_width();
   Array y({s.batch, h, width, s.out_channels});
   py::array_t<uint8_t> argmax(pool ? std::vector<int64_t>{s.batch, h, width, s.out_channels} : std::vector<int64_t>{0});
-  const ConvForward p{s,
-                      x.data(),
-                      w.data(),
-                      krsc(s),
-                      bias ? bias->data() : nullptr,
-                      relu ? Activation::relu : Activation::none,
-                      pool,
-                      y.mutable_data(),
-                      argmax.mutable_data()};
+  p.activation = relu ? Activation::relu : Activation::none;
+  p.pool = pool;
+  p.output = y.mutable_data();
+  p.argmax = argmax.mutable_data();
   {
     const Kernel<ConvForward>& chosen = pick(p, kernel);
     py::gil_scoped_release release;
@@ -132,19 +138,12 @@ py::object conv_forward(const Array& x, const Array& w, const std::optional<Arra
 // The output, and the pieces' statistics of its channels (ConvForward::moments).
 std::pair<Array, Array> conv_moments(const Array& x, const Array& w, const std::optional<Array>& bias, Pair stride,
                                      Pair padding, Pair dilation, int64_t groups, const std::string& kernel) {
-  const ConvShape s = shape_of(x, w, stride, padding, dilation, groups, {x.shape(1), x.shape(2)});
-  expect_channels(x, s.in_channels, "input");
-  if (bias && bias->size() != s.out_channels)
-    throw std::invalid_argument("bias must have one element an output channel");
+  ConvForward p = forward_problem(x, w, bias, stride, padding, dilation, groups);
+  const ConvShape& s = p.shape;
   Array y({s.batch, s.out_height(), s.out_width(), s.out_channels});
-  float wanted;
-  ConvForward p{.shape = s,
-                .input = x.data(),
-                .weight = w.data(),
-                .weight_strides = krsc(s),
-                .bias = bias ? bias->data() : nullptr,
-                .output = y.mutable_data(),
-                .moments = &wanted};
+  float wanted;  // the kernels ask only whether there are any
+  p.output = y.mutable_data();
+  p.moments = &wanted;
   const Kernel<ConvForward>& chosen = pick(p, kernel);
   Array moments({y.size() ? chosen.moment_pieces(p) : 0, moment_line(s.out_channels)});
   p.moments = moments.mutable_data();
