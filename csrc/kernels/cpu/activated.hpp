@@ -12,14 +12,20 @@ PYCONVOPT_INLINE Vec activated(Vec z) {
   if constexpr (activation == Activation::hardswish) return z * clamped(z + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
   return z;
 }
-PYCONVOPT_INLINE Vec activated(Activation activation, Vec z) {
+
+// Calls use.template operator()<activation>() for a run-time one.
+template <class Use>
+PYCONVOPT_INLINE auto with_activation(Activation activation, Use use) {
   switch (activation) {
-    case Activation::none: return z;
-    case Activation::relu: return activated<Activation::relu>(z);
-    case Activation::relu6: return activated<Activation::relu6>(z);
-    case Activation::hardswish: return activated<Activation::hardswish>(z);
+    case Activation::relu: return use.template operator()<Activation::relu>();
+    case Activation::relu6: return use.template operator()<Activation::relu6>();
+    case Activation::hardswish: return use.template operator()<Activation::hardswish>();
+    default: return use.template operator()<Activation::none>();
   }
-  return z;
+}
+PYCONVOPT_INLINE Vec activated(Activation activation, Vec z) {
+  return with_activation(activation,
+                         [&]<Activation known>() __attribute__((always_inline)) { return activated<known>(z); });
 }
 
 // From the gradient behind the activation and the value before it.

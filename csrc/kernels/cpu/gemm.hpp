@@ -14,8 +14,15 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 inline constexpr int panel = 2 * lanes;
 inline constexpr int product_rows = vector_registers == 32 ? 12 : 6;
 
-template <int rows, bool accumulate>
-PYCONVOPT_INLINE void product_tile(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc) {
+// What is read after a product, to be fetched while it runs: the A of the next one, whose rows lie one after the
+// other, and its B. Without these (null) nothing is fetched.
+struct Next {
+  const float *a = nullptr, *b = nullptr;
+};
+
+template <int rows, bool accumulate, bool fetch>
+PYCONVOPT_INLINE void product_tile(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc,
+                                   Next next, int64_t next_b_step) {
   Vec sum[rows][2];
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {
@@ -23,6 +30,10 @@ PYCONVOPT_INLINE void product_tile(const float* a, int64_t lda, const float* b, 
     sum[r][1] = accumulate ? load(c + r * ldc + lanes) : Vec{};
   }
   for (int64_t s = 0; s < steps; ++s) {
+    if constexpr (fetch) {
+      __builtin_prefetch(next.a + s * rows);
+      __builtin_prefetch(next.b + s * next_b_step, 0, 2);  // it is read when the whole of this one is done
+    }
     const Vec b0 = load(b + s * panel), b1 = load(b + s * panel + lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -47,22 +58,40 @@ PYCONVOPT_INLINE void with_rows(int n, Tile tile) {
   tile.template operator()<most>();
 }
 
+template <bool accumulate, bool fetch>
+PYCONVOPT_INLINE void product_blocks(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc,
+                                     int64_t rows, Next next) {
+  const int64_t b_step = fetch ? (panel * product_rows + rows - 1) / rows : 0;  // each block fetches its share of B
+  for (int64_t r = 0; r < rows; r += product_rows) {
+    const int64_t left = rows - r;
+    const float* after = left > product_rows ? a + (r + product_rows) * lda : next.a;
+    with_rows<product_rows>(int(least(left, product_rows)), [&]<int n>() __attribute__((always_inline)) {
+      product_tile<n, accumulate, fetch>(a + r * lda, lda, b, steps, c + r * ldc, ldc, {after, next.b}, b_step);
+    });
+    if constexpr (fetch) next.b += steps * b_step;
+  }
+}
+
 // C[rows][panel] (+)= A[rows][steps] · B[steps][panel].
 template <bool accumulate = false>
-inline void product(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc, int64_t rows) {
-  int64_t r = 0;
-  for (; r + product_rows <= rows; r += product_rows)
-    product_tile<product_rows, accumulate>(a + r * lda, lda, b, steps, c + r * ldc, ldc);
-  if (r < rows)
-    with_rows<product_rows>(
-        int(rows - r), [&]<int n>() { product_tile<n, accumulate>(a + r * lda, lda, b, steps, c + r * ldc, ldc); });
+inline void product(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
+                    Next next = {}) {
+  if (next.b) product_blocks<accumulate, true>(a, lda, b, steps, c, ldc, rows, next);
+  else product_blocks<accumulate, false>(a, lda, b, steps, c, ldc, rows, next);
 }
 
 // The rows of outer_product come in packs of 16 elements (a cache line), walked 8+8 or 6+6+4.
 inline constexpr int pack = 16;
 
 template <int rows, bool accumulate>
-PYCONVOPT_INLINE void outer_product_tile(const float* a, const float* b, int64_t steps, float* c, int64_t ldc) {
+PYCONVOPT_INLINE void outer_product_tile(const float* a, const float* b, int64_t steps, float* c, int64_t ldc,
+                                         const float* next_c) {
+  if (next_c)
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+      __builtin_prefetch(next_c + r * ldc, 1);
+      __builtin_prefetch(next_c + r * ldc + panel - 1, 1);
+    }
   Vec sum[rows][2];
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {
@@ -85,16 +114,22 @@ PYCONVOPT_INLINE void outer_product_tile(const float* a, const float* b, int64_t
   }
 }
 
-// C[pack][panel] (+)= Σ A[steps][pack] ᵀ· B[steps][panel].
+// C[pack][panel] (+)= Σ A[steps][pack] ᵀ· B[steps][panel]. `next_c`: the sums that come after these, to be fetched
+// while they are taken, or null.
 template <bool accumulate>
-inline void outer_product(const float* a, const float* b, int64_t steps, float* c, int64_t ldc) {
+inline void outer_product(const float* a, const float* b, int64_t steps, float* c, int64_t ldc,
+                          const float* next_c = nullptr) {
+  const auto part = [&]<int first, int rows>() __attribute__((always_inline)) {
+    outer_product_tile<rows, accumulate>(a + first, b, steps, c + first * ldc, ldc,
+                                         next_c ? next_c + first * ldc : nullptr);
+  };
   if constexpr (vector_registers == 32) {
-    outer_product_tile<8, accumulate>(a, b, steps, c, ldc);
-    outer_product_tile<8, accumulate>(a + 8, b, steps, c + 8 * ldc, ldc);
+    part.template operator()<0, 8>();
+    part.template operator()<8, 8>();
   } else {
-    outer_product_tile<6, accumulate>(a, b, steps, c, ldc);
-    outer_product_tile<6, accumulate>(a + 6, b, steps, c + 6 * ldc, ldc);
-    outer_product_tile<4, accumulate>(a + 12, b, steps, c + 12 * ldc, ldc);
+    part.template operator()<0, 6>();
+    part.template operator()<6, 6>();
+    part.template operator()<12, 4>();
   }
 }
 

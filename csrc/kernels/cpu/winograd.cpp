@@ -25,29 +25,13 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace winograd {
 namespace {
 
-// Bᵀ d B of tile number `index` into row `row` of V.
+// Bᵀ d B of tile number `index` into a row of V.
 template <int taps>
-void transform_tile(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles, int64_t index, float* v,
-                    int64_t position_step, const float* zeros) {
-  const ConvShape& s = p.shape;
-  const TilePlace place(tiles, index);
-  const int64_t row = place.row - s.padding_height, column = place.column - s.padding_width;
-  const float* image = p.input + place.image * s.in_height * s.in_width * s.in_channels;
-  const bool interior = row >= 0 && column >= 0 && row + tile <= s.in_height && column + tile <= s.in_width;
-  const int64_t whole = s.in_channels / lanes * lanes;
-  if (interior) {
-    const float* corner = image + (row * s.in_width + column) * s.in_channels;
-    const int64_t line = s.in_width * s.in_channels, pixel = s.in_channels;
-    for (int64_t c = 0; c < whole; c += lanes)
-      input_tile([&](int at) { return load(corner + at / tile * line + at % tile * pixel + c); }, v + c, position_step);
-    if (whole == layout.channels) return;
-  }
-  const PixelPointers<tile> pixels(image, s.in_height, s.in_width, s.in_channels, row, column, zeros);
-  for (int64_t c = interior ? whole : 0; c < whole; c += lanes)
-    input_tile([&](int at) { return load(pixels.at[at] + c); }, v + c, position_step);
-  if (whole < s.in_channels)
-    input_tile([&](int at) { return load_first(pixels.at[at] + whole, int(s.in_channels - whole)); }, v + whole,
-               position_step);
+void transform_tile(const ConvForward& p, const Tiles<taps>& tiles, int64_t index, float* v, int64_t position_step,
+                    const float* zeros) {
+  for_each_input_vector(p.shape, p.input, TilePlace(tiles, index), zeros,
+                        [&](int64_t c, auto fetch)
+                            __attribute__((always_inline)) { input_tile(fetch, v + c, position_step); });
 }
 
 // 2×2 maxima of a tile of outputs; rows and columns of windows that lie inside the map.
@@ -87,6 +71,37 @@ PYCONVOPT_INLINE void add_tile(const Vec* y, int64_t rows, int64_t columns, cons
   add_moments(inside, rows * columns, piece, channels, k, left);
 }
 
+// Adds the residual, applies the activation and writes a tile's outputs from the float `first` of the map on.
+template <int side>
+PYCONVOPT_INLINE void store_inside(const ConvForward& p, const Vec* y, int64_t first, int64_t rows, int64_t columns,
+                                   int64_t left) {
+  const int64_t pixel = p.shape.out_channels, line = p.shape.out_width() * pixel;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t at = first + i * line + j * pixel;
+      Vec value = y[i * side + j];
+      if (p.residual) value += load_channels(p.residual + at, left);
+      store_channels(p.output + at, activated(p.activation, value), left);
+    }
+}
+
+// The same where the whole tile and vector lie inside: nothing is asked between the stores.
+template <int side>
+PYCONVOPT_INLINE void store_whole(const ConvForward& p, Vec* y, int64_t first) {
+  const int64_t pixel = p.shape.out_channels, line = p.shape.out_width() * pixel;
+  const auto each = [&](auto body) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int i = 0; i < side; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < side; ++j) body(y[i * side + j], first + i * line + j * pixel);
+  };
+  if (p.residual) each([&](Vec& value, int64_t at) __attribute__((always_inline)) { value += load(p.residual + at); });
+  with_activation(p.activation, [&]<Activation activation>() __attribute__((always_inline)) {
+    each([&](Vec value, int64_t at)
+             __attribute__((always_inline)) { store(p.output + at, activated<activation>(value)); });
+  });
+}
+
 // Aᵀ M A of one tile, bias, activation, pooling; writes what lies inside the map. `piece` without a line: no
 // statistics are wanted.
 template <int taps>
@@ -120,26 +135,29 @@ void transform_outputs(const ConvForward& p, const TilePlace& place, const float
     if (piece.line) add_tile<side>(y, rows, columns, piece, s.out_channels, k, left);
     const int64_t first =
         ((place.image * s.out_height() + place.row) * s.out_width() + place.column) * s.out_channels + k;
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < columns; ++j) {
-        const int64_t at = first + (i * s.out_width() + j) * s.out_channels;
-        Vec value = y[i * side + j];
-        if (p.residual) value += load_channels(p.residual + at, left);
-        store_channels(p.output + at, activated(p.activation, value), left);
-      }
+    if (rows == side && columns == side && left >= lanes) store_whole<side>(p, y, first);
+    else store_inside<side>(p, y, first, rows, columns, left);
   }
 }
 
-// Products of `count` tiles and some channels for one panel of output channels.
+// Products of `count` tiles and some channels for one panel of output channels, whose weights are u_step apart.
+// `next_u`: the panel after it, where U lies behind the second-level cache: what comes next is fetched from there. Or
+// null, and with it whether to add to M.
 void multiply_panel(const Layout& layout, int64_t count, const float* v, int64_t v_step, const float* panel_u,
-                    int64_t u_step, int64_t channels, bool add, float* m) {
+                    int64_t u_step, int64_t channels, const float* next_u, bool add, float* m) {
   const int64_t m_step = count * panel + 16;
   for (int at = 0; at < positions; ++at) {
     const float *tiles = v + at * v_step, *weights = panel_u + at * u_step;
-    if (add) product<true>(tiles, layout.channels, weights, channels, m + at * m_step, panel, count);
-    else product(tiles, layout.channels, weights, channels, m + at * m_step, panel, count);
+    const bool last = at == positions - 1;
+    Next next;
+    if (next_u) next = {last ? v : tiles + v_step, last ? next_u : weights + u_step};
+    if (add) product<true>(tiles, layout.channels, weights, channels, m + at * m_step, panel, count, next);
+    else product(tiles, layout.channels, weights, channels, m + at * m_step, panel, count, next);
   }
 }
+
+// Whether U is too large to stay in a second-level cache.
+bool is_far(const Layout& layout) { return layout.panels * layout.panel_weights > int64_t(1) << 18; }
 
 // As many tiles as keep V in about half of a second-level cache, in whole register blocks.
 int64_t block_tiles(const Layout& layout) {
@@ -209,6 +227,7 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& 
   // A thread takes whole pieces of the statistics.
   const int64_t block =
       p.moments ? piece_tiles(layout, tiles) : least(block_tiles(layout), (tiles.count + threads - 1) / threads);
+  const bool far = is_far(layout);
   const int64_t blocks = (tiles.count + block - 1) / block;
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
   const int64_t u_size = p.prepared ? 0 : layout.panels * layout.panel_weights;
@@ -229,10 +248,11 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& 
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * block, count = least(block, tiles.count - first);
-      for (int64_t t = 0; t < count; ++t)
-        transform_tile(p, layout, tiles, first + t, v + t * layout.channels, v_step, zeros);
+      for (int64_t t = 0; t < count; ++t) transform_tile(p, tiles, first + t, v + t * layout.channels, v_step, zeros);
       for (int64_t k = 0; k < layout.panels; ++k) {
-        multiply_panel(layout, count, v, v_step, u + k * layout.panel_weights, layout.u_step, layout.channels, false,
+        const float *panel_u = u + k * layout.panel_weights,
+                    *next_u = k + 1 < layout.panels ? panel_u + layout.panel_weights : u;
+        multiply_panel(layout, count, v, v_step, panel_u, layout.u_step, layout.channels, far ? next_u : nullptr, false,
                        m);
         finish_panel(p, layout, tiles, first, count, k, m);
       }
@@ -245,9 +265,11 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>&
   const int threads = omp_get_max_threads();
   const int64_t block = least(tiles.count, 128);
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
-  // Channels whose part of U stays in a second-level cache, with M.
+  // Few tiles: channels whose part of U stays in a second-level cache with M, which is added to for each part. With
+  // more M itself would not stay there, and a whole panel of U goes behind it and is fetched from there.
+  const bool whole = p.prepared || block > 64;
   const int64_t few =
-      p.prepared ? layout.channels : least(layout.channels, (int64_t(80) << 10) / (positions * panel) / lanes * lanes);
+      whole ? layout.channels : least(layout.channels, (int64_t(80) << 10) / (positions * panel) / lanes * lanes);
   const int64_t u_step = few * panel + 16, u_size = p.prepared ? 0 : positions * u_step;
   Workspace space(Workspace::bytes_for(positions * v_step) + Workspace::bytes_for(layout.channels) +
                   threads * (Workspace::bytes_for(u_size) + Workspace::bytes_for(m_size)));
@@ -264,8 +286,7 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>&
     for (int64_t first = 0; first < tiles.count; first += block) {
       const int64_t count = least(block, tiles.count - first);
 #pragma omp for schedule(static)
-      for (int64_t t = 0; t < count; ++t)
-        transform_tile(p, layout, tiles, first + t, v + t * layout.channels, v_step, zeros);
+      for (int64_t t = 0; t < count; ++t) transform_tile(p, tiles, first + t, v + t * layout.channels, v_step, zeros);
 #pragma omp for schedule(dynamic)
       for (int64_t k = 0; k < layout.panels; ++k) {
         for (int64_t c0 = 0; c0 < layout.channels; c0 += few) {
@@ -274,7 +295,8 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>&
             for (int64_t c = c0; c < c0 + channels; c += lanes)
               transform_weights<taps>(p, u_step, k, c, u - c0 * panel);
           const float* weights = p.prepared ? p.prepared + k * layout.panel_weights : u;
-          multiply_panel(layout, count, v + c0, v_step, weights, u_step, channels, c0 > 0, m);
+          multiply_panel(layout, count, v + c0, v_step, weights, u_step, channels, whole ? weights : nullptr, c0 > 0,
+                         m);
         }
         finish_panel(p, layout, tiles, first, count, k, m);
       }

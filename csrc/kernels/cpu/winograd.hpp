@@ -172,4 +172,28 @@ PYCONVOPT_INLINE void input_tile(Fetch fetch, float* out, int64_t position_step)
   }
 }
 
+// use(c, fetch) for each vector of channels of a tile's input, where fetch(at) gives pixel number `at` of the 6×6 from
+// channel c on. Tiles inside the map, most of them, need no list of pointers.
+template <class Use>
+PYCONVOPT_INLINE void for_each_input_vector(const ConvShape& s, const float* input, const TilePlace& place,
+                                            const float* zeros, Use use) {
+  const int64_t row = place.row - s.padding_height, column = place.column - s.padding_width;
+  const float* image = input + place.image * s.in_height * s.in_width * s.in_channels;
+  const bool interior = row >= 0 && column >= 0 && row + tile <= s.in_height && column + tile <= s.in_width;
+  const int64_t whole = s.in_channels / lanes * lanes, rest = s.in_channels - whole;
+  if (interior) {
+    const float* corner = image + (row * s.in_width + column) * s.in_channels;
+    const int64_t line = s.in_width * s.in_channels, pixel = s.in_channels;
+    for (int64_t c = 0; c < whole; c += lanes)
+      use(c, [&](int at)
+                 __attribute__((always_inline)) { return load(corner + at / tile * line + at % tile * pixel + c); });
+    if (rest == 0) return;
+  }
+  const PixelPointers<tile> pixels(image, s.in_height, s.in_width, s.in_channels, row, column, zeros);
+  for (int64_t c = interior ? whole : 0; c < whole; c += lanes)
+    use(c, [&](int at) __attribute__((always_inline)) { return load(pixels.at[at] + c); });
+  if (rest > 0)
+    use(whole, [&](int at) __attribute__((always_inline)) { return load_first(pixels.at[at] + whole, int(rest)); });
+}
+
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd

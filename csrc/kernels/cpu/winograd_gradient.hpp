@@ -19,8 +19,13 @@ class MapTile {
 
   // Channels from k on, of which `left` exist; pixels row by row.
   PYCONVOPT_INLINE void read(int64_t k, int64_t left, Vec values[side * side]) const {
+    if (left >= lanes) {
 #pragma GCC unroll 16
-    for (int at = 0; at < side * side; ++at) values[at] = load_channels(pixels_.at[at] + k, left);
+      for (int at = 0; at < side * side; ++at) values[at] = load(pixels_.at[at] + k);
+    } else {
+#pragma GCC unroll 16
+      for (int at = 0; at < side * side; ++at) values[at] = load_first(pixels_.at[at] + k, int(left));
+    }
   }
 
  private:

@@ -21,6 +21,7 @@
 #include "gemm.hpp"
 #include "pool2x2.hpp"
 #include "rows.hpp"
+#include "transpose.hpp"
 #include "winograd_gradient.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
@@ -47,19 +48,14 @@ struct Block {  // the transformed tiles
 template <int taps>
 void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles<taps>& tiles,
                           int64_t index, int64_t t, const Block& block) {
-  const ConvShape& s = p.shape;
-  const TilePlace place(tiles, index);
-  const float* image = p.input + place.image * s.in_height * s.in_width * s.in_channels;
-  const PixelPointers<tile> pixels(image, s.in_height, s.in_width, s.in_channels, place.row - s.padding_height,
-                                   place.column - s.padding_width, block.zeros);
-  for (int64_t c = 0; c < layout.packs * pack; c += lanes) {
-    float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
-    const int64_t left = s.in_channels - c;
-    if (left >= lanes) input_tile([&](int at) { return load(pixels.at[at] + c); }, out, layout.v_step);
-    else if (left > 0) input_tile([&](int at) { return load_first(pixels.at[at] + c, int(left)); }, out, layout.v_step);
-    else
-      for (int at = 0; at < positions; ++at) store(out + at * layout.v_step, Vec{});
-  }
+  for_each_input_vector(p.shape, p.input, TilePlace(tiles, index), block.zeros,
+                        [&](int64_t c, auto fetch) __attribute__((always_inline)) {
+                          float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
+                          input_tile(fetch, out, layout.v_step);
+                        });
+  for (int64_t c = round_up(p.shape.in_channels, lanes); c < layout.packs * pack; c += lanes)
+    for (int at = 0; at < positions; ++at)
+      store(block.v + (c / pack * layout.tiles + t) * pack + c % pack + at * layout.v_step, Vec{});
 }
 
 template <int taps, class GradientTile>
@@ -80,10 +76,34 @@ void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& 
   }
 }
 
+// Writes results[tap][c][k], vectors of output channels, where each filter is one piece of memory: its channels next to
+// each other (channels_last) or its taps (torch's own order). Vectors are turned to run along it. False: neither is so.
+template <int taps>
+bool store_turned(const ConvWeightGradient& p, const float (*results)[pack][lanes], int64_t c0, int64_t k) {
+  constexpr int area = taps * taps;
+  const WeightStrides& w = p.weight_strides;
+  const bool taps_inside = w.in_channel == area && w.row == taps && w.column == 1;
+  if (!taps_inside && w.in_channel != 1) return false;
+  for (int at = 0; at < area * pack; at += lanes) {  // elements in the filter's order
+    Vec turned[lanes];
+#pragma GCC unroll 16
+    for (int j = 0; j < lanes; ++j) {
+      const int tap = taps_inside ? (at + j) % area : at / pack, c = taps_inside ? (at + j) / area : at % pack + j;
+      turned[j] = load(results[tap][c]);
+    }
+    transpose(turned);
+    const int tap = at / pack;
+    float* out = p.weight_gradient + k * w.out_channel + c0 * w.in_channel +
+                 (taps_inside ? at : tap / taps * w.row + tap % taps * w.column + at % pack);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) store(out + i * w.out_channel, turned[i]);
+  }
+  return true;
+}
+
 // W[c0..][k0..] of one pack × panel: Aᵀ W A, then to the weight gradient's own layout.
 template <int taps>
-void finish_weights(const ConvWeightGradient& p, const float* w, int64_t position_step, int64_t row_step, int64_t c0,
-                    int64_t k0) {
+void finish_weights(const ConvWeightGradient& p, const float* w, int64_t position_step, int64_t c0, int64_t k0) {
   const WeightStrides& strides = p.weight_strides;
   const int64_t cs = least(pack, p.shape.in_channels - c0);
   for (int half = 0; half < 2; ++half) {
@@ -96,8 +116,7 @@ void finish_weights(const ConvWeightGradient& p, const float* w, int64_t positio
       for (int j = 0; j < tile; ++j) {
         Vec column[tile];
 #pragma GCC unroll 6
-        for (int i = 0; i < tile; ++i)
-          column[i] = load(w + (i * tile + j) * position_step + c * row_step + half * lanes);
+        for (int i = 0; i < tile; ++i) column[i] = load(w + (i * tile + j) * position_step + c * panel + half * lanes);
         transform_output<taps>(column, 1, half_way + j, tile);
       }
 #pragma GCC unroll 5
@@ -108,6 +127,7 @@ void finish_weights(const ConvWeightGradient& p, const float* w, int64_t positio
         for (int j = 0; j < taps; ++j) store(results[i * taps + j][c], g[j]);
       }
     }
+    if (cs == pack && ks == lanes && store_turned<taps>(p, results, c0, k)) continue;
     for (int64_t i = 0; i < ks; ++i)
       for (int tap = 0; tap < taps * taps; ++tap) {
         float* out = p.weight_gradient + (k + i) * strides.out_channel + c0 * strides.in_channel +
@@ -127,7 +147,8 @@ void transform_block(const ConvWeightGradient& p, const GradientLayout& layout, 
     transform_gradient_tile<taps, GradientTile>(p, layout, tiles, first + t, t, block);
 }
 
-inline constexpr int64_t group = 4;  // packs and panels in a block of channels that one thread takes
+inline constexpr int64_t sums_size = pack * panel;  // of one product: pack × panel, one after the other
+inline constexpr int64_t group = 4;                 // packs and panels in a block of channels that one thread takes
 
 template <int taps, class GradientTile>
 void tiles_at_once(const ConvWeightGradient& p, const Tiles<taps>& tiles) {
@@ -135,7 +156,7 @@ void tiles_at_once(const ConvWeightGradient& p, const Tiles<taps>& tiles) {
   const int threads = omp_get_max_threads();
   const GradientLayout layout(s, tiles.count);
   const int64_t zeros_size = greatest(s.in_channels, s.out_channels) + lanes;
-  const int64_t w_step = pack * panel * group + 16;  // one position: a pack × a group of panels
+  const int64_t w_step = sums_size * group + 16;  // one position: a pack × a group of panels
   Workspace space(Workspace::bytes_for(positions * layout.v_step) + Workspace::bytes_for(positions * layout.d_step) +
                   Workspace::bytes_for(zeros_size) + Workspace::bytes_for(threads * positions * w_step));
   float* v = space.floats(positions * layout.v_step);
@@ -157,23 +178,23 @@ void tiles_at_once(const ConvWeightGradient& p, const Tiles<taps>& tiles) {
           for (int64_t k = first; k < last; ++k)
             outer_product<false>(v + at * layout.v_step + c * tiles.count * pack,
                                  d + at * layout.d_step + k * tiles.count * panel, tiles.count,
-                                 w + at * w_step + (k - first) * panel, group * panel);
+                                 w + at * w_step + (k - first) * sums_size, panel);
         for (int64_t k = first; k < last; ++k)
-          finish_weights<taps>(p, w + (k - first) * panel, w_step, group * panel, c * pack, k * panel);
+          finish_weights<taps>(p, w + (k - first) * sums_size, w_step, c * pack, k * panel);
       }
   }
 }
 
 // W[at] (+)= Σ over the block's tiles, for all channels × channels.
 void add_products(const GradientLayout& layout, int at, int64_t count, const float* v, const float* d, float* w,
-                  int64_t row_step, bool accumulate) {
+                  bool accumulate) {
   for (int64_t c = 0; c < layout.packs; ++c)
     for (int64_t k = 0; k < layout.panels; ++k) {
       const float* a = v + at * layout.v_step + c * layout.tiles * pack;
       const float* b = d + at * layout.d_step + k * layout.tiles * panel;
-      float* sums = w + c * pack * row_step + k * panel;
-      if (accumulate) outer_product<true>(a, b, count, sums, row_step);
-      else outer_product<false>(a, b, count, sums, row_step);
+      float* sums = w + (c * layout.panels + k) * sums_size;
+      if (accumulate) outer_product<true>(a, b, count, sums, panel, sums + sums_size);
+      else outer_product<false>(a, b, count, sums, panel, sums + sums_size);
     }
 }
 
@@ -183,7 +204,7 @@ void block_by_block(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64
   const int threads = omp_get_max_threads();
   const GradientLayout layout(s, block);
   const int64_t zeros_size = greatest(s.in_channels, s.out_channels) + lanes;
-  const int64_t row_step = layout.panels * panel, w_step = layout.packs * pack * row_step + 16;
+  const int64_t w_step = layout.packs * layout.panels * sums_size + 16;
   Workspace space(Workspace::bytes_for(positions * layout.v_step) + Workspace::bytes_for(positions * layout.d_step) +
                   Workspace::bytes_for(zeros_size) + Workspace::bytes_for(positions * w_step));
   float* v = space.floats(positions * layout.v_step);
@@ -198,24 +219,23 @@ void block_by_block(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64
       const int64_t count = least(block, tiles.count - first);
       transform_block<taps, GradientTile>(p, layout, tiles, first, count, {v, d, zeros});
 #pragma omp for schedule(static)
-      for (int at = 0; at < positions; ++at)
-        add_products(layout, at, count, v, d, w + at * w_step, row_step, first != 0);
+      for (int at = 0; at < positions; ++at) add_products(layout, at, count, v, d, w + at * w_step, first != 0);
     }
 #pragma omp for collapse(2) schedule(static)
     for (int64_t c = 0; c < layout.packs; ++c)
       for (int64_t k = 0; k < layout.panels; ++k)
-        finish_weights<taps>(p, w + c * pack * row_step + k * panel, w_step, row_step, c * pack, k * panel);
+        finish_weights<taps>(p, w + (c * layout.panels + k) * sums_size, w_step, c * pack, k * panel);
   }
 }
 
 template <int taps, class GradientTile>
 void chunk_by_chunk(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64_t chunks) {
-  constexpr int64_t block = 96;  // 48 to 144 tiles are within 5 % of each other, 24 are a quarter slower
+  constexpr int64_t block = 32;  // more leave the second-level cache: 48 are a tenth slower, 96 a fifth
   const ConvShape& s = p.shape;
   const int threads = int(least(omp_get_max_threads(), chunks));
   const GradientLayout layout(s, block);
   const int64_t zeros_size = greatest(s.in_channels, s.out_channels) + lanes;
-  const int64_t row_step = layout.panels * panel, w_step = layout.packs * pack * row_step + 16;
+  const int64_t w_step = layout.packs * layout.panels * sums_size + 16;
   const int64_t w_size = positions * w_step, v_size = positions * layout.v_step, d_size = positions * layout.d_step;
   Workspace space(Workspace::bytes_for(threads * v_size) + Workspace::bytes_for(threads * d_size) +
                   Workspace::bytes_for(zeros_size) + Workspace::bytes_for(chunks * w_size));
@@ -238,21 +258,20 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64
         for (int64_t t = 0; t < count; ++t)
           transform_gradient_tile<taps, GradientTile>(p, layout, tiles, first + t, t, {v, d, zeros});
         for (int at = 0; at < positions; ++at)
-          add_products(layout, at, count, v, d, all_w + chunk * w_size + at * w_step, row_step, first != begin);
+          add_products(layout, at, count, v, d, all_w + chunk * w_size + at * w_step, first != begin);
       }
     }
 #pragma omp for collapse(2) schedule(static)
     for (int64_t c = 0; c < layout.packs; ++c)
       for (int64_t k = 0; k < layout.panels; ++k) {
-        float* w = all_w + c * pack * row_step + k * panel;
+        float* w = all_w + (c * layout.panels + k) * sums_size;
         for (int64_t chunk = 1; chunk < chunks; ++chunk)
           for (int at = 0; at < positions; ++at)
-            for (int64_t i = 0; i < pack; ++i)
-              for (int half = 0; half < panel; half += lanes) {
-                float* sum = w + at * w_step + i * row_step + half;
-                store(sum, load(sum) + load(sum + chunk * w_size));
-              }
-        finish_weights<taps>(p, w, w_step, row_step, c * pack, k * panel);
+            for (int64_t i = 0; i < sums_size; i += lanes) {
+              float* sum = w + at * w_step + i;
+              store(sum, load(sum) + load(sum + chunk * w_size));
+            }
+        finish_weights<taps>(p, w, w_step, c * pack, k * panel);
       }
   }
 }

@@ -46,11 +46,17 @@ void gather_taps(const ConvForward& p, int64_t k, int64_t c, Vec values[taps * t
   for (int t = 0; t < taps * taps; ++t) {
     const float* tap = block + t / taps * w.row + t % taps * w.column;
     if (w.out_channel == 1) {
-      for (int i = 0; i < lanes; ++i) values[t][i] = load(tap + i * w.in_channel);
+      for (int i = 0; i < lanes; ++i) {
+        values[t][i] = load(tap + i * w.in_channel);
+        __builtin_prefetch(tap + (i + lanes) * w.in_channel);
+      }
     } else {
       Vec rows[lanes];
 #pragma GCC unroll 16
-      for (int j = 0; j < lanes; ++j) rows[j] = load(tap + j * w.out_channel);
+      for (int j = 0; j < lanes; ++j) {
+        rows[j] = load(tap + j * w.out_channel);
+        __builtin_prefetch(tap + j * w.out_channel + lanes);  // filters lie pages apart: nothing else foresees it
+      }
       transpose(rows);
 #pragma GCC unroll 16
       for (int i = 0; i < lanes; ++i) values[t][i] = rows[i];
