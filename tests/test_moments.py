@@ -14,7 +14,7 @@ from .cases import CONV_CASES
 from .test_kernels_conv import geometry, kernels_for, make_arrays
 
 CASES = {case.name: case for case in CONV_CASES}
-NUMBERS = ("rgb", "gray_padded", "channel_tails", "many_weights", "five_tails")
+NUMBERS = ("rgb", "gray_padded", "channel_tails", "many_weights", "five_tails", "depthwise_strided")
 
 
 def merged(moments: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray, float]:

@@ -43,25 +43,42 @@ class PackedWeights {
   const float* packed_;
 };
 
+// One row of the output, line number `line` of the batch.
+void forward_row(const ConvForward& p, const PackedWeights& weights, int64_t line, Piece& piece) {
+  const ConvShape& s = p.shape;
+  const int64_t channels = s.in_channels, width = s.out_width();
+  const int64_t n = line / s.out_height(), y = line % s.out_height();
+  Row row(width, p.output + line * width * channels, channels, s.stride_width * channels);
+  for (int64_t r = 0; r < s.kernel_height; ++r) {
+    const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
+    if (from < 0 || from >= s.in_height) continue;
+    for (int64_t q = 0; q < s.kernel_width; ++q) {
+      const int64_t x = q * s.dilation_width - s.padding_width;  // of the result's pixel 0
+      row.add(p.input + ((n * s.in_height + from) * s.in_width + x) * channels, weights.tap(r, q),
+              greatest(0, divide_up(-x, s.stride_width)), least(width, divide_up(s.in_width - x, s.stride_width)));
+    }
+  }
+  run_row(row, channels, p.bias, p.activation, piece);
+}
+
+// Rows of a piece of the statistics.
+int64_t piece_rows(const ConvShape& s) { return (s.batch * s.out_height() + 63) / 64; }
+
+int64_t moment_pieces(const ConvForward& p) {
+  const int64_t rows = p.shape.batch * p.shape.out_height(), each = piece_rows(p.shape);
+  return (rows + each - 1) / each;
+}
+
 void forward(const ConvForward& p) {
   const ConvShape& s = p.shape;
-  const int64_t channels = s.in_channels, height = s.out_height(), width = s.out_width();
   const PackedWeights weights(s, p.weight, p.weight_strides, p.prepared);
+  const int64_t rows = s.batch * s.out_height(), each = p.moments ? piece_rows(s) : 1;
 #pragma omp parallel for schedule(static)
-  for (int64_t line = 0; line < s.batch * height; ++line) {
+  for (int64_t first = 0; first < rows; first += each) {
     const FlushDenormals flush;
-    const int64_t n = line / height, y = line % height;
-    Row row(width, p.output + line * width * channels, channels, s.stride_width * channels);
-    for (int64_t r = 0; r < s.kernel_height; ++r) {
-      const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
-      if (from < 0 || from >= s.in_height) continue;
-      for (int64_t q = 0; q < s.kernel_width; ++q) {
-        const int64_t x = q * s.dilation_width - s.padding_width;  // of the result's pixel 0
-        row.add(p.input + ((n * s.in_height + from) * s.in_width + x) * channels, weights.tap(r, q),
-                greatest(0, divide_up(-x, s.stride_width)), least(width, divide_up(s.in_width - x, s.stride_width)));
-      }
-    }
-    run_row(row, channels, p.bias, p.activation);
+    Piece piece{p.moments ? p.moments + first / each * moment_line(s.out_channels) : nullptr, 0};
+    for (int64_t line = first; line < least(rows, first + each); ++line) forward_row(p, weights, line, piece);
+    if (piece.line) piece.line[2 * s.out_channels] = float(piece.before);
   }
 }
 
@@ -87,12 +104,15 @@ void data_gradient(const ConvDataGradient& p) {
                   greatest(0, -x), least(pixels, width - x));
         }
       }
-      run_row(row, channels, nullptr, Activation::none);
+      Piece none{nullptr, 0};
+      run_row(row, channels, nullptr, Activation::none, none);
     }
   }
 }
 
-bool forward_applies(const ConvForward& p) { return !p.pool && !p.residual && !p.moments && takes_shape(p.shape); }
+bool forward_applies(const ConvForward& p) {
+  return !p.pool && !p.residual && (!p.moments || is_plain(p)) && takes_shape(p.shape);
+}
 bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && takes_shape(p.shape); }
 
 }  // namespace
@@ -106,7 +126,8 @@ const Kernel<ConvForward> depthwise_forward{
     depthwise::forward_applies,
     depthwise::forward,
     [](const ConvForward& p) { return depthwise::packed_floats(p.shape); },
-    [](const ConvForward& p, float* packed) { depthwise::pack(p.shape, p.weight, p.weight_strides, packed); }};
+    [](const ConvForward& p, float* packed) { depthwise::pack(p.shape, p.weight, p.weight_strides, packed); },
+    depthwise::moment_pieces};
 extern const Kernel<ConvDataGradient> depthwise_data_gradient;
 const Kernel<ConvDataGradient> depthwise_data_gradient{"depthwise", why, depthwise::data_gradient_applies,
                                                        depthwise::data_gradient};

@@ -12,6 +12,7 @@
 #include "../conv.hpp"
 #include "activated.hpp"
 #include "gemm.hpp"
+#include "moments.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise {
 
@@ -57,10 +58,11 @@ struct Row {
 };
 
 // Pixels x..x+rows of the result, all taps inside. Channels are the inner loop: memory is read in its
-// order, and the weights, a few kilobytes, come from the first-level cache once for all the pixels.
+// order, and the weights, a few kilobytes, come from the first-level cache once for all the pixels. `piece` without a
+// line: no statistics are wanted.
 template <int rows>
 PYCONVOPT_INLINE void pixels_inside(const Row& row, int64_t x, int64_t channels, const float* bias,
-                                    Activation activation) {
+                                    Activation activation, const Piece& piece) {
   for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
     Vec sum[rows];
     const Vec start = bias ? load(bias + c, part) : Vec{};
@@ -76,12 +78,14 @@ PYCONVOPT_INLINE void pixels_inside(const Row& row, int64_t x, int64_t channels,
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
       store(row.result + (x + i) * row.result_step + c, activated(activation, sum[i]), part);
+    if (piece.line) add_moments(sum, rows, piece, channels, c, channels - c);
   });
 }
 
 // One pixel with the taps that lie inside the map for it; several vectors of channels at once take the
 // place of the neighbours.
-inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const float* bias, Activation activation) {
+inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const float* bias, Activation activation,
+                            const Piece& piece) {
   constexpr int vectors = 4;
   const float *source[most_taps], *weights[most_taps];
   int64_t count = 0;
@@ -100,7 +104,10 @@ inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const f
       for (int i = 0; i < n; ++i)
         sum[i] += load(source[t] + c + i * lanes, part) * load(weights[t] + c + i * lanes, part);
 #pragma GCC unroll 4
-    for (int i = 0; i < n; ++i) store(result + c + i * lanes, activated(activation, sum[i]), part);
+    for (int i = 0; i < n; ++i) {
+      store(result + c + i * lanes, activated(activation, sum[i]), part);
+      if (piece.line) add_moments(sum + i, 1, piece, channels, c + i * lanes, channels - c - i * lanes);
+    }
   };
   int64_t c = 0;
   for (; c + vectors * lanes <= channels; c += vectors * lanes) sum_taps.template operator()<vectors>(c, Whole{});
@@ -108,15 +115,22 @@ inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const f
   if (c < channels) sum_taps.template operator()<1>(c, First{int(channels - c)});
 }
 
-// A whole row: activation(Σ taps + bias).
-inline void run_row(const Row& row, int64_t channels, const float* bias, Activation activation) {
+// A whole row: activation(Σ taps + bias), its pixels added to the piece.
+inline void run_row(const Row& row, int64_t channels, const float* bias, Activation activation, Piece& piece) {
   const int64_t first = least(row.inside_first, row.pixels), end = greatest(first, row.inside_end);
   int64_t x = 0;
-  for (; x < first; ++x) pixel_at_border(row, x, channels, bias, activation);
-  for (; x + block_pixels <= end; x += block_pixels) pixels_inside<block_pixels>(row, x, channels, bias, activation);
-  for (; x + 2 <= end; x += 2) pixels_inside<2>(row, x, channels, bias, activation);
-  for (; x < end; ++x) pixels_inside<1>(row, x, channels, bias, activation);
-  for (; x < row.pixels; ++x) pixel_at_border(row, x, channels, bias, activation);
+  const auto inside = [&]<int pixels>() {
+    for (; x + pixels <= end; x += pixels, piece.before += pixels)
+      pixels_inside<pixels>(row, x, channels, bias, activation, piece);
+  };
+  const auto border = [&](int64_t until) {
+    for (; x < until; ++x, ++piece.before) pixel_at_border(row, x, channels, bias, activation, piece);
+  };
+  border(first);
+  inside.template operator()<block_pixels>();
+  inside.template operator()<2>();
+  inside.template operator()<1>();
+  border(row.pixels);
 }
 
 // Integer division that rounds up, for a positive divisor.

@@ -18,27 +18,34 @@ namespace {
 inline constexpr int64_t most_rows = 8 * product_rows;  // pixels that a thread works on at once
 inline constexpr int64_t most_steps = 512;              // and factors of their sums: what stays near
 
-// One dimension of a result's pixels: `count` of them from `first`, `step` apart.
+// One dimension of a result's pixels: `count` of them from `first`, `step` apart; and of the map they are made from,
+// `size` long, where the first pixel lies at 0 and each further one `source_step` behind it, before a tap's offset.
 struct Line {
   int64_t first, step, count;
+  int64_t size, source_step;
   int64_t at(int64_t i) const { return first + i * step; }
 };
 
-// A product over pixels of a result. `source(pixel, tap)` is where the inner channels lie that the pixel
-// meets at that tap.
+struct Offset {
+  int64_t row, column;
+};
+
+// A product over pixels of a result.
 struct Job {
   int64_t batch;
-  Line rows, columns;  // the result's pixels
+  Line rows, columns;
   int64_t taps;
-  const int32_t* tap;   // their numbers in the weight, for `packed`
-  const float* packed;  // W[panel][tap][inner][panel width], these taps only
+  const Offset* offset;  // of each tap
+  const float* packed;   // W[panel][tap][inner][panel width], these taps only
   int64_t inner, outer;
+  const float* source;
+  int64_t source_channels;
+  const float* zeros;  // for pixels outside the source
   const float *bias, *residual;
   Activation activation;
   float* result;
   int64_t result_height, result_width, result_channels;
-  // Where all sources lie one after the other, this far apart and without zeros between: a 1×1 convolution.
-  int64_t source_step;
+  bool pointwise;  // all sources lie one after the other, and so do the results
   // The pieces' statistics, of this group's first channel; null: none are wanted. A piece is a block.
   float* moments = nullptr;
 
@@ -46,8 +53,31 @@ struct Job {
   int64_t steps() const { return taps * inner; }
 };
 
+// A pixel of the result by its numbers in both lines.
 struct Pixel {
-  int64_t image, y, x;
+  int64_t image, row, column;
+
+  static Pixel number(const Job& job, int64_t index) {
+    const int64_t line = index / job.columns.count;
+    return {line / job.rows.count, line % job.rows.count, index % job.columns.count};
+  }
+  void advance(const Job& job) {
+    if (++column < job.columns.count) return;
+    column = 0;
+    if (++row < job.rows.count) return;
+    row = 0;
+    ++image;
+  }
+  float* target(const Job& job) const {
+    return job.result + ((image * job.result_height + job.rows.at(row)) * job.result_width + job.columns.at(column)) *
+                            job.result_channels;
+  }
+  // Where the inner channels lie that it meets at a tap.
+  const float* source(const Job& job, const Offset& tap) const {
+    const int64_t y = row * job.rows.source_step + tap.row, x = column * job.columns.source_step + tap.column;
+    if (y < 0 || y >= job.rows.size || x < 0 || x >= job.columns.size) return job.zeros;
+    return job.source + ((image * job.rows.size + y) * job.columns.size + x) * job.source_channels;
+  }
 };
 
 // target[row][0..left) = start + Σ_s a[row·lda + s] · b[s], or added to what is there already; `residual`
@@ -125,17 +155,23 @@ void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t
   }
 }
 
-template <class Source>
-void run_block(const Job& job, const Source& source, int64_t first, int64_t rows, bool in_place, float* copy,
-               int64_t lda, float* moments) {
-  Pixel pixels[most_rows];
+// Some pixels' steps, their sources copied one after the other.
+void gather(const Job& job, const Pixel* pixels, int64_t rows, int64_t tap, int64_t taps, int64_t c, int64_t count,
+            float* copy, int64_t lda) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t t = 0; t < taps; ++t) {
+      const float* from = pixels[i].source(job, job.offset[tap + t]) + c;
+      float* to = copy + i * lda + t * count;
+      for_each_vector(count, [&](int64_t at, auto part) { store(to + at, load(from + at, part), part); });
+    }
+}
+
+void run_block(const Job& job, int64_t first, int64_t rows, bool in_place, float* copy, int64_t lda, float* moments) {
+  Pixel pixel = Pixel::number(job, first), pixels[most_rows];
   float* targets[most_rows];
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t line = (first + i) / job.columns.count;
-    const Pixel p{line / job.rows.count, job.rows.at(line % job.rows.count),
-                  job.columns.at((first + i) % job.columns.count)};
-    pixels[i] = p;
-    targets[i] = job.result + ((p.image * job.result_height + p.y) * job.result_width + p.x) * job.result_channels;
+  for (int64_t i = 0; i < rows; ++i, pixel.advance(job)) {
+    pixels[i] = pixel;
+    targets[i] = job.pointwise ? job.result + (first + i) * job.result_channels : pixel.target(job);
   }
   // Several whole taps at a time, or a part of one.
   const int64_t together = greatest(1, most_steps / job.inner), channels = least(job.inner, most_steps);
@@ -144,16 +180,11 @@ void run_block(const Job& job, const Source& source, int64_t first, int64_t rows
       const int64_t taps = least(together, job.taps - tap), count = least(channels, job.inner - c);
       const int64_t s0 = tap * job.inner + c;
       if (in_place) {
-        multiply(job, source(pixels[0], job.tap[0]) + c, job.source_step, rows, s0, count, targets, true, moments);
+        multiply(job, job.source + first * job.source_channels + c, job.source_channels, rows, s0, count, targets, true,
+                 moments);
         continue;
       }
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t t = 0; t < taps; ++t) {
-          const float* from = source(pixels[i], job.tap[tap + t]) + c;
-          for_each_vector(count, [&](int64_t at, auto part) {
-            store(copy + i * lda + t * count + at, load(from + at, part), part);
-          });
-        }
+      gather(job, pixels, rows, tap, taps, c, count, copy, lda);
       multiply(job, copy, lda, rows, s0, taps * count, targets, false, moments);
     }
   if (job.taps == 0)
@@ -168,14 +199,13 @@ int64_t block_pixels(int64_t pixels, int64_t parts) {
 int64_t piece_pixels(int64_t pixels) { return block_pixels(pixels, 8); }  // whatever the number of threads
 
 // All pixels of a job, in blocks over the threads.
-template <class Source>
-void run_job(const Job& job, const Source& source) {
+void run_job(const Job& job) {
   const int threads = omp_get_max_threads();
   const int64_t pixels = job.pixels();
   const int64_t each = job.moments ? piece_pixels(pixels) : block_pixels(pixels, 4 * threads);
   const int64_t blocks = (pixels + each - 1) / each, line = moment_line(job.result_channels);
   // Rows that lie a multiple of 2 KiB apart would meet in the same few cache lines.
-  const bool in_place = job.source_step > 0 && job.source_step % 512 != 0;
+  const bool in_place = job.pointwise && job.source_channels % 512 != 0;
   const int64_t lda = greatest(job.inner, most_steps) + 16;
   Workspace space(Workspace::bytes_for(in_place ? 0 : threads * each * lda));
   float* copies = space.floats(in_place ? 0 : threads * each * lda);
@@ -185,7 +215,7 @@ void run_job(const Job& job, const Source& source) {
     float* copy = copies + (in_place ? 0 : omp_get_thread_num() * each * lda);
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < blocks; ++i)
-      run_block(job, source, i * each, least(each, pixels - i * each), in_place, copy, lda,
+      run_block(job, i * each, least(each, pixels - i * each), in_place, copy, lda,
                 job.moments ? job.moments + i * line : nullptr);
   }
 }
@@ -248,41 +278,37 @@ void forward(const ConvForward& p) {
   const WeightView view = view_of(p);
   const int64_t taps = view.taps, inner = view.inner, outer = view.outer, size = view.panels() * view.panel_floats();
   Workspace space(Workspace::bytes_for(p.prepared ? 0 : s.groups * size) + Workspace::bytes_for(inner) +
-                  Workspace::bytes_for(taps));
+                  Workspace::bytes_for(4 * taps));
   float* own = space.floats(p.prepared ? 0 : s.groups * size);
   if (!p.prepared) pack_groups(p, own);
   const float* packed = p.prepared ? p.prepared : own;
   float* zeros = space.floats(inner);
-  int32_t* all = reinterpret_cast<int32_t*>(space.floats(taps));
+  Offset* offsets = reinterpret_cast<Offset*>(space.floats(4 * taps));
   for (int64_t c = 0; c < inner; ++c) zeros[c] = 0;
-  for (int64_t t = 0; t < taps; ++t) all[t] = int32_t(t);
-  for (int64_t g = 0; g < s.groups; ++g) {
-    const float* input = p.input + g * inner;
-    const auto source = [&](const Pixel& at, int64_t tap) -> const float* {
-      const int64_t iy = at.y * s.stride_height - s.padding_height + tap / s.kernel_width * s.dilation_height;
-      const int64_t ix = at.x * s.stride_width - s.padding_width + tap % s.kernel_width * s.dilation_width;
-      if (iy < 0 || iy >= s.in_height || ix < 0 || ix >= s.in_width) return zeros;
-      return input + ((at.image * s.in_height + iy) * s.in_width + ix) * s.in_channels;
-    };
-    run_job(Job{.batch = s.batch,
-                .rows = {0, 1, s.out_height()},
-                .columns = {0, 1, s.out_width()},
-                .taps = taps,
-                .tap = all,
-                .packed = packed + g * size,
-                .inner = inner,
-                .outer = outer,
-                .bias = p.bias ? p.bias + g * outer : nullptr,
-                .residual = p.residual ? p.residual + g * outer : nullptr,
-                .activation = p.activation,
-                .result = p.output + g * outer,
-                .result_height = s.out_height(),
-                .result_width = s.out_width(),
-                .result_channels = s.out_channels,
-                .source_step = pointwise(s) ? s.in_channels : 0,
-                .moments = p.moments ? p.moments + g * outer : nullptr},
-            source);
-  }
+  for (int64_t t = 0; t < taps; ++t)
+    offsets[t] = {t / s.kernel_width * s.dilation_height - s.padding_height,
+                  t % s.kernel_width * s.dilation_width - s.padding_width};
+  for (int64_t g = 0; g < s.groups; ++g)
+    run_job({.batch = s.batch,
+             .rows = {0, 1, s.out_height(), s.in_height, s.stride_height},
+             .columns = {0, 1, s.out_width(), s.in_width, s.stride_width},
+             .taps = taps,
+             .offset = offsets,
+             .packed = packed + g * size,
+             .inner = inner,
+             .outer = outer,
+             .source = p.input + g * inner,
+             .source_channels = s.in_channels,
+             .zeros = zeros,
+             .bias = p.bias ? p.bias + g * outer : nullptr,
+             .residual = p.residual ? p.residual + g * outer : nullptr,
+             .activation = p.activation,
+             .result = p.output + g * outer,
+             .result_height = s.out_height(),
+             .result_width = s.out_width(),
+             .result_channels = s.out_channels,
+             .pointwise = pointwise(s),
+             .moments = p.moments ? p.moments + g * outer : nullptr});
   if (!p.moments) return;
   const int64_t pixels = output_pixels(s), each = piece_pixels(pixels), line = moment_line(s.out_channels);
   for (int64_t i = 0; i * each < pixels; ++i) p.moments[i * line + line - 1] = float(least(each, pixels - i * each));
@@ -292,7 +318,6 @@ void data_gradient(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
   const int64_t taps = s.kernel_height * s.kernel_width, inner = s.out_channels / s.groups,
                 outer = s.in_channels / s.groups;
-  const int64_t height = s.out_height(), width = s.out_width();
   const WeightView view{p.weight,
                         outer,
                         inner,
@@ -303,47 +328,47 @@ void data_gradient(const ConvDataGradient& p) {
                         p.weight_strides.row,
                         p.weight_strides.column};
   Workspace space(Workspace::bytes_for(view.panels() * view.panel_floats()) + Workspace::bytes_for(inner) +
-                  Workspace::bytes_for(taps));
+                  Workspace::bytes_for(taps) + Workspace::bytes_for(4 * taps));
   float* packed = space.floats(view.panels() * view.panel_floats());
   float* zeros = space.floats(inner);
   int32_t* chosen = reinterpret_cast<int32_t*>(space.floats(taps));
+  Offset* offsets = reinterpret_cast<Offset*>(space.floats(4 * taps));
   for (int64_t c = 0; c < inner; ++c) zeros[c] = 0;
   for (int64_t g = 0; g < s.groups; ++g) {
     WeightView group = view;
     group.data += g * inner * view.inner_stride;
-    const float* gradient = p.output_gradient + g * inner;
-    // The output pixel that reads the input pixel through the tap, if there is one.
-    const auto source = [&](const Pixel& at, int64_t tap) -> const float* {
-      const int64_t oy = at.y + s.padding_height - tap / s.kernel_width * s.dilation_height;
-      const int64_t ox = at.x + s.padding_width - tap % s.kernel_width * s.dilation_width;
-      if (oy < 0 || ox < 0 || oy >= height * s.stride_height || ox >= width * s.stride_width) return zeros;
-      return gradient + ((at.image * height + oy / s.stride_height) * width + ox / s.stride_width) * s.out_channels;
-    };
     for (int64_t a = 0; a < least(s.stride_height, s.in_height); ++a)
       for (int64_t b = 0; b < least(s.stride_width, s.in_width); ++b) {
+        // The taps through which an output pixel reads the phase's pixels, and which one it is for the first of them.
         int64_t count = 0;
-        for (int64_t t = 0; t < taps; ++t)
-          if ((a + s.padding_height - t / s.kernel_width * s.dilation_height) % s.stride_height == 0 &&
-              (b + s.padding_width - t % s.kernel_width * s.dilation_width) % s.stride_width == 0)
-            chosen[count++] = int32_t(t);
+        for (int64_t t = 0; t < taps; ++t) {
+          const int64_t down = a + s.padding_height - t / s.kernel_width * s.dilation_height;
+          const int64_t right = b + s.padding_width - t % s.kernel_width * s.dilation_width;
+          if (down % s.stride_height || right % s.stride_width) continue;
+          offsets[count] = {down / s.stride_height, right / s.stride_width};
+          chosen[count++] = int32_t(t);
+        }
         pack(group, chosen, count, packed);
-        run_job(Job{.batch = s.batch,
-                    .rows = {a, s.stride_height, (s.in_height - a + s.stride_height - 1) / s.stride_height},
-                    .columns = {b, s.stride_width, (s.in_width - b + s.stride_width - 1) / s.stride_width},
-                    .taps = count,
-                    .tap = chosen,
-                    .packed = packed,
-                    .inner = inner,
-                    .outer = outer,
-                    .bias = nullptr,
-                    .residual = nullptr,
-                    .activation = Activation::none,
-                    .result = p.input_gradient + g * outer,
-                    .result_height = s.in_height,
-                    .result_width = s.in_width,
-                    .result_channels = s.in_channels,
-                    .source_step = pointwise(s) ? s.out_channels : 0},
-                source);
+        run_job(
+            {.batch = s.batch,
+             .rows = {a, s.stride_height, (s.in_height - a + s.stride_height - 1) / s.stride_height, s.out_height(), 1},
+             .columns = {b, s.stride_width, (s.in_width - b + s.stride_width - 1) / s.stride_width, s.out_width(), 1},
+             .taps = count,
+             .offset = offsets,
+             .packed = packed,
+             .inner = inner,
+             .outer = outer,
+             .source = p.output_gradient + g * inner,
+             .source_channels = s.out_channels,
+             .zeros = zeros,
+             .bias = nullptr,
+             .residual = nullptr,
+             .activation = Activation::none,
+             .result = p.input_gradient + g * outer,
+             .result_height = s.in_height,
+             .result_width = s.in_width,
+             .result_channels = s.in_channels,
+             .pointwise = pointwise(s)});
       }
   }
 }

@@ -58,16 +58,48 @@ struct Plan {
   int64_t sums() const { return groups * taps * rows * columns; }  // of a range
 };
 
-// Where the input channels lie that an output pixel met at a tap.
-const float* source(const ConvWeightGradient& p, const Plan& plan, int64_t pixel, int64_t tap, const float* zeros) {
-  const ConvShape& s = p.shape;
-  const int64_t image = pixel / (plan.height * plan.width), y = pixel / plan.width % plan.height,
-                x = pixel % plan.width;
-  const int64_t iy = y * s.stride_height - s.padding_height + tap / s.kernel_width * s.dilation_height;
-  const int64_t ix = x * s.stride_width - s.padding_width + tap % s.kernel_width * s.dilation_width;
-  if (iy < 0 || iy >= s.in_height || ix < 0 || ix >= s.in_width) return zeros;
-  return p.input + ((image * s.in_height + iy) * s.in_width + ix) * s.in_channels;
-}
+// Walks over the output's pixels in their order, and knows where the input channels lie that each met at a tap.
+class Source {
+ public:
+  Source(const ConvWeightGradient& p, const Plan& plan, int64_t pixel, int64_t tap, int64_t group, const float* zeros)
+      : shape_(p.shape),
+        input_(p.input + group * plan.inner),
+        zeros_(zeros),
+        height_(plan.height),
+        width_(plan.width),
+        image_(pixel / (plan.height * plan.width)),
+        y_(pixel / plan.width % plan.height),
+        x_(pixel % plan.width),
+        down_(tap / p.shape.kernel_width * p.shape.dilation_height - p.shape.padding_height),
+        right_(tap % p.shape.kernel_width * p.shape.dilation_width - p.shape.padding_width) {}
+
+  // The `count` pixels from the present one on: channels from `c` on. The last of them stands `ahead` times more
+  // behind.
+  void fill(int64_t count, int64_t c, const float** at) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t iy = y_ * shape_.stride_height + down_, ix = x_ * shape_.stride_width + right_;
+      const bool inside = iy >= 0 && iy < shape_.in_height && ix >= 0 && ix < shape_.in_width;
+      at[i] =
+          inside ? input_ + ((image_ * shape_.in_height + iy) * shape_.in_width + ix) * shape_.in_channels + c : zeros_;
+      advance();
+    }
+    for (int64_t i = count; i < count + ahead; ++i) at[i] = at[count - 1];
+  }
+
+ private:
+  void advance() {
+    if (++x_ < width_) return;
+    x_ = 0;
+    if (++y_ < height_) return;
+    y_ = 0;
+    ++image_;
+  }
+
+  const ConvShape& shape_;
+  const float *input_, *zeros_;
+  int64_t height_, width_, image_, y_, x_;
+  int64_t down_, right_;
+};
 
 void run_item(const ConvWeightGradient& p, const Plan& plan, int64_t item, float* packed_g, float* packed_x,
               float* sums, const float* zeros) {
@@ -84,16 +116,15 @@ void run_item(const ConvWeightGradient& p, const Plan& plan, int64_t item, float
   const float* g = p.output_gradient + group * plan.outer + k0;
   float* own = sums + range * plan.sums() + (group * plan.taps + tap) * plan.rows * plan.columns;
   const auto gradient_at = [&](int64_t pixel) { return g + pixel * s.out_channels; };
-  const auto input_at = [&](int64_t pixel) {
-    const float* x = source(p, plan, pixel, tap, zeros);
-    return x == zeros ? zeros : x + group * plan.inner + c0;
-  };
+  Source source(p, plan, begin, tap, group, zeros);
+  const float* inputs[block + ahead];
   for (int64_t first = begin; first < end; first += block) {
     const int64_t count = least(block, end - first);
+    source.fill(count, c0, inputs);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t pixel = first + i, later = least(pixel + ahead, end - 1);
       pack_pixel<pack>(gradient_at(pixel), gradient_at(later), ks, packed_g + i * pack);
-      pack_pixel<panel>(input_at(pixel), input_at(later), cs, packed_x + i * panel);
+      pack_pixel<panel>(inputs[i], inputs[i + ahead], cs, packed_x + i * panel);
     }
     for (int64_t c = 0; c < cs; c += panel)
       for (int64_t k = 0; k < ks; k += pack) {

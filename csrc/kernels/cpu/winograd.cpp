@@ -25,13 +25,11 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace winograd {
 namespace {
 
-// Bᵀ d B of tile number `index` into a row of V.
-template <int taps>
-void transform_tile(const ConvForward& p, const Tiles<taps>& tiles, int64_t index, float* v, int64_t position_step,
-                    const float* zeros) {
-  for_each_input_vector(p.shape, p.input, TilePlace(tiles, index), zeros,
-                        [&](int64_t c, auto fetch)
-                            __attribute__((always_inline)) { input_tile(fetch, v + c, position_step); });
+// Bᵀ d B of a tile into a row of V.
+void transform_tile(const ConvForward& p, const TilePlace& place, float* v, int64_t position_step, const float* zeros) {
+  for_each_input_vector(p.shape, p.input, place, zeros, [&](int64_t c, auto fetch) __attribute__((always_inline)) {
+    input_tile(fetch, v + c, position_step);
+  });
 }
 
 // 2×2 maxima of a tile of outputs; rows and columns of windows that lie inside the map.
@@ -184,17 +182,22 @@ void finish_panel(const ConvForward& p, const Layout& layout, const Tiles<taps>&
                   int64_t panel_index, const float* m) {
   const ConvShape& s = p.shape;
   const int64_t each = piece_tiles(layout, tiles), line = moment_line(s.out_channels);
+  TilePlace place(tiles, first);
+  int64_t in_piece = 0;  // tiles of the piece that are finished
   Piece piece{nullptr, 0};
-  if (p.moments)
-    for (int64_t t = first / each * each; t < first; ++t) piece.before += Inside<taps>(s, TilePlace(tiles, t)).count();
-  for (int64_t t = 0; t < count; ++t) {
-    const TilePlace place(tiles, first + t);
-    if (p.moments) {
-      piece.line = p.moments + (first + t) / each * line;
-      if ((first + t) % each == 0) piece.before = 0;
+  if (p.moments) {
+    in_piece = first % each;
+    piece.line = p.moments + first / each * line;
+    for (int64_t t = first - in_piece; t < first; ++t) piece.before += Inside<taps>(s, TilePlace(tiles, t)).count();
+  }
+  for (int64_t t = 0; t < count; ++t, place.advance(tiles)) {
+    if (p.moments && in_piece == each) {
+      piece = {piece.line + line, 0};
+      in_piece = 0;
     }
     transform_outputs<taps>(p, place, m + t * panel, count * panel + 16, panel_index, piece);
     if (!p.moments) continue;
+    ++in_piece;
     piece.before += Inside<taps>(s, place).count();
     if (panel_index == 0) piece.line[2 * s.out_channels] = float(piece.before);
   }
@@ -248,7 +251,9 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& 
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * block, count = least(block, tiles.count - first);
-      for (int64_t t = 0; t < count; ++t) transform_tile(p, tiles, first + t, v + t * layout.channels, v_step, zeros);
+      TilePlace place(tiles, first);
+      for (int64_t t = 0; t < count; ++t, place.advance(tiles))
+        transform_tile(p, place, v + t * layout.channels, v_step, zeros);
       for (int64_t k = 0; k < layout.panels; ++k) {
         const float *panel_u = u + k * layout.panel_weights,
                     *next_u = k + 1 < layout.panels ? panel_u + layout.panel_weights : u;
@@ -286,7 +291,8 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>&
     for (int64_t first = 0; first < tiles.count; first += block) {
       const int64_t count = least(block, tiles.count - first);
 #pragma omp for schedule(static)
-      for (int64_t t = 0; t < count; ++t) transform_tile(p, tiles, first + t, v + t * layout.channels, v_step, zeros);
+      for (int64_t t = 0; t < count; ++t)
+        transform_tile(p, TilePlace(tiles, first + t), v + t * layout.channels, v_step, zeros);
 #pragma omp for schedule(dynamic)
       for (int64_t k = 0; k < layout.panels; ++k) {
         for (int64_t c0 = 0; c0 < layout.channels; c0 += few) {

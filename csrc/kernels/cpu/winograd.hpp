@@ -116,6 +116,16 @@ struct TilePlace {
       : image(index / (tiles.rows * tiles.columns)),
         row(index / tiles.columns % tiles.rows * outputs<taps>),
         column(index % tiles.columns * outputs<taps>) {}
+
+  // The next tile: divisions of 64 bits, asked for each tile, would take as long as a good part of its transform.
+  template <int taps>
+  void advance(const Tiles<taps>& tiles) {
+    if ((column += outputs<taps>) < tiles.columns * outputs<taps>) return;
+    column = 0;
+    if ((row += outputs<taps>) < tiles.rows * outputs<taps>) return;
+    row = 0;
+    ++image;
+  }
 };
 
 // The convolutions that Winograd takes: taps×taps, stride 1, and channels enough to fill vectors.

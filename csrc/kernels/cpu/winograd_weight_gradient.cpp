@@ -45,10 +45,9 @@ struct Block {  // the transformed tiles
   const float* zeros;
 };
 
-template <int taps>
-void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles<taps>& tiles,
-                          int64_t index, int64_t t, const Block& block) {
-  for_each_input_vector(p.shape, p.input, TilePlace(tiles, index), block.zeros,
+void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& layout, const TilePlace& place, int64_t t,
+                          const Block& block) {
+  for_each_input_vector(p.shape, p.input, place, block.zeros,
                         [&](int64_t c, auto fetch) __attribute__((always_inline)) {
                           float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
                           input_tile(fetch, out, layout.v_step);
@@ -58,10 +57,10 @@ void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& lay
       store(block.v + (c / pack * layout.tiles + t) * pack + c % pack + at * layout.v_step, Vec{});
 }
 
-template <int taps, class GradientTile>
-void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles<taps>& tiles,
-                             int64_t index, int64_t t, const Block& block) {
-  const GradientTile gradient(p, TilePlace(tiles, index), block.zeros);
+template <class GradientTile>
+void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& layout, const TilePlace& place,
+                             int64_t t, const Block& block) {
+  const GradientTile gradient(p, place, block.zeros);
   const auto transform = [](const Vec* in, int step, Vec* out, int out_step) __attribute__((always_inline)) {
     transform_filter<GradientTile::side>(in, step, out, out_step);
   };
@@ -141,10 +140,10 @@ template <int taps, class GradientTile>
 void transform_block(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles<taps>& tiles, int64_t first,
                      int64_t count, const Block& block) {
 #pragma omp for schedule(static) nowait
-  for (int64_t t = 0; t < count; ++t) transform_input_tile(p, layout, tiles, first + t, t, block);
+  for (int64_t t = 0; t < count; ++t) transform_input_tile(p, layout, TilePlace(tiles, first + t), t, block);
 #pragma omp for schedule(static)
   for (int64_t t = 0; t < count; ++t)
-    transform_gradient_tile<taps, GradientTile>(p, layout, tiles, first + t, t, block);
+    transform_gradient_tile<GradientTile>(p, layout, TilePlace(tiles, first + t), t, block);
 }
 
 inline constexpr int64_t sums_size = pack * panel;  // of one product: pack × panel, one after the other
@@ -254,9 +253,11 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64
       const int64_t begin = tiles.count * chunk / chunks, end = tiles.count * (chunk + 1) / chunks;
       for (int64_t first = begin; first < end; first += block) {
         const int64_t count = least(block, end - first);
-        for (int64_t t = 0; t < count; ++t) transform_input_tile(p, layout, tiles, first + t, t, {v, d, zeros});
-        for (int64_t t = 0; t < count; ++t)
-          transform_gradient_tile<taps, GradientTile>(p, layout, tiles, first + t, t, {v, d, zeros});
+        TilePlace input_place(tiles, first), gradient_place = input_place;
+        for (int64_t t = 0; t < count; ++t, input_place.advance(tiles))
+          transform_input_tile(p, layout, input_place, t, {v, d, zeros});
+        for (int64_t t = 0; t < count; ++t, gradient_place.advance(tiles))
+          transform_gradient_tile<GradientTile>(p, layout, gradient_place, t, {v, d, zeros});
         for (int at = 0; at < positions; ++at)
           add_products(layout, at, count, v, d, all_w + chunk * w_size + at * w_step, first != begin);
       }
