@@ -51,9 +51,13 @@ inline const float* padded_band(const ConvShape& s, const Geometry& g, const flo
   for (int64_t i = 0; i < lines; ++i) {
     float* to = space + i * padded_line;
     const int64_t row = y * s.stride_height + i - s.padding_height;
-    const bool inside = row >= 0 && row < s.in_height;
-    for (int64_t j = 0; j < padded_line; ++j)
-      to[j] = inside && j >= side && j < side + line ? from[row * line + j - side] : 0.0f;
+    if (row < 0 || row >= s.in_height) {
+      __builtin_memset(to, 0, size_t(padded_line) * sizeof(float));
+      continue;
+    }
+    __builtin_memset(to, 0, size_t(side) * sizeof(float));
+    __builtin_memcpy(to + side, from + row * line, size_t(line) * sizeof(float));
+    __builtin_memset(to + side + line, 0, size_t(side) * sizeof(float));
   }
   return space;
 }

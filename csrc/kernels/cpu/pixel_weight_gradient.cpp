@@ -14,7 +14,7 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace pixel {
 namespace {
 
-// Σ over the pixels of some rows of x[pixel + offset(tap)] · g[pixel][k], for `taps` taps × one panel.
+// sums[tap][panel] += Σ over the pixels of some rows of x[pixel + offset(tap)] · g[pixel][k], for `taps` taps.
 template <int taps>
 PYCONVOPT_INLINE void taps_times_pixels(const float* x, const Geometry& g, const int32_t* offset, const float* gradient,
                                         int64_t gradient_step, int64_t width, int64_t rows, int64_t gradient_row,
@@ -22,7 +22,10 @@ PYCONVOPT_INLINE void taps_times_pixels(const float* x, const Geometry& g, const
   Vec sum[taps][2];
   const float* from[taps];
 #pragma GCC unroll 16
-  for (int t = 0; t < taps; ++t) sum[t][0] = sum[t][1] = Vec{};
+  for (int t = 0; t < taps; ++t) {
+    sum[t][0] = load(sums + t * panel);
+    sum[t][1] = load(sums + t * panel + lanes);
+  }
   for (int64_t y = 0; y < rows; ++y) {
 #pragma GCC unroll 16
     for (int t = 0; t < taps; ++t) from[t] = x + y * g.row_step + offset[t];
@@ -132,22 +135,28 @@ void sum_pooled_rows(const ConvWeightGradient& p, const Geometry& g, const float
   });
 }
 
-// The same from the gradient of the map itself, without the bias.
+// The same from the gradient of the map itself, without the bias: a few rows at a time, which stay in the cache while
+// all taps read them.
 void sum_rows(const ConvWeightGradient& p, const Geometry& g, const float* x, int64_t n, int64_t y, int64_t rows,
               float* buffer, float* sums) {
   constexpr int most = vector_registers == 32 ? 9 : 5;
+  constexpr int64_t near = 16384;  // floats of the gradient
   const ConvShape& s = p.shape;
+  const int64_t width = s.out_width(), few = greatest(1, near / (width * s.out_channels));
   const bool straight = s.out_channels % panel == 0;
-  const float* map = p.output_gradient + (n * s.out_height() + y) * s.out_width() * s.out_channels;
-  for (int64_t k = 0; k < g.panels; ++k) {
-    if (!straight) copy_panel(s, map, k * panel, rows * s.out_width(), buffer);
-    const float* gradient = straight ? map + k * panel : buffer;
-    const int64_t step = straight ? s.out_channels : panel;
-    for (int64_t t = 0; t < g.taps; t += most)
-      with_rows<most>(int(least(most, g.taps - t)), [&]<int taps>() {
-        taps_times_pixels<taps>(x, g, g.offset + t, gradient, step, s.out_width(), rows, s.out_width() * step,
-                                sums + (k * (g.taps + 1) + t) * panel);
-      });
+  for (int64_t first = 0; first < rows; first += few) {
+    const int64_t count = least(few, rows - first);
+    const float* map = p.output_gradient + (n * s.out_height() + y + first) * width * s.out_channels;
+    for (int64_t k = 0; k < g.panels; ++k) {
+      if (!straight) copy_panel(s, map, k * panel, count * width, buffer);
+      const float* gradient = straight ? map + k * panel : buffer;
+      const int64_t step = straight ? s.out_channels : panel;
+      for (int64_t t = 0; t < g.taps; t += most)
+        with_rows<most>(int(least(most, g.taps - t)), [&]<int taps>() {
+          taps_times_pixels<taps>(x + first * g.row_step, g, g.offset + t, gradient, step, width, count, width * step,
+                                  sums + (k * (g.taps + 1) + t) * panel);
+        });
+    }
   }
 }
 
