@@ -62,7 +62,7 @@ void forward_row(const ConvForward& p, const PackedWeights& weights, int64_t lin
 }
 
 // Rows of a piece of the statistics.
-int64_t piece_rows(const ConvShape& s) { return (s.batch * s.out_height() + 63) / 64; }
+int64_t piece_rows(const ConvShape& s) { return greatest(1, (s.batch * s.out_height() + 63) / 64); }
 
 int64_t moment_pieces(const ConvForward& p) {
   const int64_t rows = p.shape.batch * p.shape.out_height(), each = piece_rows(p.shape);
