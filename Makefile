@@ -20,8 +20,9 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 demo: $(VENV)/.installed data
 	$(BIN)/pyconvopt train --data fashion-mnist --recipe seed --epochs $(EPOCHS)
 
+# Two processes, each test file in one of them: most tests keep one processor busy. Threads that wait give theirs up.
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
