@@ -7,6 +7,8 @@
 // nothing is packed. Padding is a zero-padded copy of the image. The weight gradient is the same sum
 // over pixels instead of taps.
 #pragma once
+#include <cstddef>
+
 #include "../conv.hpp"
 #include "gemm.hpp"
 
@@ -52,12 +54,12 @@ inline const float* padded_band(const ConvShape& s, const Geometry& g, const flo
     float* to = space + i * padded_line;
     const int64_t row = y * s.stride_height + i - s.padding_height;
     if (row < 0 || row >= s.in_height) {
-      __builtin_memset(to, 0, size_t(padded_line) * sizeof(float));
+      __builtin_memset(to, 0, std::size_t(padded_line) * sizeof(float));
       continue;
     }
-    __builtin_memset(to, 0, size_t(side) * sizeof(float));
-    __builtin_memcpy(to + side, from + row * line, size_t(line) * sizeof(float));
-    __builtin_memset(to + side + line, 0, size_t(side) * sizeof(float));
+    __builtin_memset(to, 0, std::size_t(side) * sizeof(float));
+    __builtin_memcpy(to + side, from + row * line, std::size_t(line) * sizeof(float));
+    __builtin_memset(to + side + line, 0, std::size_t(side) * sizeof(float));
   }
   return space;
 }
