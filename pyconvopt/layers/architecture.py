@@ -18,8 +18,8 @@ class Architecture(Layer):
     """A known architecture by its name: Architecture('resnet18', {'num_classes': 10}).
 
     So it is assembled, trained and saved like any layer, takes arrays (N, H, W, C), and may have
-    others before and behind it. `network` is the torch module, whose `state_dict` has the names
-    torchvision uses.
+    others before and behind it. `network` is the torch module, accelerated, whose `state_dict` has
+    the names torchvision uses.
 
     Args: architecture (a name of `models.ARCHITECTURES`), arguments (none; its own: num_classes,
     small_images ...). in_channels follows from the input.
@@ -83,7 +83,9 @@ class Architecture(Layer):
 
     @override
     def make_weights(self, input_shape: Shape) -> None:
-        self.network = self.make(int(input_shape[-1] or 0))
+        from pyconvopt.accelerate import accelerate
+
+        self.network = accelerate(self.make(int(input_shape[-1] or 0)))
 
     @override
     def call(self, x: Tensor) -> Tensor:

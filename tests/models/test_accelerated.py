@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import pyconvopt as pco
-from pyconvopt import models
+from pyconvopt import layers, models
 from pyconvopt.accelerate.classes import LAYERS, PLANS
 from tests.accelerate.loss_curves import architecture
 
@@ -51,3 +51,16 @@ def test_accelerated_is_plain(name):
         assert relative(fast(x), plain(x)) <= FORWARD
     plans = [vars(m).get(PLANS) for m in fast.modules()]
     assert any(each is not None and each.current is not None for each in plans)
+
+
+def test_the_layer_is_accelerated():
+    torch.manual_seed(0)
+    layer = layers.Architecture("resnet_cifar", {"depth": 8}, input_shape=(8, 8, 3))
+    layer.build((None, 8, 8, 3))
+    torch.manual_seed(0)
+    plain = models.resnet_cifar(depth=8, in_channels=3)
+    assert list(layer.network.state_dict()) == list(plain.state_dict())
+    x = torch.randn(4, 3, 8, 8)
+    (y, gradient), (wanted, other) = (step(m, x) for m in (layer.network, pco.restore(plain)))
+    assert relative(y, wanted) <= FORWARD and relative(gradient, other) <= GRADIENTS[True]
+    assert vars(layer.network)[PLANS].current is not None
