@@ -148,13 +148,21 @@ def test_a_tiny_budget_is_run_once(tmp_path, tiny_data, capsys):
 
 def test_runs_of_two_machines_are_not_mixed(tmp_path, tiny_data, capsys):
     results = tmp_path / "results"
-    arguments = ["run", "l2", "--seeds", "1", "--epochs", "1", "--pages", str(tmp_path / "pages")]
-    arguments += ["--results", str(results)]
-    assert make_cards.main(arguments) == 0
-    facts = json.loads((results / "l2.json").read_text())
-    facts["machine"]["processor"] = "another"
-    (results / "l2.json").write_text(json.dumps(facts))
-    assert make_cards.main(arguments) == 1
+    arguments = ["--epochs", "1", "--pages", str(tmp_path / "pages"), "--results", str(results)]
+    assert make_cards.main(["run", "l2", "--seeds", "1", *arguments]) == 0
+    for key in ("l2", "seed"):
+        facts = json.loads((results / f"{key}.json").read_text())
+        facts["machine"]["processor"] = "another"
+        (results / f"{key}.json").write_text(json.dumps(facts))
+    # The baseline is complete: ways of this machine are held against it, and the page says so.
+    assert make_cards.main(["run", "dropout", "--seeds", "1", *arguments]) == 0
+    text = (tmp_path / "pages/dropout.md").read_text()
+    assert "the recipe `seed` itself on another (" in text
+    # What is not complete is not gone on with here.
+    assert make_cards.main(["run", "l2", "--seeds", "2", *arguments]) == 1
+    assert "the runs of seed were begun on" in capsys.readouterr().err
+    (results / "seed.json").write_text((results / "dropout.json").read_text())
+    assert make_cards.main(["run", "l2", "--seeds", "2", *arguments]) == 1
     assert "the runs of l2 were begun on" in capsys.readouterr().err
 
 
@@ -180,8 +188,9 @@ def test_the_numbers_on_a_page(tmp_path):
         kept.add(record(way, seed, 0.8 + points))
     rows = ([*timing.COLUMNS], *([one.key, way.name, number, 2.0, 3.0] for number in range(2)))
     (tmp_path / "times.csv").write_text(as_csv(rows))
-    training.claim(tmp_path / "other", "t")
-    (tmp_path / "other/t.json").rename(tmp_path / "t.json")
+    for key in ("seed", "t"):
+        training.claim(tmp_path / "other", key)
+        (tmp_path / f"other/{key}.json").rename(tmp_path / f"{key}.json")
     text = page.page(one, tmp_path, NOTHING)
     assert "| the recipe `seed` | `fit.epochs = 3` | 3 | 80.00 ± 0.00 |  |  |  |" in text
     assert (
@@ -202,8 +211,9 @@ def test_both_networks_stand_on_a_page(tmp_path):
     baseline, way = one.studies[1].entries()
     ResultsFile(tmp_path / "resnet.csv").add(record(baseline, 0, 0.9))
     ResultsFile(tmp_path / "t-resnet.csv").add(record(way, 0, 0.91))
-    training.claim(tmp_path / "other", "t")
-    (tmp_path / "other/t.json").rename(tmp_path / "t-resnet.json")
+    for key in ("resnet", "t-resnet"):
+        training.claim(tmp_path / "other", key)
+        (tmp_path / f"other/{key}.json").rename(tmp_path / f"{key}.json")
     small, resnet = page.page(one, tmp_path, NOTHING).split("### A small ResNet")
     assert "Not measured yet; `python -m docs.make_cards run t --network seed`" in small
     assert "| half | `compile.clip_norm = 0.5` | 1 | 91.00 | +1.00 |" in resnet

@@ -91,17 +91,27 @@ def measured(study: Study, results: Path, budget: Mapping[str, Any]) -> list[str
             *recipes,
             "",
         ]
-    facts = described(results, study.file)
-    machine = facts["machine"]
+    on, baseline_on = (made_on(results, key) for key in (study.file, study.recipe))
+    if baseline_on != on:
+        on += f"; the recipe `{study.recipe}` itself on {baseline_on}"
     return [
         *results_table(comparison, study, timing.changes(study, results), budget),
         "",
         *(f"- {row.name}: {verdict(row.difference)}." for row in comparison.rows[1:]),
         "",
-        f"Measured on {machine['processor']} ({machine['instruction_set']}, {machine['cores']} cores), "
-        f"torch {machine['torch']}, pyconvopt {facts['pyconvopt']}.",
+        f"Measured on {on}.",
         "",
     ]
+
+
+def made_on(results: Path, key: str) -> str:
+    """The machine and the versions of a file's runs, for a reader."""
+    facts = described(results, key)
+    machine = facts["machine"]
+    return (
+        f"{machine['processor']} ({machine['instruction_set']}, {machine['cores']} cores), "
+        f"torch {machine['torch']}, pyconvopt {facts['pyconvopt']}"
+    )
 
 
 def page(card: Card, results: Path, budget: Mapping[str, Any]) -> str:
