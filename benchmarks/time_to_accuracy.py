@@ -64,7 +64,10 @@ def rotated(names: Sequence[str], turn: int) -> list[str]:
 
 
 def measure(options: argparse.Namespace, data: str, python: dict[str, str]) -> dict[str, Any]:
-    """Every entry with every seed: the result that table, file and chart show."""
+    """Every entry with every seed: the result that table, file and chart show.
+
+    The file is written after each run, so that what was measured outlives a run that is broken off.
+    """
     here = machine.describe()
     threads = options.threads or here["cores"]
     result: dict[str, Any] = {
@@ -100,6 +103,8 @@ def measure(options: argparse.Namespace, data: str, python: dict[str, str]) -> d
             for worker in part["peers"]:
                 run = {"entry": name, "seed": seed, "points": worker["check"]}
                 result["runs"].append(run | {"version": worker["version"]})
+            if options.json:
+                report.write_json(result, options.json)
     benchmark.progress("")
     return result
 
@@ -211,8 +216,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         result = measure(options, str(path), python)
     print(table(result))
-    if options.json:
-        report.write_json(result, options.json)
     if options.png and result["runs"]:
         draw(result, options.png)
     return 0 if result["runs"] and not result["failed"] else 1
