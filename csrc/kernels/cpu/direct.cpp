@@ -8,6 +8,7 @@
 #include <omp.h>
 
 #include "../arena.hpp"
+#include "../processor.hpp"
 #include "activated.hpp"
 #include "moments.hpp"
 
@@ -51,6 +52,19 @@ struct Job {
 
   int64_t pixels() const { return batch * rows.count * columns.count; }
   int64_t steps() const { return taps * inner; }
+
+  // Whether the weights, which a second-level cache keeps, are read from there for every few pixels, and the map and
+  // the result are gone through once. Else each panel of them is read for all pixels of a block. With 12 rows to share
+  // what a step reads of the weights the first is the faster.
+  bool pixels_first() const {
+    return vector_registers == 32 && outer * steps() * int64_t(sizeof(float)) <= second_level_cache() / 2;
+  }
+  // Whether a pixel's steps are read where they lie. Rows of the map that are a multiple of 4 KiB apart all meet in the
+  // same set of a first-level cache, of 2 KiB in two; there they should not stay for long.
+  bool in_place() const {
+    if (!pointwise || source_channels % 512) return pointwise;
+    return pixels_first() && (source_channels % 1024 || first_level_ways() >= product_rows);
+  }
 };
 
 // A pixel of the result by its numbers in both lines.
@@ -80,28 +94,47 @@ struct Pixel {
   }
 };
 
+// What is fetched while a sum is taken, `bytes` of it a step; or nothing.
+struct Ahead {
+  const char* at = nullptr;
+  int64_t bytes = 0;
+};
+
 // target[row][0..left) = start + Σ_s a[row·lda + s] · b[s], or added to what is there already; `residual`
 // lies as far from the residual as the target from the result. `piece` without a line: no statistics are wanted.
-template <int rows, int vectors>
-PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t steps, const Vec* start, bool add,
-                           const float* residual, const float* result, Activation activation, float* const* target,
-                           int64_t k, int64_t left, const Piece& piece, int64_t channels) {
+template <int rows, int vectors, bool fetch>
+PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t steps, Ahead ahead, const Vec* start,
+                           bool add, const float* residual, const float* result, Activation activation,
+                           float* const* target, int64_t k, int64_t left, const Piece& piece, int64_t channels) {
   Vec sum[rows][vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v)
       sum[r][v] = add ? load_channels(target[r] + k + v * lanes, left - v * lanes) : start[v];
+  constexpr int pointers = (rows + 2) / 3;
+  const float* from[pointers];  // every third row's next element, if something is fetched
+#pragma GCC unroll 4
+  for (int i = 0; i < pointers; ++i) from[i] = a + 3 * i * lda;
   for (int64_t s = 0; s < steps; ++s) {
     Vec factor[vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) factor[v] = load(b + s * panel + v * lanes);
+    if constexpr (fetch) {
+      __builtin_prefetch(ahead.at);
+      ahead.at += ahead.bytes;
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
-      const Vec value = broadcast(a[r * lda + s]);
+      const Vec value = broadcast(fetch ? from[r / 3][r % 3 * lda] : a[r * lda + s]);
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) sum[r][v] += value * factor[v];
     }
+    if constexpr (fetch)
+#pragma GCC unroll 4
+      for (int i = 0; i < pointers; ++i)
+        // Kept from the compiler, which would spend a register on each row and have none left for `ahead`.
+        asm("" : "+r"(++from[i]));
   }
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r)
@@ -121,13 +154,13 @@ PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t 
   }
 }
 
-// The steps s0 .. s0+steps of some pixels' sums.
+// The steps s0 .. s0+steps of some pixels' sums. `from_map`: `a` is the map itself, which may have to be fetched.
 void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t s0, int64_t steps,
-              float* const* targets, bool fetch, float* moments) {
+              float* const* targets, bool from_map, float* moments) {
   const bool add = s0 > 0, last = s0 + steps == job.steps();
   const Activation activation = last ? job.activation : Activation::none;
   const float* residual = last ? job.residual : nullptr;
-  for (int64_t k = 0; k < job.outer; k += panel) {
+  const auto product = [&]<bool fetch>(int64_t r, int64_t k, Ahead ahead) __attribute__((always_inline)) {
     const float* b = job.packed + k * job.steps() + s0 * panel;
     const int64_t left = least(panel, job.outer - k);
     Vec start[2] = {};
@@ -135,24 +168,43 @@ void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t
       start[0] = load_channels(job.bias + k, left);
       if (left > lanes) start[1] = load_channels(job.bias + k + lanes, left - lanes);
     }
+    with_rows<product_rows>(int(least(product_rows, rows - r)), [&]<int count>() {
+      const float* from = a + r * lda;
+      const Piece piece{last ? moments : nullptr, r};
+      if (left > lanes)
+        tile<count, 2, fetch>(from, lda, b, steps, ahead, start, add, residual, job.result, activation, targets + r, k,
+                              left, piece, job.result_channels);
+      else
+        tile<count, 1, fetch>(from, lda, b, steps, ahead, start, add, residual, job.result, activation, targets + r, k,
+                              left, piece, job.result_channels);
+    });
+  };
+  const auto fetch_targets = [&](int64_t r, int64_t k) __attribute__((always_inline)) {
+    for (int64_t i = r; i < least(rows, r + product_rows); ++i)
+      for (int64_t c = 0; c < least(panel, job.outer - k); c += 16) __builtin_prefetch(targets[i] + k + c, 1);
+  };
+  if (job.pixels_first()) {
+    const int64_t all_steps = (job.outer + panel - 1) / panel * steps;
+    const int64_t bytes = (product_rows * lda * int64_t(sizeof(float)) + all_steps - 1) / all_steps;
+    for (int64_t r = 0; r < rows; r += product_rows) {
+      const char* next = reinterpret_cast<const char*>(a + least(rows, r + product_rows) * lda);
+      for (int64_t k = 0; k < job.outer; k += panel, next += steps * bytes) {
+        const bool more = k + panel < job.outer;
+        fetch_targets(more ? r : r + product_rows, more ? k + panel : 0);
+        if (from_map) product.template operator()<true>(r, k, {next, bytes});
+        else product.template operator()<false>(r, k, {});
+      }
+    }
+    return;
+  }
+  for (int64_t k = 0; k < job.outer; k += panel)
     for (int64_t r = 0; r < rows; r += product_rows) {
       const int64_t after = least(rows, r + product_rows), end = least(rows, after + product_rows);
-      if (fetch && k == 0)
+      if (from_map && k == 0)
         for (const float* line = a + after * lda; line < a + end * lda; line += 16) __builtin_prefetch(line);
-      for (int64_t i = after; i < end; ++i)
-        for (int64_t c = 0; c < left; c += 16) __builtin_prefetch(targets[i] + k + c, 1);
-      with_rows<product_rows>(int(least(product_rows, rows - r)), [&]<int count>() {
-        const float* from = a + r * lda;
-        const Piece piece{last ? moments : nullptr, r};
-        if (left > lanes)
-          tile<count, 2>(from, lda, b, steps, start, add, residual, job.result, activation, targets + r, k, left, piece,
-                         job.result_channels);
-        else
-          tile<count, 1>(from, lda, b, steps, start, add, residual, job.result, activation, targets + r, k, left, piece,
-                         job.result_channels);
-      });
+      fetch_targets(after, k);
+      product.template operator()<false>(r, k, {});
     }
-  }
 }
 
 // Some pixels' steps, their sources copied one after the other.
@@ -204,8 +256,7 @@ void run_job(const Job& job) {
   const int64_t pixels = job.pixels();
   const int64_t each = job.moments ? piece_pixels(pixels) : block_pixels(pixels, 4 * threads);
   const int64_t blocks = (pixels + each - 1) / each, line = moment_line(job.result_channels);
-  // Rows that lie a multiple of 2 KiB apart would meet in the same few cache lines.
-  const bool in_place = job.pointwise && job.source_channels % 512 != 0;
+  const bool in_place = job.in_place();
   const int64_t lda = greatest(job.inner, most_steps) + 16;
   Workspace space(Workspace::bytes_for(in_place ? 0 : threads * each * lda));
   float* copies = space.floats(in_place ? 0 : threads * each * lda);
@@ -213,7 +264,7 @@ void run_job(const Job& job) {
   {
     const FlushDenormals flush;
     float* copy = copies + (in_place ? 0 : omp_get_thread_num() * each * lda);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, 2)  // two: a block ends with fetching the pixels of the next one
     for (int64_t i = 0; i < blocks; ++i)
       run_block(job, i * each, least(each, pixels - i * each), in_place, copy, lda,
                 job.moments ? job.moments + i * line : nullptr);

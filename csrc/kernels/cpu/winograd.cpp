@@ -14,6 +14,7 @@
 #include <omp.h>
 
 #include "../arena.hpp"
+#include "../processor.hpp"
 #include "activated.hpp"
 #include "gemm.hpp"
 #include "moments.hpp"
@@ -157,16 +158,24 @@ void multiply_panel(const Layout& layout, int64_t count, const float* v, int64_t
 // Whether U is too large to stay in a second-level cache.
 bool is_far(const Layout& layout) { return layout.panels * layout.panel_weights > int64_t(1) << 18; }
 
-// As many tiles as keep V in about half of a second-level cache, in whole register blocks.
-int64_t block_tiles(const Layout& layout) {
-  const int64_t fit = (int64_t(256) << 10) / int64_t(sizeof(float)) / (positions * layout.channels);
+// Tiles whose V takes so many bytes, in whole register blocks.
+int64_t tiles_in(int64_t bytes, const Layout& layout) {
+  const int64_t fit = bytes / int64_t(sizeof(float)) / (positions * layout.channels);
   return greatest(1, fit / product_rows) * product_rows;
 }
 
-// Tiles of a piece of the statistics, whatever the number of threads.
+constexpr int64_t small_v = int64_t(256) << 10;  // bytes that fit in any second-level cache
+
+// Tiles of a block of V. Each block reads all of U: where that lies behind the second-level cache, the blocks are as
+// large as the cache allows.
+int64_t block_tiles(const Layout& layout) {
+  return tiles_in(is_far(layout) ? greatest(small_v, second_level_cache() / 4) : small_v, layout);
+}
+
+// Tiles of a piece of the statistics, whatever the number of threads and the cache.
 template <int taps>
 int64_t piece_tiles(const Layout& layout, const Tiles<taps>& tiles) {
-  return least(block_tiles(layout), (tiles.count + 7) / 8);
+  return least(tiles_in(small_v, layout), (tiles.count + 7) / 8);
 }
 
 template <int taps>
@@ -227,10 +236,12 @@ void transform(const ConvForward& p, float* u) {
 template <int taps>
 void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles) {
   const int threads = omp_get_max_threads();
-  // A thread takes whole pieces of the statistics.
-  const int64_t block =
-      p.moments ? piece_tiles(layout, tiles) : least(block_tiles(layout), (tiles.count + threads - 1) / threads);
   const bool far = is_far(layout);
+  int64_t block = least(block_tiles(layout), (tiles.count + threads - 1) / threads);
+  if (p.moments) {  // a thread takes whole pieces of the statistics
+    const int64_t piece = piece_tiles(layout, tiles);
+    block = far ? greatest(1, block / piece) * piece : piece;
+  }
   const int64_t blocks = (tiles.count + block - 1) / block;
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
   const int64_t u_size = p.prepared ? 0 : layout.panels * layout.panel_weights;
@@ -268,7 +279,7 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& 
 template <int taps>
 void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles) {
   const int threads = omp_get_max_threads();
-  const int64_t block = least(tiles.count, 128);
+  const int64_t block = least(tiles.count, greatest(128, tiles_in(int64_t(10) << 20, layout)));
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
   // Few tiles: channels whose part of U stays in a second-level cache with M, which is added to for each part. With
   // more M itself would not stay there, and a whole panel of U goes behind it and is fetched from there.
