@@ -2,13 +2,14 @@
 //
 //   dW[k][tap][c] = Σ_pixel g[pixel][k] · x[source(pixel, tap)][c]
 //
-// A thread takes a range of pixels, a tap, some output and some input channels: few enough for their sums
-// to stay in its cache. It packs the gradient and the input of a few pixels and adds their outer products.
+// A thread takes a range of pixels, some output and some input channels, and a tap or all of them: few enough for their
+// sums to stay in its cache. It packs the gradient and the input of a few pixels and adds their outer products.
 // Which ranges there are depends on the shape alone, and their sums are added in order: the thread count
 // does not show in the result. Items that read the same pixels follow each other.
 #include <omp.h>
 
 #include "../arena.hpp"
+#include "../processor.hpp"
 #include "direct.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
@@ -35,8 +36,9 @@ struct Plan {
   int64_t ranges, each;               // of pixels
   int64_t taps, groups;
   int64_t rows, columns;  // the sums of one tap and group, padded to whole packs and panels
+  int64_t taps_together;  // that an item takes: the gradient is packed once for all of them
 
-  explicit Plan(const ConvShape& s)
+  Plan(const ConvShape& s, int threads)
       : inner(s.in_channels / s.groups),
         outer(s.out_channels / s.groups),
         output_parts((outer + most_outputs - 1) / most_outputs),
@@ -53,12 +55,16 @@ struct Plan {
     const int64_t parts = greatest(1, least(wanted, affordable));
     each = round_up((pixels + parts - 1) / parts, block);
     ranges = (pixels + each - 1) / each;
+    const int64_t bytes = taps * least(most_outputs, rows) * least(most_inputs, columns) * int64_t(sizeof(float));
+    const bool stay = bytes <= second_level_cache() / 2;
+    const bool enough = ranges * groups * output_parts * input_parts >= 3 * threads;
+    taps_together = stay && enough ? taps : 1;
   }
-  int64_t items() const { return ranges * groups * output_parts * taps * input_parts; }
+  int64_t items() const { return ranges * groups * output_parts * (taps / taps_together) * input_parts; }
   int64_t sums() const { return groups * taps * rows * columns; }  // of a range
 };
 
-// Walks over the output's pixels in their order, and knows where the input channels lie that each met at a tap.
+// Walks over the output's pixels from one on, and knows where the input channels lie that each met at a tap.
 class Source {
  public:
   Source(const ConvWeightGradient& p, const Plan& plan, int64_t pixel, int64_t tap, int64_t group, const float* zeros)
@@ -73,8 +79,7 @@ class Source {
         down_(tap / p.shape.kernel_width * p.shape.dilation_height - p.shape.padding_height),
         right_(tap % p.shape.kernel_width * p.shape.dilation_width - p.shape.padding_width) {}
 
-  // The `count` pixels from the present one on: channels from `c` on. The last of them stands `ahead` times more
-  // behind.
+  // The next `count` pixels' channels from `c` on; the last pixel's stand `ahead` times more behind.
   void fill(int64_t count, int64_t c, const float** at) {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t iy = y_ * shape_.stride_height + down_, ix = x_ * shape_.stride_width + right_;
@@ -109,30 +114,30 @@ void run_item(const ConvWeightGradient& p, const Plan& plan, int64_t item, float
     item /= count;
     return index;
   };
-  const int64_t c0 = next(plan.input_parts) * most_inputs, tap = next(plan.taps);
+  const int64_t c0 = next(plan.input_parts) * most_inputs;
+  const int64_t first_tap = next(plan.taps / plan.taps_together) * plan.taps_together;
   const int64_t k0 = next(plan.output_parts) * most_outputs, group = next(plan.groups), range = item;
   const int64_t ks = least(most_outputs, plan.outer - k0), cs = least(most_inputs, plan.inner - c0);
   const int64_t begin = range * plan.each, end = least(plan.pixels, begin + plan.each);
   const float* g = p.output_gradient + group * plan.outer + k0;
-  float* own = sums + range * plan.sums() + (group * plan.taps + tap) * plan.rows * plan.columns;
   const auto gradient_at = [&](int64_t pixel) { return g + pixel * s.out_channels; };
-  Source source(p, plan, begin, tap, group, zeros);
   const float* inputs[block + ahead];
   for (int64_t first = begin; first < end; first += block) {
     const int64_t count = least(block, end - first);
-    source.fill(count, c0, inputs);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t pixel = first + i, later = least(pixel + ahead, end - 1);
-      pack_pixel<pack>(gradient_at(pixel), gradient_at(later), ks, packed_g + i * pack);
-      pack_pixel<panel>(inputs[i], inputs[i + ahead], cs, packed_x + i * panel);
+    for (int64_t i = 0; i < count; ++i)
+      pack_pixel<pack>(gradient_at(first + i), gradient_at(least(first + i + ahead, end - 1)), ks, packed_g + i * pack);
+    for (int64_t tap = first_tap; tap < first_tap + plan.taps_together; ++tap) {
+      Source(p, plan, first, tap, group, zeros).fill(count, c0, inputs);
+      for (int64_t i = 0; i < count; ++i) pack_pixel<panel>(inputs[i], inputs[i + ahead], cs, packed_x + i * panel);
+      float* own = sums + range * plan.sums() + (group * plan.taps + tap) * plan.rows * plan.columns;
+      for (int64_t c = 0; c < cs; c += panel)
+        for (int64_t k = 0; k < ks; k += pack) {
+          float* to = own + (k0 + k) * plan.columns + c0 + c;
+          const float *a = packed_g + k * block, *b = packed_x + c * block;
+          if (first == begin) outer_product<false>(a, b, count, to, plan.columns);
+          else outer_product<true>(a, b, count, to, plan.columns);
+        }
     }
-    for (int64_t c = 0; c < cs; c += panel)
-      for (int64_t k = 0; k < ks; k += pack) {
-        float* to = own + (k0 + k) * plan.columns + c0 + c;
-        const float *a = packed_g + k * block, *b = packed_x + c * block;
-        if (first == begin) outer_product<false>(a, b, count, to, plan.columns);
-        else outer_product<true>(a, b, count, to, plan.columns);
-      }
   }
 }
 
@@ -154,8 +159,8 @@ void add_ranges(const ConvWeightGradient& p, const Plan& plan, const float* sums
 
 void weight_gradient(const ConvWeightGradient& p) {
   const ConvShape& s = p.shape;
-  const Plan plan(s);
   const int threads = omp_get_max_threads();
+  const Plan plan(s, threads);
   const int64_t size_g = block * most_outputs, size_x = block * most_inputs;
   Workspace space(Workspace::bytes_for(plan.ranges * plan.sums()) + Workspace::bytes_for(threads * (size_g + size_x)) +
                   Workspace::bytes_for(most_inputs));

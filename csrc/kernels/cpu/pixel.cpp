@@ -18,6 +18,11 @@ template <int rows>
 PYCONVOPT_INLINE void pixels_times_taps(const float* x, const Geometry& g, const float* w, const float* bias,
                                         Activation activation, float* y, int64_t y_step, int64_t left,
                                         const Piece& piece, int64_t k) {
+  // Little is computed for a pixel: without this the stores of large maps wait for the lines they go to.
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) __builtin_prefetch(y + (rows + r) * y_step + half * lanes, 1);
   Vec sum[rows][2];
   const Vec start[2] = {load(bias), load(bias + lanes)};
 #pragma GCC unroll 16
