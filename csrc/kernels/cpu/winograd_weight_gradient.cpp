@@ -7,7 +7,7 @@
 // Both are stored in packs as wide as the product reads them: rows of C or K floats apart would map
 // to the same few cache sets. Sums run over tiles in their order, whatever the number of threads:
 // the result never depends on it. Three orders of the work:
-// - All tiles fit a cache: transform them all, then threads take blocks of channels × channels,
+// - All tiles fit a cache, or there are few: transform them all, then threads take blocks of channels × channels,
 //   sum them in a small W of their own and transform it at once. W, four times the weights, is
 //   never a whole.
 // - W is small: tiles in chunks whose number depends on the shape alone. A thread takes whole chunks,
@@ -289,9 +289,11 @@ void weight_gradient_from(const ConvWeightGradient& p) {
   const int64_t tile_bytes = positions * int64_t(sizeof(float)) * (one.packs * pack + one.panels * panel);
   const int64_t w_bytes = positions * int64_t(sizeof(float)) * one.packs * pack * one.panels * panel;
   const bool few_weights = w_bytes <= (int64_t(5) << 19);
-  if (tiles.count * tile_bytes <= (int64_t(few_weights ? 2 : 10) << 20)) tiles_at_once<taps, GradientTile>(p, tiles);
+  // All at once reads D again for each pack of V, 128 bytes a tile, where a whole W would be written and read, 4 KiB.
+  const bool in_cache = tiles.count * tile_bytes <= int64_t(2) << 20, few_tiles = !few_weights && tiles.count <= 40;
+  if (in_cache || few_tiles) tiles_at_once<taps, GradientTile>(p, tiles);
   else if (few_weights) chunk_by_chunk<taps, GradientTile>(p, tiles, greatest(4, least(16, tiles.count / 256)));
-  else block_by_block<taps, GradientTile>(p, tiles, greatest(24, (int64_t(3) << 20) / tile_bytes / 8 * 8));
+  else block_by_block<taps, GradientTile>(p, tiles, greatest(24, (int64_t(10) << 20) / tile_bytes / 8 * 8));
 }
 
 // The sums of a pooled gradient over the windows that ReLU let through.
