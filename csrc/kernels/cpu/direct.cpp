@@ -51,6 +51,17 @@ struct Job {
   float* moments = nullptr;
 
   int64_t pixels() const { return batch * rows.count * columns.count; }
+  Place place(int64_t pixel) const { return Place::number(pixel, rows.count, columns.count); }
+  float* target(const Place& pixel) const {
+    return result + ((pixel.image * result_height + rows.at(pixel.row)) * result_width + columns.at(pixel.column)) *
+                        result_channels;
+  }
+  // Where the inner channels lie that a pixel meets at a tap.
+  const float* source_of(const Place& pixel, const Offset& tap) const {
+    const int64_t y = pixel.row * rows.source_step + tap.row, x = pixel.column * columns.source_step + tap.column;
+    if (y < 0 || y >= rows.size || x < 0 || x >= columns.size) return zeros;
+    return source + ((pixel.image * rows.size + y) * columns.size + x) * source_channels;
+  }
   int64_t steps() const { return taps * inner; }
 
   // Whether the weights, which a second-level cache keeps, are read from there for every few pixels, and the map and
@@ -64,33 +75,6 @@ struct Job {
   bool in_place() const {
     if (!pointwise || source_channels % 512) return pointwise;
     return pixels_first() && (source_channels % 1024 || first_level_ways() >= product_rows);
-  }
-};
-
-// A pixel of the result by its numbers in both lines.
-struct Pixel {
-  int64_t image, row, column;
-
-  static Pixel number(const Job& job, int64_t index) {
-    const int64_t line = index / job.columns.count;
-    return {line / job.rows.count, line % job.rows.count, index % job.columns.count};
-  }
-  void advance(const Job& job) {
-    if (++column < job.columns.count) return;
-    column = 0;
-    if (++row < job.rows.count) return;
-    row = 0;
-    ++image;
-  }
-  float* target(const Job& job) const {
-    return job.result + ((image * job.result_height + job.rows.at(row)) * job.result_width + job.columns.at(column)) *
-                            job.result_channels;
-  }
-  // Where the inner channels lie that it meets at a tap.
-  const float* source(const Job& job, const Offset& tap) const {
-    const int64_t y = row * job.rows.source_step + tap.row, x = column * job.columns.source_step + tap.column;
-    if (y < 0 || y >= job.rows.size || x < 0 || x >= job.columns.size) return job.zeros;
-    return job.source + ((image * job.rows.size + y) * job.columns.size + x) * job.source_channels;
   }
 };
 
@@ -208,22 +192,22 @@ void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t
 }
 
 // Some pixels' steps, their sources copied one after the other.
-void gather(const Job& job, const Pixel* pixels, int64_t rows, int64_t tap, int64_t taps, int64_t c, int64_t count,
+void gather(const Job& job, const Place* pixels, int64_t rows, int64_t tap, int64_t taps, int64_t c, int64_t count,
             float* copy, int64_t lda) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t t = 0; t < taps; ++t) {
-      const float* from = pixels[i].source(job, job.offset[tap + t]) + c;
+      const float* from = job.source_of(pixels[i], job.offset[tap + t]) + c;
       float* to = copy + i * lda + t * count;
       for_each_vector(count, [&](int64_t at, auto part) { store(to + at, load(from + at, part), part); });
     }
 }
 
 void run_block(const Job& job, int64_t first, int64_t rows, bool in_place, float* copy, int64_t lda, float* moments) {
-  Pixel pixel = Pixel::number(job, first), pixels[most_rows];
+  Place pixel = job.place(first), pixels[most_rows];
   float* targets[most_rows];
-  for (int64_t i = 0; i < rows; ++i, pixel.advance(job)) {
+  for (int64_t i = 0; i < rows; ++i, pixel.advance(job.rows.count, job.columns.count)) {
     pixels[i] = pixel;
-    targets[i] = job.pointwise ? job.result + (first + i) * job.result_channels : pixel.target(job);
+    targets[i] = job.pointwise ? job.result + (first + i) * job.result_channels : job.target(pixel);
   }
   // Several whole taps at a time, or a part of one.
   const int64_t together = greatest(1, most_steps / job.inner), channels = least(job.inner, most_steps);

@@ -64,47 +64,22 @@ struct Plan {
   int64_t sums() const { return groups * taps * rows * columns; }  // of a range
 };
 
-// Walks over the output's pixels from one on, and knows where the input channels lie that each met at a tap.
-class Source {
- public:
-  Source(const ConvWeightGradient& p, const Plan& plan, int64_t pixel, int64_t tap, int64_t group, const float* zeros)
-      : shape_(p.shape),
-        input_(p.input + group * plan.inner),
-        zeros_(zeros),
-        height_(plan.height),
-        width_(plan.width),
-        image_(pixel / (plan.height * plan.width)),
-        y_(pixel / plan.width % plan.height),
-        x_(pixel % plan.width),
-        down_(tap / p.shape.kernel_width * p.shape.dilation_height - p.shape.padding_height),
-        right_(tap % p.shape.kernel_width * p.shape.dilation_width - p.shape.padding_width) {}
-
-  // The next `count` pixels' channels from `c` on; the last pixel's stand `ahead` times more behind.
-  void fill(int64_t count, int64_t c, const float** at) {
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t iy = y_ * shape_.stride_height + down_, ix = x_ * shape_.stride_width + right_;
-      const bool inside = iy >= 0 && iy < shape_.in_height && ix >= 0 && ix < shape_.in_width;
-      at[i] =
-          inside ? input_ + ((image_ * shape_.in_height + iy) * shape_.in_width + ix) * shape_.in_channels + c : zeros_;
-      advance();
-    }
-    for (int64_t i = count; i < count + ahead; ++i) at[i] = at[count - 1];
+// Where the input's channels lie, from `c` of a group on, that `count` of the output's pixels met at a tap; the last
+// pixel's stand `ahead` times more behind.
+void find_inputs(const ConvWeightGradient& p, const Plan& plan, int64_t first, int64_t count, int64_t tap,
+                 int64_t group, int64_t c, const float* zeros, const float** at) {
+  const ConvShape& s = p.shape;
+  const float* input = p.input + group * plan.inner + c;
+  const int64_t down = tap / s.kernel_width * s.dilation_height - s.padding_height,
+                right = tap % s.kernel_width * s.dilation_width - s.padding_width;
+  Place pixel = Place::number(first, plan.height, plan.width);
+  for (int64_t i = 0; i < count; ++i, pixel.advance(plan.height, plan.width)) {
+    const int64_t y = pixel.row * s.stride_height + down, x = pixel.column * s.stride_width + right;
+    const bool inside = y >= 0 && y < s.in_height && x >= 0 && x < s.in_width;
+    at[i] = inside ? input + ((pixel.image * s.in_height + y) * s.in_width + x) * s.in_channels : zeros;
   }
-
- private:
-  void advance() {
-    if (++x_ < width_) return;
-    x_ = 0;
-    if (++y_ < height_) return;
-    y_ = 0;
-    ++image_;
-  }
-
-  const ConvShape& shape_;
-  const float *input_, *zeros_;
-  int64_t height_, width_, image_, y_, x_;
-  int64_t down_, right_;
-};
+  for (int64_t i = count; i < count + ahead; ++i) at[i] = at[count - 1];
+}
 
 void run_item(const ConvWeightGradient& p, const Plan& plan, int64_t item, float* packed_g, float* packed_x,
               float* sums, const float* zeros) {
@@ -127,7 +102,7 @@ void run_item(const ConvWeightGradient& p, const Plan& plan, int64_t item, float
     for (int64_t i = 0; i < count; ++i)
       pack_pixel<pack>(gradient_at(first + i), gradient_at(least(first + i + ahead, end - 1)), ks, packed_g + i * pack);
     for (int64_t tap = first_tap; tap < first_tap + plan.taps_together; ++tap) {
-      Source(p, plan, first, tap, group, zeros).fill(count, c0, inputs);
+      find_inputs(p, plan, first, count, tap, group, c0, zeros, inputs);
       for (int64_t i = 0; i < count; ++i) pack_pixel<panel>(inputs[i], inputs[i + ahead], cs, packed_x + i * panel);
       float* own = sums + range * plan.sums() + (group * plan.taps + tap) * plan.rows * plan.columns;
       for (int64_t c = 0; c < cs; c += panel)
