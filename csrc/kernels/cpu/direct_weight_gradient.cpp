@@ -16,8 +16,10 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace direct {
 namespace {
 
-inline constexpr int64_t block = 128;                               // pixels packed at once
-inline constexpr int64_t most_outputs = 128, most_inputs = 8 * 32;  // of an item; whole packs and panels
+inline constexpr int64_t block = 128;  // pixels packed at once
+// Channels of an item, in whole packs and panels: what is packed is multiplied by as many as possible, and the sums
+// of 256 × 256 or 128 × 512 of them, or of 128 × 256 for several taps, stay in a second-level cache.
+inline constexpr int64_t most_outputs = 256, most_inputs = 512;
 
 inline constexpr int64_t ahead = 8;  // pixels fetched before they are packed
 
@@ -30,10 +32,11 @@ PYCONVOPT_INLINE void pack_pixel(const float* from, const float* later, int64_t 
 }
 
 struct Plan {
-  int64_t inner, outer;               // channels of a group
-  int64_t output_parts, input_parts;  // what they are divided into
-  int64_t height, width, pixels;      // of the output
-  int64_t ranges, each;               // of pixels
+  int64_t inner, outer;                       // channels of a group
+  int64_t outputs_together, inputs_together;  // of an item
+  int64_t output_parts, input_parts;          // what the channels are divided into
+  int64_t height, width, pixels;              // of the output
+  int64_t ranges, each;                       // of pixels
   int64_t taps, groups;
   int64_t rows, columns;  // the sums of one tap and group, padded to whole packs and panels
   int64_t taps_together;  // that an item takes: the gradient is packed once for all of them
@@ -41,8 +44,10 @@ struct Plan {
   Plan(const ConvShape& s, int threads)
       : inner(s.in_channels / s.groups),
         outer(s.out_channels / s.groups),
-        output_parts((outer + most_outputs - 1) / most_outputs),
-        input_parts((inner + most_inputs - 1) / most_inputs),
+        outputs_together(s.kernel_height * s.kernel_width == 1 ? most_outputs : most_outputs / 2),
+        inputs_together(outer <= most_outputs / 2 ? most_inputs : most_inputs / 2),
+        output_parts((outer + outputs_together - 1) / outputs_together),
+        input_parts((inner + inputs_together - 1) / inputs_together),
         height(s.out_height()),
         width(s.out_width()),
         pixels(s.batch * height * width),
@@ -55,7 +60,8 @@ struct Plan {
     const int64_t parts = greatest(1, least(wanted, affordable));
     each = round_up((pixels + parts - 1) / parts, block);
     ranges = (pixels + each - 1) / each;
-    const int64_t bytes = taps * least(most_outputs, rows) * least(most_inputs, columns) * int64_t(sizeof(float));
+    const int64_t bytes =
+        taps * least(outputs_together, rows) * least(inputs_together, columns) * int64_t(sizeof(float));
     const bool stay = bytes <= second_level_cache() / 2;
     const bool enough = ranges * groups * output_parts * input_parts >= 3 * threads;
     taps_together = stay && enough ? taps : 1;
@@ -89,10 +95,10 @@ void run_item(const ConvWeightGradient& p, const Plan& plan, int64_t item, float
     item /= count;
     return index;
   };
-  const int64_t c0 = next(plan.input_parts) * most_inputs;
+  const int64_t c0 = next(plan.input_parts) * plan.inputs_together;
   const int64_t first_tap = next(plan.taps / plan.taps_together) * plan.taps_together;
-  const int64_t k0 = next(plan.output_parts) * most_outputs, group = next(plan.groups), range = item;
-  const int64_t ks = least(most_outputs, plan.outer - k0), cs = least(most_inputs, plan.inner - c0);
+  const int64_t k0 = next(plan.output_parts) * plan.outputs_together, group = next(plan.groups), range = item;
+  const int64_t ks = least(plan.outputs_together, plan.outer - k0), cs = least(plan.inputs_together, plan.inner - c0);
   const int64_t begin = range * plan.each, end = least(plan.pixels, begin + plan.each);
   const float* g = p.output_gradient + group * plan.outer + k0;
   const auto gradient_at = [&](int64_t pixel) { return g + pixel * s.out_channels; };
