@@ -188,7 +188,7 @@ def test_the_numbers_on_a_page(tmp_path):
         kept.add(record(way, seed, 0.8 + points))
     rows = ([*timing.COLUMNS], *([one.key, way.name, number, 2.0, 3.0] for number in range(2)))
     (tmp_path / "times.csv").write_text(as_csv(rows))
-    for key in ("seed", "t"):
+    for key in ("seed", "t", timing.FILE):
         training.claim(tmp_path / "other", key)
         (tmp_path / f"other/{key}.json").rename(tmp_path / f"{key}.json")
     text = page.page(one, tmp_path, NOTHING)
@@ -202,7 +202,11 @@ def test_the_numbers_on_a_page(tmp_path):
     assert said.startswith("### The article's network\n\n**No difference") and said.endswith(
         "- [T](t.md), more (+4.00 ± 4.97)"
     )
-    assert f"{training.this_machine()['cores']} cores)" in text
+    assert f"{training.this_machine()['cores']} cores)" in text and "times on" not in text
+    facts = json.loads((tmp_path / "times.json").read_text())
+    facts["machine"]["processor"] = "another"
+    (tmp_path / "times.json").write_text(json.dumps(facts))
+    assert "; times on another (" in page.page(one, tmp_path, NOTHING)
 
 
 def test_both_networks_stand_on_a_page(tmp_path):

@@ -91,15 +91,22 @@ def measured(study: Study, results: Path, budget: Mapping[str, Any]) -> list[str
             *recipes,
             "",
         ]
-    on, baseline_on = (made_on(results, key) for key in (study.file, study.recipe))
-    if baseline_on != on:
-        on += f"; the recipe `{study.recipe}` itself on {baseline_on}"
+    times = timing.changes(study, results)
+    on = made_on(results, study.file)
+    elsewhere = [
+        f"{what} on {place}"
+        for what, key, there in (
+            (f"the recipe `{study.recipe}` itself", study.recipe, True),
+            ("times", timing.FILE, bool(times)),
+        )
+        if there and (place := made_on(results, key)) != on
+    ]
     return [
-        *results_table(comparison, study, timing.changes(study, results), budget),
+        *results_table(comparison, study, times, budget),
         "",
         *(f"- {row.name}: {verdict(row.difference)}." for row in comparison.rows[1:]),
         "",
-        f"Measured on {on}.",
+        f"Measured on {'; '.join([on, *elsewhere])}.",
         "",
     ]
 
