@@ -289,11 +289,13 @@ void weight_gradient_from(const ConvWeightGradient& p) {
   const int64_t tile_bytes = positions * int64_t(sizeof(float)) * (one.packs * pack + one.panels * panel);
   const int64_t w_bytes = positions * int64_t(sizeof(float)) * one.packs * pack * one.panels * panel;
   const bool few_weights = w_bytes <= (int64_t(5) << 19);
-  // All at once reads D again for each pack of V, 128 bytes a tile, where a whole W would be written and read, 4 KiB.
-  const bool in_cache = tiles.count * tile_bytes <= int64_t(2) << 20, few_tiles = !few_weights && tiles.count <= 40;
-  if (in_cache || few_tiles) tiles_at_once<taps, GradientTile>(p, tiles);
+  // All at once reads D again for each pack of V, 128 bytes a tile, where a whole W would be written and read, 4 KiB;
+  // but a W of tens of megabytes is not worth its memory for a few tiles more.
+  const int64_t bytes = tiles.count * tile_bytes, mega = int64_t(1) << 20;
+  const bool few_tiles = tiles.count <= 40 || (w_bytes > 16 * mega && bytes <= 10 * mega);
+  if (bytes <= 2 * mega || (!few_weights && few_tiles)) tiles_at_once<taps, GradientTile>(p, tiles);
   else if (few_weights) chunk_by_chunk<taps, GradientTile>(p, tiles, greatest(4, least(16, tiles.count / 256)));
-  else block_by_block<taps, GradientTile>(p, tiles, greatest(24, (int64_t(10) << 20) / tile_bytes / 8 * 8));
+  else block_by_block<taps, GradientTile>(p, tiles, greatest(24, 5 * mega / tile_bytes / 8 * 8));
 }
 
 // The sums of a pooled gradient over the windows that ReLU let through.
