@@ -22,7 +22,10 @@ OURS, PEER, TUNED = "#1b6ca8", "#b8bec6", "#d9cfb4"
 
 
 def write_json(result: dict[str, Any], path: Path) -> None:
-    """All figures into a file, which is the old one or the new one, never half of either."""
+    """All figures into a file, which is the old one or the new one, never half of either.
+
+    By itself: the library, which has a function for that, need not be installed where peers are compared.
+    """
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(result, indent=1) + "\n")
     part.replace(path)

@@ -93,14 +93,10 @@ def measured(study: Study, results: Path, budget: Mapping[str, Any]) -> list[str
         ]
     times = timing.changes(study, results)
     on = made_on(results, study.file)
-    elsewhere = [
-        f"{what} on {place}"
-        for what, key, there in (
-            (f"the recipe `{study.recipe}` itself", study.recipe, True),
-            ("times", timing.FILE, bool(times)),
-        )
-        if there and (place := made_on(results, key)) != on
-    ]
+    places = {f"the recipe `{study.recipe}` itself": made_on(results, study.recipe)}
+    if times:
+        places["times"] = made_on(results, timing.FILE)
+    elsewhere = [f"{what} on {place}" for what, place in places.items() if place != on]
     return [
         *results_table(comparison, study, times, budget),
         "",
