@@ -11,25 +11,10 @@
 #pragma once
 #include "../conv.hpp"
 #include "gemm.hpp"
+#include "place.hpp"
 #include "transpose.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::direct {
-
-// A pixel of a batch of maps, counted image by image, row by row. Counting on divides nothing: for each pixel that
-// would take as long as a good part of its product.
-struct Place {
-  int64_t image, row, column;
-  static Place number(int64_t index, int64_t rows, int64_t columns) {
-    return {index / columns / rows, index / columns % rows, index % columns};
-  }
-  void advance(int64_t rows, int64_t columns) {
-    if (++column < columns) return;
-    column = 0;
-    if (++row < rows) return;
-    row = 0;
-    ++image;
-  }
-};
 
 // A weight seen as [outer][inner][tap]: `outer` channels become panels, `inner` ones are summed over.
 struct WeightView {

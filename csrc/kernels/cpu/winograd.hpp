@@ -12,6 +12,7 @@
 #include "../conv.hpp"
 #include "../dispatch.hpp"
 #include "gemm.hpp"
+#include "place.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 
@@ -109,22 +110,13 @@ struct Tiles {
         count(s.batch * rows * columns) {}
 };
 
-struct TilePlace {
-  int64_t image, row, column;  // row and column of the tile's first output
+// Of a tile: row and column of its first output.
+struct TilePlace : Place {
   template <int taps>
-  TilePlace(const Tiles<taps>& tiles, int64_t index)
-      : image(index / (tiles.rows * tiles.columns)),
-        row(index / tiles.columns % tiles.rows * outputs<taps>),
-        column(index % tiles.columns * outputs<taps>) {}
-
-  // The next tile: divisions of 64 bits, asked for each tile, would take as long as a good part of its transform.
+  TilePlace(const Tiles<taps>& tiles, int64_t index) : Place(number(index, tiles.rows, tiles.columns, outputs<taps>)) {}
   template <int taps>
   void advance(const Tiles<taps>& tiles) {
-    if ((column += outputs<taps>) < tiles.columns * outputs<taps>) return;
-    column = 0;
-    if ((row += outputs<taps>) < tiles.rows * outputs<taps>) return;
-    row = 0;
-    ++image;
+    Place::advance(tiles.rows, tiles.columns, outputs<taps>);
   }
 };
 
