@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 Pair = tuple[int, int]
+Norm = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]
 
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
@@ -43,6 +44,7 @@ def conv_forward(
     relu: bool,
     pool: bool,
     kernel: str = "",
+    norm: Norm | None = None,
 ) -> Any: ...
 def conv_moments(
     x: np.ndarray,
@@ -75,6 +77,7 @@ def conv_weight_gradient(
     groups: int,
     kernel: str = "",
     argmax: np.ndarray | None = None,
+    norm: Norm | None = None,
 ) -> Any: ...
 
 class PreparedWeights:

@@ -40,6 +40,18 @@ def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups):
     return _empty_map(input, input.shape[0], filters, height, width), moments
 
 
+@torch.library.register_fake("pyconvopt::conv2d_normalized")
+def _(input, norm_weight, norm_bias, mean, invstd, activation, weight, bias, *hyper):
+    moments = hyper[-1]
+    height, width = _out_size(input, weight, hyper)
+    filters = weight.shape[0]
+    statistics = _nothing(input)
+    if moments:
+        pieces = torch.library.get_ctx().new_dynamic_size()  # the kernel's own affair
+        statistics = input.new_empty(pieces, 2 * filters + 1)
+    return _empty_map(input, input.shape[0], filters, height, width), statistics
+
+
 @torch.library.register_fake("pyconvopt::conv2d_max_pool")
 def _(input, weight, bias, sh, sw, ph, pw, dh, dw, groups, relu):
     height, width = _out_size(input, weight, (sh, sw, ph, pw, dh, dw))
@@ -70,6 +82,11 @@ def _empty_like_weight(weight: Tensor) -> Tensor:
 
 @torch.library.register_fake("pyconvopt::conv2d_weight_gradient")
 def _(input, output_gradient, weight, sh, sw, ph, pw, dh, dw, groups):
+    return _empty_like_weight(weight)
+
+
+@torch.library.register_fake("pyconvopt::conv2d_normalized_weight_gradient")
+def _(input, norm_weight, norm_bias, mean, invstd, activation, output_gradient, weight, *hyper):
     return _empty_like_weight(weight)
 
 
@@ -126,6 +143,11 @@ def _(
     else:
         output, argmax = _empty_rows(input), _nothing(input, torch.uint8)
     return output, argmax, _statistics(input), _statistics(input)
+
+
+@torch.library.register_fake("pyconvopt::batch_norm_statistics")
+def _(input, running_mean, running_var, momentum, eps, moments=None):
+    return _statistics(input), _statistics(input)
 
 
 @torch.library.register_fake("pyconvopt::batch_norm_again")

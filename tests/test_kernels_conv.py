@@ -69,9 +69,11 @@ def kernels_for(case: ConvCase, pass_: str) -> list[str]:
         "forward": "ConvForward",
         "forward_pool": "ConvForward",
         "forward_moments": "ConvForward",
+        "forward_normalized": "ConvForward",
         "data_gradient": "ConvDataGradient",
         "data_gradient_pool": "ConvDataGradient",
         "weight_gradient": "ConvWeightGradient",
+        "weight_gradient_normalized": "ConvWeightGradient",
         "weight_gradient_pool": "ConvWeightGradient",
     }[pass_]
     isa = _C.isa()

@@ -66,6 +66,13 @@ std::pair<std::string, std::string> choose_conv(const std::string& pass, const C
     return describe(
         pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .moments = &wanted}, name));
   }
+  const InputNorm norm{};  // they ask only whether there is one
+  if (pass == "forward_normalized")
+    return describe(
+        pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .norm = &norm}, name));
+  if (pass == "weight_gradient_normalized")
+    return describe(pick(
+        ConvWeightGradient{.shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}, .norm = &norm}, name));
   if (pass == "forward_pool")
     return describe(pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .pool = true}, name));
   static const uint8_t byte = 0;  // the gradient kernels ask only whether there is an argmax
@@ -115,10 +122,29 @@ ConvForward forward_problem(const Array& x, const Array& w, const std::optional<
           .bias = bias ? bias->data() : nullptr};
 }
 
+// (mean, invstd, weight, bias, activation's number): what is done to the input while it is read.
+using Norm = std::tuple<Array, Array, Array, Array, int64_t>;
+
+std::optional<InputNorm> input_norm(const std::optional<Norm>& given, int64_t channels) {
+  if (!given) return std::nullopt;
+  const auto& [mean, invstd, weight, bias, activation] = *given;
+  for (const Array* vector : {&mean, &invstd, &weight, &bias})
+    if (vector->size() != channels)
+      throw std::invalid_argument("a norm's vectors must have one element an input channel: " +
+                                  std::to_string(channels) + ", got " + std::to_string(vector->size()));
+  if (activation < 0 || activation >= activation_count)
+    throw std::invalid_argument("activation must be 0 to " + std::to_string(activation_count - 1) + ", got " +
+                                std::to_string(activation));
+  return InputNorm{mean.data(), invstd.data(), weight.data(), bias.data(), Activation(activation)};
+}
+
 py::object conv_forward(const Array& x, const Array& w, const std::optional<Array>& bias, Pair stride, Pair padding,
-                        Pair dilation, int64_t groups, bool relu, bool pool, const std::string& kernel) {
+                        Pair dilation, int64_t groups, bool relu, bool pool, const std::string& kernel,
+                        const std::optional<Norm>& given_norm) {
   ConvForward p = forward_problem(x, w, bias, stride, padding, dilation, groups);
   const ConvShape& s = p.shape;
+  const std::optional<InputNorm> norm = input_norm(given_norm, s.in_channels);
+  p.norm = norm ? &*norm : nullptr;
   const int64_t h = pool ? s.out_height() / 2 : s.out_height(), width = pool ? s.out_width() / 2 : s.out_width();
   Array y({s.batch, h, width, s.out_channels});
   py::array_t<uint8_t> argmax(pool ? std::vector<int64_t>{s.batch, h, width, s.out_channels} : std::vector<int64_t>{0});
@@ -183,19 +209,21 @@ Array conv_data_gradient(const Array& g, const Array& w, Pair input_size, Pair s
 // The weight gradient; with `argmax` (weight gradient, bias gradient).
 py::object conv_weight_gradient(const Array& x, const Array& g, Pair kernel_size, Pair stride, Pair padding,
                                 Pair dilation, int64_t groups, const std::string& kernel,
-                                const std::optional<Bytes>& argmax) {
+                                const std::optional<Bytes>& argmax, const std::optional<Norm>& given_norm) {
   if (x.ndim() != 4 || g.ndim() != 4) throw std::invalid_argument("expected maps (N, H, W, C) of 4 dimensions");
   const ConvShape s = make_shape(x.shape(0), x.shape(3), x.shape(1), x.shape(2), g.shape(3), kernel_size, stride,
                                  padding, dilation, groups);
   expect_output_gradient(g, s, argmax);
   Array dw({s.out_channels, s.kernel_height, s.kernel_width, s.in_channels / s.groups}), db({s.out_channels});
+  const std::optional<InputNorm> norm = input_norm(given_norm, s.in_channels);
   const ConvWeightGradient p{.shape = s,
                              .input = x.data(),
                              .output_gradient = g.data(),
                              .weight_gradient = dw.mutable_data(),
                              .weight_strides = krsc(s),
                              .argmax = argmax ? argmax->data() : nullptr,
-                             .bias_gradient = argmax ? db.mutable_data() : nullptr};
+                             .bias_gradient = argmax ? db.mutable_data() : nullptr,
+                             .norm = norm ? &*norm : nullptr};
   if (g.size()) {
     const Kernel<ConvWeightGradient>& chosen = pick(p, kernel);
     py::gil_scoped_release release;
@@ -257,7 +285,7 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("conv_forward", &conv_forward, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
         py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("relu"), py::arg("pool"),
-        py::arg("kernel") = "");
+        py::arg("kernel") = "", py::arg("norm") = py::none());
   m.def("conv_moments", &conv_moments, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
         py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "");
   m.def("conv_data_gradient", &conv_data_gradient, py::arg("gradient"), py::arg("weight"), py::arg("input_size"),
@@ -265,7 +293,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("argmax") = py::none());
   m.def("conv_weight_gradient", &conv_weight_gradient, py::arg("x"), py::arg("gradient"), py::arg("kernel_size"),
         py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("kernel") = "",
-        py::arg("argmax") = py::none());
+        py::arg("argmax") = py::none(), py::arg("norm") = py::none());
 
   define_elementwise(m);
   define_sequence(m);

@@ -37,7 +37,19 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
   return output;
 }
 
-// The output, and the statistics of its channels for the batch norm that follows (ConvForward::moments).
+// Runs the problem, and takes the statistics of its output's channels for the batch norm that follows
+// (ConvForward::moments).
+Tensor run_with_moments(ConvForward& p) {
+  float wanted;  // a kernel asks only whether there are any
+  p.moments = &wanted;
+  const Kernel<ConvForward>& kernel = choose(p);
+  const int64_t pieces = kernel.moment_pieces(p), line = moment_line(p.shape.out_channels);
+  Tensor moments = empty_strided({pieces, line}, {line, 1});
+  p.moments = moments.mutable_data_ptr<float>();
+  kernel.run(p);
+  return moments;
+}
+
 std::tuple<Tensor, Tensor> conv2d_moments(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                                           int64_t stride_height, int64_t stride_width, int64_t padding_height,
                                           int64_t padding_width, int64_t dilation_height, int64_t dilation_width,
@@ -48,14 +60,41 @@ std::tuple<Tensor, Tensor> conv2d_moments(const Tensor& input, const Tensor& wei
   Tensor output = empty_map(p.shape.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width());
   p.output = output.mutable_data_ptr<float>();
   if (!output.numel()) return {output, empty_strided({0, moment_line(p.shape.out_channels)}, {1, 1})};
-  float wanted;  // a kernel asks only whether there are any
-  p.moments = &wanted;
-  const Kernel<ConvForward>& kernel = choose(p);
-  const int64_t pieces = kernel.moment_pieces(p), line = moment_line(p.shape.out_channels);
-  Tensor moments = empty_strided({pieces, line}, {line, 1});
-  p.moments = moments.mutable_data_ptr<float>();
-  kernel.run(p);
-  return {output, moments};
+  return {output, run_with_moments(p)};
+}
+
+// What batch_norm_again takes, done to a convolution's input while it is read.
+InputNorm norm_of(const char* op, const Tensor& input, const std::optional<Tensor>& weight,
+                  const std::optional<Tensor>& bias, const Tensor& mean, const Tensor& invstd, int64_t activation) {
+  const int64_t channels = input.size(1);
+  if (weight) check_vector(*weight, channels, op, "norm_weight");
+  if (bias) check_vector(*bias, channels, op, "norm_bias");
+  check_vector(mean, channels, op, "mean");
+  check_vector(invstd, channels, op, "invstd");
+  return {mean.const_data_ptr<float>(), invstd.const_data_ptr<float>(), data_or_null(weight), data_or_null(bias),
+          activation_of(activation, op)};
+}
+
+// The convolution of batch_norm_again's output, which is never stored; with `moments` also the statistics of its own.
+std::tuple<Tensor, Tensor> conv2d_normalized(const Tensor& input, const std::optional<Tensor>& norm_weight,
+                                             const std::optional<Tensor>& norm_bias, const Tensor& mean,
+                                             const Tensor& invstd, int64_t activation, const Tensor& weight,
+                                             const std::optional<Tensor>& bias, int64_t stride_height,
+                                             int64_t stride_width, int64_t padding_height, int64_t padding_width,
+                                             int64_t dilation_height, int64_t dilation_width, int64_t groups, bool relu,
+                                             bool moments) {
+  const char* op = "conv2d_normalized";
+  STD_TORCH_CHECK(!(relu && moments), op, ": moments are of the map before relu");
+  ConvForward p = forward_problem(
+      op, input, weight, bias,
+      {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups}, relu);
+  const InputNorm norm = norm_of(op, input, norm_weight, norm_bias, mean, invstd, activation);
+  p.norm = &norm;
+  Tensor output = empty_map(p.shape.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width());
+  p.output = output.mutable_data_ptr<float>();
+  if (moments && output.numel()) return {output, run_with_moments(p)};
+  if (output.numel()) run(p);
+  return {output, nothing()};
 }
 
 std::tuple<Tensor, Tensor> conv2d_max_pool(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -124,24 +163,53 @@ Tensor conv2d_max_pool_data_gradient(const Tensor& output_gradient, const Tensor
 
 Tensor empty_like_weight(const Tensor& weight) { return empty_strided(sizes_of(weight), gradient_strides(weight)); }
 
+ConvWeightGradient weight_gradient_problem(const char* op, const Tensor& input, const Tensor& output_gradient,
+                                           const Tensor& weight, const Hyper& h) {
+  check_map(input, op, "input");
+  check_map(output_gradient, op, "output_gradient");
+  check_float32_cpu(weight, op, "weight");
+  const ConvShape s = shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight, h);
+  check_output_gradient(op, output_gradient, s);
+  return {.shape = s,
+          .input = input.const_data_ptr<float>(),
+          .output_gradient = output_gradient.const_data_ptr<float>(),
+          .weight_strides = {}};
+}
+
+Tensor run_into_gradient(ConvWeightGradient& p, const Tensor& weight) {
+  Tensor gradient = empty_like_weight(weight);
+  if (!gradient.numel()) return gradient;
+  if (p.shape.batch * p.shape.out_height() * p.shape.out_width() == 0) return torch::stable::zero_(gradient);
+  p.weight_gradient = gradient.mutable_data_ptr<float>();
+  p.weight_strides = strides_of(gradient);
+  run(p);
+  return gradient;
+}
+
 // `weight` gives the shape and the strides of the result; its values are not read.
 Tensor conv2d_weight_gradient(const Tensor& input, const Tensor& output_gradient, const Tensor& weight,
                               int64_t stride_height, int64_t stride_width, int64_t padding_height,
                               int64_t padding_width, int64_t dilation_height, int64_t dilation_width, int64_t groups) {
-  const char* op = "conv2d_weight_gradient";
-  check_map(input, op, "input");
-  check_map(output_gradient, op, "output_gradient");
-  check_float32_cpu(weight, op, "weight");
-  const ConvShape s =
-      shape_of(op, input.size(0), input.size(1), input.size(2), input.size(3), weight,
-               {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
-  check_output_gradient(op, output_gradient, s);
-  Tensor gradient = empty_like_weight(weight);
-  if (!gradient.numel()) return gradient;
-  if (!output_gradient.numel()) return torch::stable::zero_(gradient);
-  run(ConvWeightGradient{s, input.const_data_ptr<float>(), output_gradient.const_data_ptr<float>(),
-                         gradient.mutable_data_ptr<float>(), strides_of(gradient)});
-  return gradient;
+  ConvWeightGradient p = weight_gradient_problem(
+      "conv2d_weight_gradient", input, output_gradient, weight,
+      {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
+  return run_into_gradient(p, weight);
+}
+
+// See conv2d_normalized.
+Tensor conv2d_normalized_weight_gradient(const Tensor& input, const std::optional<Tensor>& norm_weight,
+                                         const std::optional<Tensor>& norm_bias, const Tensor& mean,
+                                         const Tensor& invstd, int64_t activation, const Tensor& output_gradient,
+                                         const Tensor& weight, int64_t stride_height, int64_t stride_width,
+                                         int64_t padding_height, int64_t padding_width, int64_t dilation_height,
+                                         int64_t dilation_width, int64_t groups) {
+  const char* op = "conv2d_normalized_weight_gradient";
+  ConvWeightGradient p = weight_gradient_problem(
+      op, input, output_gradient, weight,
+      {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
+  const InputNorm norm = norm_of(op, input, norm_weight, norm_bias, mean, invstd, activation);
+  p.norm = &norm;
+  return run_into_gradient(p, weight);
 }
 
 // Weight and bias gradients from the gradient of a 2×2-pooled output; see conv2d_max_pool.
@@ -182,6 +250,15 @@ STABLE_TORCH_LIBRARY(pyconvopt, m) {
       "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups) "
       "-> (Tensor output, Tensor moments)");
   m.def(
+      "conv2d_normalized(Tensor input, Tensor? norm_weight, Tensor? norm_bias, Tensor mean, Tensor invstd, "
+      "int activation, Tensor weight, Tensor? bias, int stride_height, int stride_width, int padding_height, "
+      "int padding_width, int dilation_height, int dilation_width, int groups, bool relu, bool moments) "
+      "-> (Tensor output, Tensor moments)");
+  m.def(
+      "conv2d_normalized_weight_gradient(Tensor input, Tensor? norm_weight, Tensor? norm_bias, Tensor mean, "
+      "Tensor invstd, int activation, Tensor output_gradient, Tensor weight, int stride_height, int stride_width, "
+      "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups) -> Tensor");
+  m.def(
       "conv2d_max_pool(Tensor input, Tensor weight, Tensor? bias, int stride_height, int stride_width, "
       "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups, bool relu) "
       "-> (Tensor, Tensor)");
@@ -206,6 +283,8 @@ STABLE_TORCH_LIBRARY(pyconvopt, m) {
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("conv2d", TORCH_BOX(&conv2d));
   m.impl("conv2d_moments", TORCH_BOX(&conv2d_moments));
+  m.impl("conv2d_normalized", TORCH_BOX(&conv2d_normalized));
+  m.impl("conv2d_normalized_weight_gradient", TORCH_BOX(&conv2d_normalized_weight_gradient));
   m.impl("conv2d_max_pool", TORCH_BOX(&conv2d_max_pool));
   m.impl("conv2d_data_gradient", TORCH_BOX(&conv2d_data_gradient));
   m.impl("conv2d_max_pool_data_gradient", TORCH_BOX(&conv2d_max_pool_data_gradient));

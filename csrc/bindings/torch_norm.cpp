@@ -71,6 +71,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
   return {output, argmax, mean, invstd};
 }
 
+// What the forward in training saves, without its output: the convolution behind it makes that while it reads.
+std::tuple<Tensor, Tensor> statistics(const Tensor& input, std::optional<Tensor> running_mean,
+                                      std::optional<Tensor> running_var, double momentum, double epsilon,
+                                      const std::optional<Tensor>& moments) {
+  const char* op = "batch_norm_statistics";
+  check_rows(input, op, "input");
+  const MapShape shape = map_shape(input);
+  check_optional_vector(running_mean, shape.channels, op, "running_mean");
+  check_optional_vector(running_var, shape.channels, op, "running_var");
+  if (moments) check_moments(*moments, shape, true, op);
+  Tensor mean = empty_vector(shape.channels), invstd = empty_vector(shape.channels);
+  run(BatchNormForward{.shape = shape,
+                       .input = input.const_data_ptr<float>(),
+                       .moments = data_or_null(moments),
+                       .moment_pieces = moments ? moments->size(0) : 0,
+                       .running_mean = running_mean ? running_mean->mutable_data_ptr<float>() : nullptr,
+                       .running_variance = running_var ? running_var->mutable_data_ptr<float>() : nullptr,
+                       .momentum = momentum,
+                       .epsilon = epsilon,
+                       .saved_mean = mean.mutable_data_ptr<float>(),
+                       .saved_invstd = invstd.mutable_data_ptr<float>()});
+  return {mean, invstd};
+}
+
 // The forward's output a second time, from what it saved.
 Tensor again(const Tensor& input, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, Tensor mean,
              Tensor invstd, int64_t activation) {
@@ -160,6 +184,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
       "int seed, int offset, Tensor? moments=None) -> (Tensor output, Tensor argmax, Tensor saved_mean, Tensor "
       "saved_invstd)");
   m.def(
+      "batch_norm_statistics(Tensor input, Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, "
+      "float eps, Tensor? moments=None) -> (Tensor mean, Tensor invstd)");
+  m.def(
       "batch_norm_again(Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor invstd, int activation) "
       "-> Tensor");
   m.def(
@@ -171,6 +198,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("batch_norm_forward", TORCH_BOX(&forward));
+  m.impl("batch_norm_statistics", TORCH_BOX(&statistics));
   m.impl("batch_norm_again", TORCH_BOX(&again));
   m.impl("batch_norm_backward", TORCH_BOX(&backward));
 }

@@ -59,6 +59,8 @@ void check_case(const Case& the_case) {
   const int64_t pooled_size = s.batch * (height / 2) * (width / 2) * s.out_channels;
   const Floats x = draw(input_size), w = draw(weight_size, 0.1f), b = draw(s.out_channels), g = draw(output_size);
   Floats pooled_g = draw(pooled_size);
+  const Floats mean = draw(s.in_channels), invstd = draw(s.in_channels), norm_bias = draw(s.in_channels);
+  const InputNorm norm{mean.data(), invstd.data(), nullptr, norm_bias.data(), Activation::relu};
   const Bytes argmax = draw_argmax(pooled_size);
   for (std::size_t i = 0; i < argmax.size(); ++i)
     if (argmax[i] == pool_dead) pooled_g[i] = INFINITY;  // of no window: must have no effect
@@ -72,6 +74,9 @@ void check_case(const Case& the_case) {
     ConvForward forward{.shape = s, .input = x.data(), .weight = w.data(), .weight_strides = strides};
     if (last) forward.bias = b.data(), forward.activation = Activation::relu;
     check("ConvForward", text, forward, map_bound, store_output);
+    forward.norm = &norm;
+    check("ConvForward", text + ", normalized", forward, map_bound, store_output);
+    forward.norm = nullptr;
     if (pooled_size) check_pooled_forward(text, forward);
 
     const auto store_input = [&](ConvDataGradient& p, Results& r) { p.input_gradient = r.floats(input_size); };
@@ -86,6 +91,9 @@ void check_case(const Case& the_case) {
     };
     ConvWeightGradient weight{.shape = s, .input = x.data(), .output_gradient = g.data(), .weight_strides = strides};
     check("ConvWeightGradient", text, weight, weight_bound, store_weight);
+    weight.norm = &norm;
+    check("ConvWeightGradient", text + ", normalized", weight, weight_bound, store_weight);
+    weight.norm = nullptr;
     weight.output_gradient = pooled_g.data(), weight.argmax = argmax.data();
     if (pooled_size) check("ConvWeightGradient", text + ", pooled", weight, weight_bound, store_weight);
   }

@@ -31,6 +31,15 @@ struct WeightStrides {
   int64_t out_channel, in_channel, row, column;
 };
 
+// What is done to each element of an input while it is read: activation((x − mean) · weight · invstd + bias) of its
+// channel, as BatchNormForward does it, to the bit. The pixels around the map stay zero.
+struct InputNorm {
+  const float *mean, *invstd;
+  const float* weight = nullptr;  // null for ones
+  const float* bias = nullptr;    // null for zeros
+  Activation activation = Activation::none;
+};
+
 // output = activation(convolution(input, weight) + bias + residual), then, if `pool` is set, 2×2 max-pooling
 // with stride 2 (with ReLU or no activation, and no residual): `output` then holds the pooled map and `argmax` one byte
 // per pooled element, the position 0..3 of the maximum in its window, or `pool_dead` where ReLU stopped the gradient.
@@ -51,6 +60,7 @@ struct ConvForward {
   // residual. The kernel's `moment_pieces` lines of `moment_line` floats, one for each piece of the rows: their means,
   // then the sums of squared differences from these, then how many rows the piece has.
   float* moments = nullptr;
+  const InputNorm* norm = nullptr;  // of the input, or null
 };
 inline bool is_plain(const ConvForward& p) { return p.activation == Activation::none && !p.pool && !p.residual; }
 inline int64_t moment_line(int64_t channels) { return 2 * channels + 1; }
@@ -74,7 +84,8 @@ struct ConvWeightGradient {
   float* weight_gradient = nullptr;
   WeightStrides weight_strides;
   const uint8_t* argmax = nullptr;
-  float* bias_gradient = nullptr;  // out_channels, or null; only with `argmax`
+  float* bias_gradient = nullptr;   // out_channels, or null; only with `argmax`
+  const InputNorm* norm = nullptr;  // of the input, or null
 };
 
 }  // namespace pyconvopt

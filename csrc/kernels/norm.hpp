@@ -41,7 +41,7 @@ struct BatchNormForward {
   Activation activation = Activation::none;
   bool pool = false;
   DropoutKey dropout;
-  float* output = nullptr;        // pooled if `pool` is set
+  float* output = nullptr;        // pooled if `pool` is set; null: the statistics alone are wanted
   uint8_t* argmax = nullptr;      // of the output's shape, with `pool`
   float* saved_mean = nullptr;    // channels; what the output was made with
   float* saved_invstd = nullptr;  // channels; 1/√(variance + epsilon)

@@ -5,11 +5,13 @@
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 
+// None ends in a product: what adds the result to something would fuse the two, and skip a rounding.
 template <Activation activation>
 PYCONVOPT_INLINE Vec activated(Vec z) {
   if constexpr (activation == Activation::relu) return relu(z);
   if constexpr (activation == Activation::relu6) return clamped(z, 0.0f, 6.0f);
-  if constexpr (activation == Activation::hardswish) return z * clamped(z + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
+  if constexpr (activation == Activation::hardswish)
+    return z >= 3.0f ? z : z * clamped(z + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
   return z;
 }
 

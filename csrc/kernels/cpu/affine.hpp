@@ -13,18 +13,22 @@ struct Affine {
 };
 
 struct AffineLines {
-  float *mean, *a, *bias;  // padded to whole vectors
+  float *mean, *a, *bias;  // padded with zeros
 
-  template <class Problem>
-  AffineLines(const Problem& p, float* space, int64_t padded)
-      : mean(space), a(space + padded), bias(space + 2 * padded) {
-    for (int64_t i = 0; i < 3 * padded; ++i) space[i] = 0;
-    for (int64_t c = 0; c < p.shape.channels; ++c) {
-      mean[c] = p.saved_mean[c];
-      a[c] = (p.weight ? p.weight[c] : 1.0f) * p.saved_invstd[c];
-      bias[c] = p.bias ? p.bias[c] : 0.0f;
+  AffineLines() : mean(nullptr), a(nullptr), bias(nullptr) {}
+  // In `floats(channels)` of space.
+  AffineLines(const InputNorm& norm, int64_t channels, float* space)
+      : mean(space), a(space + line(channels)), bias(space + 2 * line(channels)) {
+    for (int64_t i = 0; i < floats(channels); ++i) space[i] = 0;
+    for (int64_t c = 0; c < channels; ++c) {
+      mean[c] = norm.mean[c];
+      a[c] = (norm.weight ? norm.weight[c] : 1.0f) * norm.invstd[c];
+      bias[c] = norm.bias ? norm.bias[c] : 0.0f;
     }
   }
+  // A vector that begins at any channel lies in its line.
+  static int64_t line(int64_t channels) { return round_up(channels, 16) + lanes; }
+  static int64_t floats(int64_t channels) { return 3 * line(channels); }
   PYCONVOPT_INLINE Affine at(int64_t c) const { return {load(mean + c), load(a + c), load(bias + c)}; }
 };
 

@@ -218,9 +218,11 @@ void forward(const BatchNormForward& p) {
     if (p.training && p.shape.rows() > 0) batch_statistics(p);
     else running_statistics(p);
   }
-  const int64_t padded = round_up(p.shape.channels, 16);
-  Workspace space(Workspace::bytes_for(3 * padded));
-  const AffineLines lines(p, space.floats(3 * padded), padded);
+  if (!p.output) return;
+  const int64_t channels = p.shape.channels;
+  Workspace space(Workspace::bytes_for(AffineLines::floats(channels)));
+  const AffineLines lines({p.saved_mean, p.saved_invstd, p.weight, p.bias}, channels,
+                          space.floats(AffineLines::floats(channels)));
   const bool clamp = p.activation == Activation::relu, drop = p.dropout.probability > 0;
   if (p.pool) return with_flags([&]<bool c, bool d>() { apply_windows<c, d>(p, lines); }, clamp, drop);
   if (p.activation == Activation::relu6) return apply_rows<Activation::relu6, false, false>(p, lines);

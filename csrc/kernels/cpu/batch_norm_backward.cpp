@@ -46,13 +46,16 @@ struct MapGradient {
 struct Lines : AffineLines {
   float *p, *q, *r;
 
-  Lines(const BatchNormBackward& problem, float* space, int64_t padded)
-      : AffineLines(problem, space, padded), p(space + 3 * padded), q(p + padded), r(q + padded) {
-    for (int64_t i = 0; i < 3 * padded; ++i) p[i] = 0;
-    for (int64_t c = 0; c < problem.shape.channels; ++c)
+  Lines(const BatchNormBackward& problem, int64_t channels, float* space)
+      : AffineLines({problem.saved_mean, problem.saved_invstd, problem.weight, problem.bias}, channels, space),
+        p(space + AffineLines::floats(channels)),
+        q(p + line(channels)),
+        r(q + line(channels)) {
+    for (int64_t i = 0; i < 3 * line(channels); ++i) p[i] = 0;
+    for (int64_t c = 0; c < channels; ++c)
       p[c] = float((problem.weight ? double(problem.weight[c]) : 1.0) * problem.saved_invstd[c]);
   }
-  static constexpr int64_t count = 6;
+  static int64_t floats(int64_t channels) { return 6 * line(channels); }
 };
 
 template <Mask mask, bool keep>
@@ -209,10 +212,10 @@ void reduce(const BatchNormBackward& p, Lines& lines, Mask mask) {
 }
 
 void backward(const BatchNormBackward& p) {
-  const int64_t channels = p.shape.channels, padded = round_up(channels, 16);
+  const int64_t channels = p.shape.channels;
   if (channels == 0) return;
-  Workspace space(Workspace::bytes_for(Lines::count * padded));
-  Lines lines(p, space.floats(Lines::count * padded), padded);
+  Workspace space(Workspace::bytes_for(Lines::floats(channels)));
+  Lines lines(p, channels, space.floats(Lines::floats(channels)));
   Mask mask = Mask::none;
   if (p.activation == Activation::relu && !p.pool) mask = p.output ? Mask::output : Mask::relu;
   if (p.activation == Activation::relu6) mask = Mask::relu6;

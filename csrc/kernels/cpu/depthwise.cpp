@@ -44,7 +44,7 @@ class PackedWeights {
 };
 
 // One row of the output, line number `line` of the batch.
-void forward_row(const ConvForward& p, const PackedWeights& weights, int64_t line, Piece& piece) {
+void forward_row(const ConvForward& p, const PackedWeights& weights, InputRows& input, int64_t line, Piece& piece) {
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, width = s.out_width();
   const int64_t n = line / s.out_height(), y = line % s.out_height();
@@ -52,10 +52,11 @@ void forward_row(const ConvForward& p, const PackedWeights& weights, int64_t lin
   for (int64_t r = 0; r < s.kernel_height; ++r) {
     const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
     if (from < 0 || from >= s.in_height) continue;
+    const float* pixels = input.at(n, from);
     for (int64_t q = 0; q < s.kernel_width; ++q) {
       const int64_t x = q * s.dilation_width - s.padding_width;  // of the result's pixel 0
-      row.add(p.input + ((n * s.in_height + from) * s.in_width + x) * channels, weights.tap(r, q),
-              greatest(0, divide_up(-x, s.stride_width)), least(width, divide_up(s.in_width - x, s.stride_width)));
+      row.add(pixels + x * channels, weights.tap(r, q), greatest(0, divide_up(-x, s.stride_width)),
+              least(width, divide_up(s.in_width - x, s.stride_width)));
     }
   }
   run_row(row, channels, p.bias, p.activation, piece);
@@ -73,12 +74,21 @@ void forward(const ConvForward& p) {
   const ConvShape& s = p.shape;
   const PackedWeights weights(s, p.weight, p.weight_strides, p.prepared);
   const int64_t rows = s.batch * s.out_height(), each = p.moments ? piece_rows(s) : 1;
-#pragma omp parallel for schedule(static)
-  for (int64_t first = 0; first < rows; first += each) {
+  const Reading reading(p.norm, s.in_channels);
+  const int64_t kept = round_up(InputRows::floats(s, p.norm), 16);
+  const int threads = omp_get_max_threads();
+  Workspace space(Workspace::bytes_for(threads * kept));
+  float* all_kept = space.floats(threads * kept);
+#pragma omp parallel num_threads(threads)
+  {
     const FlushDenormals flush;
-    Piece piece{p.moments ? p.moments + first / each * moment_line(s.out_channels) : nullptr, 0};
-    for (int64_t line = first; line < least(rows, first + each); ++line) forward_row(p, weights, line, piece);
-    if (piece.line) piece.line[2 * s.out_channels] = float(piece.before);
+    InputRows input(s, p.input, reading, all_kept + omp_get_thread_num() * kept);
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < rows; first += each) {
+      Piece piece{p.moments ? p.moments + first / each * moment_line(s.out_channels) : nullptr, 0};
+      for (int64_t line = first; line < least(rows, first + each); ++line) forward_row(p, weights, input, line, piece);
+      if (piece.line) piece.line[2 * s.out_channels] = float(piece.before);
+    }
   }
 }
 
@@ -111,7 +121,7 @@ void data_gradient(const ConvDataGradient& p) {
 }
 
 bool forward_applies(const ConvForward& p) {
-  return !p.pool && !p.residual && (!p.moments || is_plain(p)) && takes_shape(p.shape);
+  return !p.pool && !p.residual && (!p.moments || is_plain(p)) && takes_shape(p.shape) && keeps_rows(p.shape, p.norm);
 }
 bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && takes_shape(p.shape); }
 

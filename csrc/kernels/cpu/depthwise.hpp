@@ -13,6 +13,7 @@
 #include "activated.hpp"
 #include "gemm.hpp"
 #include "moments.hpp"
+#include "reading.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise {
 
@@ -131,6 +132,58 @@ inline void run_row(const Row& row, int64_t channels, const float* bias, Activat
   inside.template operator()<2>();
   inside.template operator()<1>();
   border(row.pixels);
+}
+
+// The input's rows as a convolution reads them. Those that are normalised on the way are made once, and kept while a
+// window over them moves down; each thread has its own.
+class InputRows {
+ public:
+  InputRows(const ConvShape& s, const float* input, const Reading& reading, float* space)
+      : shape_(s),
+        input_(input),
+        reading_(reading),
+        kept_(space),
+        held_(reinterpret_cast<int64_t*>(space + window(s) * row_floats(s))) {
+    if (reading.changes())
+      for (int64_t i = 0; i < window(s); ++i) held_[i] = -1;
+  }
+
+  // Of the space for the rows of a window, and for their numbers.
+  static int64_t floats(const ConvShape& s, const InputNorm* norm) {
+    return norm ? window(s) * (row_floats(s) + 2) : 0;
+  }
+  // Pixel 0 of row y of image n.
+  const float* at(int64_t n, int64_t y) {
+    const int64_t line = n * shape_.in_height + y, channels = shape_.in_channels;
+    const float* from = input_ + line * shape_.in_width * channels;
+    if (!reading_.changes()) return from;
+    const int64_t slot = y % window(shape_);
+    float* to = kept_ + slot * row_floats(shape_);
+    if (held_[slot] == line) return to;
+    held_[slot] = line;
+    reading_.with([&](auto way) {
+      for (int64_t x = 0; x < shape_.in_width; ++x)
+        for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
+          store(to + x * channels + c, way.at(c)(load(from + x * channels + c, part)), part);
+        });
+    });
+    return to;
+  }
+
+ private:
+  static int64_t window(const ConvShape& s) { return (s.kernel_height - 1) * s.dilation_height + 1; }
+  static int64_t row_floats(const ConvShape& s) { return round_up(s.in_width * s.in_channels, 16); }
+
+  const ConvShape& shape_;
+  const float* input_;
+  const Reading& reading_;
+  float* kept_;
+  int64_t* held_;
+};
+
+// Whether the rows that are made on the way are few enough to be kept.
+inline bool keeps_rows(const ConvShape& s, const InputNorm* norm) {
+  return InputRows::floats(s, norm) <= int64_t(1) << 20;
 }
 
 // Integer division that rounds up, for a positive divisor.

@@ -11,6 +11,7 @@
 #include "../processor.hpp"
 #include "activated.hpp"
 #include "moments.hpp"
+#include "reading.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace direct {
@@ -47,6 +48,8 @@ struct Job {
   float* result;
   int64_t result_height, result_width, result_channels;
   bool pointwise;  // all sources lie one after the other, and so do the results
+  const Reading& reading;
+  int64_t first_channel;  // of the source, in the map that `reading` reads
   // The pieces' statistics, of this group's first channel; null: none are wanted. A piece is a block.
   float* moments = nullptr;
 
@@ -73,6 +76,7 @@ struct Job {
   // Whether a pixel's steps are read where they lie. Rows of the map that are a multiple of 4 KiB apart all meet in the
   // same set of a first-level cache, of 2 KiB in two; there they should not stay for long.
   bool in_place() const {
+    if (reading.changes()) return false;
     if (!pointwise || source_channels % 512) return pointwise;
     return pixels_first() && (source_channels % 1024 || first_level_ways() >= product_rows);
   }
@@ -138,68 +142,80 @@ PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t 
   }
 }
 
-// The steps s0 .. s0+steps of some pixels' sums. `from_map`: `a` is the map itself, which may have to be fetched.
-void multiply(const Job& job, const float* a, int64_t lda, int64_t rows, int64_t s0, int64_t steps,
-              float* const* targets, bool from_map, float* moments) {
+// The steps s0 .. s0+steps of some pixels' sums. bring(r, n): where those of n pixels from r on lie, each lda behind
+// the one before, until it is called again. `map`: where pixel 0 lies in memory, if the others lie behind it and are to
+// be fetched from there; or null.
+template <class Bring>
+PYCONVOPT_INLINE void multiply(const Job& job, Bring bring, int64_t lda, int64_t rows, int64_t s0, int64_t steps,
+                               float* const* targets, const float* map, float* moments) {
   const bool add = s0 > 0, last = s0 + steps == job.steps();
   const Activation activation = last ? job.activation : Activation::none;
   const float* residual = last ? job.residual : nullptr;
-  const auto product = [&]<bool fetch>(int64_t r, int64_t k, Ahead ahead) __attribute__((always_inline)) {
-    const float* b = job.packed + k * job.steps() + s0 * panel;
-    const int64_t left = least(panel, job.outer - k);
-    Vec start[2] = {};
-    if (job.bias) {
-      start[0] = load_channels(job.bias + k, left);
-      if (left > lanes) start[1] = load_channels(job.bias + k + lanes, left - lanes);
-    }
-    with_rows<product_rows>(int(least(product_rows, rows - r)), [&]<int count>() {
-      const float* from = a + r * lda;
-      const Piece piece{last ? moments : nullptr, r};
-      if (left > lanes)
-        tile<count, 2, fetch>(from, lda, b, steps, ahead, start, add, residual, job.result, activation, targets + r, k,
-                              left, piece, job.result_channels);
-      else
-        tile<count, 1, fetch>(from, lda, b, steps, ahead, start, add, residual, job.result, activation, targets + r, k,
-                              left, piece, job.result_channels);
-    });
-  };
+  const auto product = [&]<bool fetch>(const float* from, int64_t r, int64_t k, Ahead ahead)
+                           __attribute__((always_inline)) {
+                             const float* b = job.packed + k * job.steps() + s0 * panel;
+                             const int64_t left = least(panel, job.outer - k);
+                             Vec start[2] = {};
+                             if (job.bias) {
+                               start[0] = load_channels(job.bias + k, left);
+                               if (left > lanes) start[1] = load_channels(job.bias + k + lanes, left - lanes);
+                             }
+                             with_rows<product_rows>(int(least(product_rows, rows - r)), [&]<int count>() {
+                               const Piece piece{last ? moments : nullptr, r};
+                               if (left > lanes)
+                                 tile<count, 2, fetch>(from, lda, b, steps, ahead, start, add, residual, job.result,
+                                                       activation, targets + r, k, left, piece, job.result_channels);
+                               else
+                                 tile<count, 1, fetch>(from, lda, b, steps, ahead, start, add, residual, job.result,
+                                                       activation, targets + r, k, left, piece, job.result_channels);
+                             });
+                           };
   const auto fetch_targets = [&](int64_t r, int64_t k) __attribute__((always_inline)) {
     for (int64_t i = r; i < least(rows, r + product_rows); ++i)
       for (int64_t c = 0; c < least(panel, job.outer - k); c += 16) __builtin_prefetch(targets[i] + k + c, 1);
   };
   if (job.pixels_first()) {
     const int64_t all_steps = (job.outer + panel - 1) / panel * steps;
-    const int64_t bytes = (product_rows * lda * int64_t(sizeof(float)) + all_steps - 1) / all_steps;
+    const int64_t bytes = (product_rows * job.source_channels * int64_t(sizeof(float)) + all_steps - 1) / all_steps;
     for (int64_t r = 0; r < rows; r += product_rows) {
-      const char* next = reinterpret_cast<const char*>(a + least(rows, r + product_rows) * lda);
+      const float* a = bring(r, least(product_rows, rows - r));
+      const char* next =
+          map ? reinterpret_cast<const char*>(map + least(rows, r + product_rows) * job.source_channels) : nullptr;
       for (int64_t k = 0; k < job.outer; k += panel, next += steps * bytes) {
         const bool more = k + panel < job.outer;
         fetch_targets(more ? r : r + product_rows, more ? k + panel : 0);
-        if (from_map) product.template operator()<true>(r, k, {next, bytes});
-        else product.template operator()<false>(r, k, {});
+        if (map) product.template operator()<true>(a, r, k, {next, bytes});
+        else product.template operator()<false>(a, r, k, {});
       }
     }
     return;
   }
+  const float* a = bring(0, rows);
   for (int64_t k = 0; k < job.outer; k += panel)
     for (int64_t r = 0; r < rows; r += product_rows) {
       const int64_t after = least(rows, r + product_rows), end = least(rows, after + product_rows);
-      if (from_map && k == 0)
+      if (map == a && k == 0)
         for (const float* line = a + after * lda; line < a + end * lda; line += 16) __builtin_prefetch(line);
       fetch_targets(after, k);
-      product.template operator()<false>(r, k, {});
+      product.template operator()<false>(a + r * lda, r, k, {});
     }
 }
 
 // Some pixels' steps, their sources copied one after the other.
 void gather(const Job& job, const Place* pixels, int64_t rows, int64_t tap, int64_t taps, int64_t c, int64_t count,
             float* copy, int64_t lda) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t t = 0; t < taps; ++t) {
-      const float* from = job.source_of(pixels[i], job.offset[tap + t]) + c;
-      float* to = copy + i * lda + t * count;
-      for_each_vector(count, [&](int64_t at, auto part) { store(to + at, load(from + at, part), part); });
-    }
+  job.reading.with([&]<class Way>(const Way& way) {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t t = 0; t < taps; ++t) {
+        const float* from = job.source_of(pixels[i], job.offset[tap + t]);
+        float* to = copy + i * lda + t * count;
+        for_each_vector(count, [&](int64_t at, auto part) __attribute__((always_inline)) {
+          const Vec x = load(from + c + at, part);
+          const bool outside = Way::changes && from == job.zeros;
+          store(to + at, outside ? x : way.at(job.first_channel + c + at)(x), part);
+        });
+      }
+  });
 }
 
 void run_block(const Job& job, int64_t first, int64_t rows, bool in_place, float* copy, int64_t lda, float* moments) {
@@ -215,13 +231,13 @@ void run_block(const Job& job, int64_t first, int64_t rows, bool in_place, float
     for (int64_t c = 0; c < job.inner; c += channels) {
       const int64_t taps = least(together, job.taps - tap), count = least(channels, job.inner - c);
       const int64_t s0 = tap * job.inner + c;
-      if (in_place) {
-        multiply(job, job.source + first * job.source_channels + c, job.source_channels, rows, s0, count, targets, true,
-                 moments);
-        continue;
-      }
-      gather(job, pixels, rows, tap, taps, c, count, copy, lda);
-      multiply(job, copy, lda, rows, s0, taps * count, targets, false, moments);
+      const float* map = job.pointwise ? job.source + first * job.source_channels + c : nullptr;
+      const auto bring = [&](int64_t r, int64_t n) -> const float* {
+        if (in_place) return map + r * job.source_channels;
+        gather(job, pixels + r, n, tap, taps, c, count, copy, lda);
+        return copy;
+      };
+      multiply(job, bring, in_place ? job.source_channels : lda, rows, s0, taps * count, targets, map, moments);
     }
   if (job.taps == 0)
     for (int64_t i = 0; i < rows; ++i)
@@ -320,6 +336,7 @@ void forward(const ConvForward& p) {
   float* zeros = space.floats(inner);
   Offset* offsets = reinterpret_cast<Offset*>(space.floats(4 * taps));
   for (int64_t c = 0; c < inner; ++c) zeros[c] = 0;
+  const Reading reading(p.norm, s.in_channels);
   for (int64_t t = 0; t < taps; ++t)
     offsets[t] = {t / s.kernel_width * s.dilation_height - s.padding_height,
                   t % s.kernel_width * s.dilation_width - s.padding_width};
@@ -343,6 +360,8 @@ void forward(const ConvForward& p) {
              .result_width = s.out_width(),
              .result_channels = s.out_channels,
              .pointwise = pointwise(s),
+             .reading = reading,
+             .first_channel = g * inner,
              .moments = p.moments ? p.moments + g * outer : nullptr});
   if (!p.moments) return;
   const int64_t pixels = output_pixels(s), each = piece_pixels(pixels), line = moment_line(s.out_channels);
@@ -369,6 +388,7 @@ void data_gradient(const ConvDataGradient& p) {
   int32_t* chosen = reinterpret_cast<int32_t*>(space.floats(taps));
   Offset* offsets = reinterpret_cast<Offset*>(space.floats(4 * taps));
   for (int64_t c = 0; c < inner; ++c) zeros[c] = 0;
+  const Reading as_it_lies(nullptr, 0);
   for (int64_t g = 0; g < s.groups; ++g) {
     WeightView group = view;
     group.data += g * inner * view.inner_stride;
@@ -403,7 +423,9 @@ void data_gradient(const ConvDataGradient& p) {
              .result_height = s.in_height,
              .result_width = s.in_width,
              .result_channels = s.in_channels,
-             .pointwise = pointwise(s)});
+             .pointwise = pointwise(s),
+             .reading = as_it_lies,
+             .first_channel = 0});
       }
   }
 }

@@ -11,6 +11,7 @@
 #include "../arena.hpp"
 #include "../processor.hpp"
 #include "direct.hpp"
+#include "reading.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace direct {
@@ -23,12 +24,14 @@ inline constexpr int64_t most_outputs = 256, most_inputs = 512;
 
 inline constexpr int64_t ahead = 8;  // pixels fetched before they are packed
 
-// packed[group][pixel][width] of `count` channels in groups of `width`, zeros behind the last.
-template <int width>
-PYCONVOPT_INLINE void pack_pixel(const float* from, const float* later, int64_t count, float* packed) {
+// packed[group][pixel][width] of `count` channels in groups of `width`, zeros behind the last. made(c, x): what to make
+// of a vector of them.
+template <int width, class Made>
+PYCONVOPT_INLINE void pack_pixel(const float* from, const float* later, int64_t count, float* packed, Made made) {
   for (int64_t c = 0; c < count; c += 16) __builtin_prefetch(later + c);
   for (int64_t c = 0; c < round_up(count, width); c += lanes)
-    store(packed + c / width * block * width + c % width, c < count ? load_channels(from + c, count - c) : Vec{});
+    store(packed + c / width * block * width + c % width,
+          c < count ? made(c, load_channels(from + c, count - c)) : Vec{});
 }
 
 struct Plan {
@@ -87,8 +90,8 @@ void find_inputs(const ConvWeightGradient& p, const Plan& plan, int64_t first, i
   for (int64_t i = count; i < count + ahead; ++i) at[i] = at[count - 1];
 }
 
-void run_item(const ConvWeightGradient& p, const Plan& plan, int64_t item, float* packed_g, float* packed_x,
-              float* sums, const float* zeros) {
+void run_item(const ConvWeightGradient& p, const Reading& reading, const Plan& plan, int64_t item, float* packed_g,
+              float* packed_x, float* sums, const float* zeros) {
   const ConvShape& s = p.shape;
   const auto next = [&](int64_t count) {
     const int64_t index = item % count;
@@ -106,10 +109,18 @@ void run_item(const ConvWeightGradient& p, const Plan& plan, int64_t item, float
   for (int64_t first = begin; first < end; first += block) {
     const int64_t count = least(block, end - first);
     for (int64_t i = 0; i < count; ++i)
-      pack_pixel<pack>(gradient_at(first + i), gradient_at(least(first + i + ahead, end - 1)), ks, packed_g + i * pack);
+      pack_pixel<pack>(gradient_at(first + i), gradient_at(least(first + i + ahead, end - 1)), ks, packed_g + i * pack,
+                       [](int64_t, Vec x) __attribute__((always_inline)) { return x; });
     for (int64_t tap = first_tap; tap < first_tap + plan.taps_together; ++tap) {
       find_inputs(p, plan, first, count, tap, group, c0, zeros, inputs);
-      for (int64_t i = 0; i < count; ++i) pack_pixel<panel>(inputs[i], inputs[i + ahead], cs, packed_x + i * panel);
+      reading.with([&]<class Way>(const Way& way) {
+        for (int64_t i = 0; i < count; ++i)
+          pack_pixel<panel>(inputs[i], inputs[i + ahead], cs, packed_x + i * panel,
+                            [&](int64_t c, Vec x) __attribute__((always_inline)) {
+                              const bool outside = Way::changes && inputs[i] == zeros;
+                              return outside ? x : way.at(group * plan.inner + c0 + c)(x);
+                            });
+      });
       float* own = sums + range * plan.sums() + (group * plan.taps + tap) * plan.rows * plan.columns;
       for (int64_t c = 0; c < cs; c += panel)
         for (int64_t k = 0; k < ks; k += pack) {
@@ -148,12 +159,14 @@ void weight_gradient(const ConvWeightGradient& p) {
   float *sums = space.floats(plan.ranges * plan.sums()), *packed = space.floats(threads * (size_g + size_x));
   float* zeros = space.floats(most_inputs);
   for (int64_t c = 0; c < most_inputs; ++c) zeros[c] = 0;
+  const Reading reading(p.norm, s.in_channels);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
     float* own = packed + omp_get_thread_num() * (size_g + size_x);
 #pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < plan.items(); ++item) run_item(p, plan, item, own, own + size_g, sums, zeros);
+    for (int64_t item = 0; item < plan.items(); ++item)
+      run_item(p, reading, plan, item, own, own + size_g, sums, zeros);
 #pragma omp for collapse(2) schedule(static)
     for (int64_t k = 0; k < s.out_channels; ++k)
       for (int64_t tap = 0; tap < plan.taps; ++tap) add_ranges(p, plan, sums, k, tap);

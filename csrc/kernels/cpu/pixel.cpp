@@ -168,7 +168,7 @@ void forward(const ConvForward& p) {
 }
 
 bool forward_applies(const ConvForward& p) {
-  if (p.moments && !is_plain(p)) return false;
+  if (p.norm || (p.moments && !is_plain(p))) return false;
   return !p.residual && !(p.pool && p.activation > Activation::relu) && applies(p.shape);
 }
 

@@ -219,7 +219,7 @@ void weight_gradient(const ConvWeightGradient& p) {
   store_sums(p, g, result);
 }
 
-bool weight_gradient_applies(const ConvWeightGradient& p) { return applies(p.shape); }
+bool weight_gradient_applies(const ConvWeightGradient& p) { return !p.norm && applies(p.shape); }
 
 }  // namespace
 }  // namespace pixel

@@ -27,9 +27,12 @@ namespace winograd {
 namespace {
 
 // Bᵀ d B of a tile into a row of V.
-void transform_tile(const ConvForward& p, const TilePlace& place, float* v, int64_t position_step, const float* zeros) {
-  for_each_input_vector(p.shape, p.input, place, zeros, [&](int64_t c, auto fetch) __attribute__((always_inline)) {
-    input_tile(fetch, v + c, position_step);
+void transform_tile(const ConvForward& p, const Reading& reading, const TilePlace& place, float* v,
+                    int64_t position_step, const float* zeros) {
+  reading.with([&](auto way) {
+    for_each_input_vector(p.shape, p.input, place, zeros, way,
+                          [&](int64_t c, auto fetch)
+                              __attribute__((always_inline)) { input_tile(fetch, v + c, position_step); });
   });
 }
 
@@ -253,6 +256,7 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& 
   float* blocks_v = space.floats(threads * positions * v_step);
   float* blocks_m = space.floats(threads * m_size);
   for (int64_t c = 0; c < layout.channels; ++c) zeros[c] = 0;
+  const Reading reading(p.norm, p.shape.in_channels);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
@@ -264,7 +268,7 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& 
       const int64_t first = b * block, count = least(block, tiles.count - first);
       TilePlace place(tiles, first);
       for (int64_t t = 0; t < count; ++t, place.advance(tiles))
-        transform_tile(p, place, v + t * layout.channels, v_step, zeros);
+        transform_tile(p, reading, place, v + t * layout.channels, v_step, zeros);
       for (int64_t k = 0; k < layout.panels; ++k) {
         const float *panel_u = u + k * layout.panel_weights,
                     *next_u = k + 1 < layout.panels ? panel_u + layout.panel_weights : u;
@@ -294,6 +298,7 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>&
   float* all_u = space.floats(threads * u_size);
   float* all_m = space.floats(threads * m_size);
   for (int64_t c = 0; c < layout.channels; ++c) zeros[c] = 0;
+  const Reading reading(p.norm, p.shape.in_channels);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
@@ -303,7 +308,7 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>&
       const int64_t count = least(block, tiles.count - first);
 #pragma omp for schedule(static)
       for (int64_t t = 0; t < count; ++t)
-        transform_tile(p, TilePlace(tiles, first + t), v + t * layout.channels, v_step, zeros);
+        transform_tile(p, reading, TilePlace(tiles, first + t), v + t * layout.channels, v_step, zeros);
 #pragma omp for schedule(dynamic)
       for (int64_t k = 0; k < layout.panels; ++k) {
         for (int64_t c0 = 0; c0 < layout.channels; c0 += few) {

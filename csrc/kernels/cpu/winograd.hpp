@@ -13,6 +13,7 @@
 #include "../dispatch.hpp"
 #include "gemm.hpp"
 #include "place.hpp"
+#include "reading.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 
@@ -28,17 +29,18 @@ inline constexpr float scale2 = 1 / (2 * s2 * (s2 - s1));
 
 // The one-dimensional transforms; `in` and `out` are walked with the given strides.
 
-// Bᵀ d: six values to six.
+// Bᵀ d: six values to six. No sum of two products: a compiler may fuse either with the sum, and the result's last bit
+// would depend on what else is done here.
 PYCONVOPT_INLINE void transform_input(const Vec* in, int step, Vec* out, int out_step) {
   const Vec d0 = in[0], d1 = in[step], d2 = in[2 * step], d3 = in[3 * step], d4 = in[4 * step], d5 = in[5 * step];
-  out[0] = d4 + (d0 * (s1 * s2) - d2 * (s1 + s2));
+  out[0] = (d4 - d2 * (s1 + s2)) + d0 * (s1 * s2);
   const Vec even1 = d4 - d2 * s2, odd1 = (d3 - d1 * s2) * p1;
   const Vec even2 = d4 - d2 * s1, odd2 = (d3 - d1 * s1) * p2;
   out[out_step] = even1 + odd1;
   out[2 * out_step] = even1 - odd1;
   out[3 * out_step] = even2 + odd2;
   out[4 * out_step] = even2 - odd2;
-  out[5 * out_step] = d5 + (d1 * (s1 * s2) - d3 * (s1 + s2));
+  out[5 * out_step] = (d5 - d3 * (s1 + s2)) + d1 * (s1 * s2);
 }
 
 // A polynomial with n coefficients at 0, ±p1, ±p2 and ∞: six values, the pairs of points scaled.
@@ -175,10 +177,10 @@ PYCONVOPT_INLINE void input_tile(Fetch fetch, float* out, int64_t position_step)
 }
 
 // use(c, fetch) for each vector of channels of a tile's input, where fetch(at) gives pixel number `at` of the 6×6 from
-// channel c on. Tiles inside the map, most of them, need no list of pointers.
-template <class Use>
+// channel c on, read in the given way. Tiles inside the map, most of them, need no list of pointers.
+template <class Way, class Use>
 PYCONVOPT_INLINE void for_each_input_vector(const ConvShape& s, const float* input, const TilePlace& place,
-                                            const float* zeros, Use use) {
+                                            const float* zeros, const Way& way, Use use) {
   const int64_t row = place.row - s.padding_height, column = place.column - s.padding_width;
   const float* image = input + place.image * s.in_height * s.in_width * s.in_channels;
   const bool interior = row >= 0 && column >= 0 && row + tile <= s.in_height && column + tile <= s.in_width;
@@ -186,16 +188,26 @@ PYCONVOPT_INLINE void for_each_input_vector(const ConvShape& s, const float* inp
   if (interior) {
     const float* corner = image + (row * s.in_width + column) * s.in_channels;
     const int64_t line = s.in_width * s.in_channels, pixel = s.in_channels;
-    for (int64_t c = 0; c < whole; c += lanes)
-      use(c, [&](int at)
-                 __attribute__((always_inline)) { return load(corner + at / tile * line + at % tile * pixel + c); });
+    for (int64_t c = 0; c < whole; c += lanes) {
+      const auto made = way.at(c);
+      use(c, [&](int at) __attribute__((always_inline)) {
+        return made(load(corner + at / tile * line + at % tile * pixel + c));
+      });
+    }
     if (rest == 0) return;
   }
   const PixelPointers<tile> pixels(image, s.in_height, s.in_width, s.in_channels, row, column, zeros);
-  for (int64_t c = interior ? whole : 0; c < whole; c += lanes)
-    use(c, [&](int at) __attribute__((always_inline)) { return load(pixels.at[at] + c); });
-  if (rest > 0)
-    use(whole, [&](int at) __attribute__((always_inline)) { return load_first(pixels.at[at] + whole, int(rest)); });
+  const auto read = [&](int64_t c, auto part) __attribute__((always_inline)) {
+    const auto made = way.at(c);
+    use(c, [&](int at) __attribute__((always_inline)) {
+      const Vec x = made(load(pixels.at[at] + c, part));
+      if constexpr (!Way::changes) return x;
+      const IVec inside = IVec{} - int(pixels.at[at] != zeros);  // all bits or none, without a jump
+      return Vec(IVec(x) & inside);
+    });
+  };
+  for (int64_t c = interior ? whole : 0; c < whole; c += lanes) read(c, Whole{});
+  if (rest > 0) read(whole, First{int(rest)});
 }
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd

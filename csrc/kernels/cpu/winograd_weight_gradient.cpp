@@ -45,13 +45,15 @@ struct Block {  // the transformed tiles
   const float* zeros;
 };
 
-void transform_input_tile(const ConvWeightGradient& p, const GradientLayout& layout, const TilePlace& place, int64_t t,
-                          const Block& block) {
-  for_each_input_vector(p.shape, p.input, place, block.zeros,
-                        [&](int64_t c, auto fetch) __attribute__((always_inline)) {
-                          float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
-                          input_tile(fetch, out, layout.v_step);
-                        });
+void transform_input_tile(const ConvWeightGradient& p, const Reading& reading, const GradientLayout& layout,
+                          const TilePlace& place, int64_t t, const Block& block) {
+  reading.with([&](auto way) {
+    for_each_input_vector(p.shape, p.input, place, block.zeros, way,
+                          [&](int64_t c, auto fetch) __attribute__((always_inline)) {
+                            float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
+                            input_tile(fetch, out, layout.v_step);
+                          });
+  });
   for (int64_t c = round_up(p.shape.in_channels, lanes); c < layout.packs * pack; c += lanes)
     for (int at = 0; at < positions; ++at)
       store(block.v + (c / pack * layout.tiles + t) * pack + c % pack + at * layout.v_step, Vec{});
@@ -137,10 +139,10 @@ void finish_weights(const ConvWeightGradient& p, const float* w, int64_t positio
 }
 
 template <int taps, class GradientTile>
-void transform_block(const ConvWeightGradient& p, const GradientLayout& layout, const Tiles<taps>& tiles, int64_t first,
-                     int64_t count, const Block& block) {
+void transform_block(const ConvWeightGradient& p, const Reading& reading, const GradientLayout& layout,
+                     const Tiles<taps>& tiles, int64_t first, int64_t count, const Block& block) {
 #pragma omp for schedule(static) nowait
-  for (int64_t t = 0; t < count; ++t) transform_input_tile(p, layout, TilePlace(tiles, first + t), t, block);
+  for (int64_t t = 0; t < count; ++t) transform_input_tile(p, reading, layout, TilePlace(tiles, first + t), t, block);
 #pragma omp for schedule(static)
   for (int64_t t = 0; t < count; ++t)
     transform_gradient_tile<GradientTile>(p, layout, TilePlace(tiles, first + t), t, block);
@@ -150,7 +152,7 @@ inline constexpr int64_t sums_size = pack * panel;  // of one product: pack × p
 inline constexpr int64_t group = 4;                 // packs and panels in a block of channels that one thread takes
 
 template <int taps, class GradientTile>
-void tiles_at_once(const ConvWeightGradient& p, const Tiles<taps>& tiles) {
+void tiles_at_once(const ConvWeightGradient& p, const Reading& reading, const Tiles<taps>& tiles) {
   const ConvShape& s = p.shape;
   const int threads = omp_get_max_threads();
   const GradientLayout layout(s, tiles.count);
@@ -167,7 +169,7 @@ void tiles_at_once(const ConvWeightGradient& p, const Tiles<taps>& tiles) {
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    transform_block<taps, GradientTile>(p, layout, tiles, 0, tiles.count, {v, d, zeros});
+    transform_block<taps, GradientTile>(p, reading, layout, tiles, 0, tiles.count, {v, d, zeros});
     float* w = all_w + omp_get_thread_num() * positions * w_step;
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t kg = 0; kg < panel_groups; ++kg)
@@ -198,7 +200,7 @@ void add_products(const GradientLayout& layout, int at, int64_t count, const flo
 }
 
 template <int taps, class GradientTile>
-void block_by_block(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64_t block) {
+void block_by_block(const ConvWeightGradient& p, const Reading& reading, const Tiles<taps>& tiles, int64_t block) {
   const ConvShape& s = p.shape;
   const int threads = omp_get_max_threads();
   const GradientLayout layout(s, block);
@@ -216,7 +218,7 @@ void block_by_block(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64
     const FlushDenormals flush;
     for (int64_t first = 0; first < tiles.count; first += block) {
       const int64_t count = least(block, tiles.count - first);
-      transform_block<taps, GradientTile>(p, layout, tiles, first, count, {v, d, zeros});
+      transform_block<taps, GradientTile>(p, reading, layout, tiles, first, count, {v, d, zeros});
 #pragma omp for schedule(static)
       for (int at = 0; at < positions; ++at) add_products(layout, at, count, v, d, w + at * w_step, first != 0);
     }
@@ -228,7 +230,7 @@ void block_by_block(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64
 }
 
 template <int taps, class GradientTile>
-void chunk_by_chunk(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64_t chunks) {
+void chunk_by_chunk(const ConvWeightGradient& p, const Reading& reading, const Tiles<taps>& tiles, int64_t chunks) {
   constexpr int64_t block = 32;  // more leave the second-level cache: 48 are a tenth slower, 96 a fifth
   const ConvShape& s = p.shape;
   const int threads = int(least(omp_get_max_threads(), chunks));
@@ -255,7 +257,7 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Tiles<taps>& tiles, int64
         const int64_t count = least(block, end - first);
         TilePlace input_place(tiles, first), gradient_place = input_place;
         for (int64_t t = 0; t < count; ++t, input_place.advance(tiles))
-          transform_input_tile(p, layout, input_place, t, {v, d, zeros});
+          transform_input_tile(p, reading, layout, input_place, t, {v, d, zeros});
         for (int64_t t = 0; t < count; ++t, gradient_place.advance(tiles))
           transform_gradient_tile<GradientTile>(p, layout, gradient_place, t, {v, d, zeros});
         for (int at = 0; at < positions; ++at)
@@ -285,6 +287,7 @@ bool gradient_applies(const ConvWeightGradient& p) {
 template <int taps, class GradientTile>
 void weight_gradient_from(const ConvWeightGradient& p) {
   const Tiles<taps> tiles(p.shape);
+  const Reading reading(p.norm, p.shape.in_channels);
   const GradientLayout one(p.shape, 1);
   const int64_t tile_bytes = positions * int64_t(sizeof(float)) * (one.packs * pack + one.panels * panel);
   const int64_t w_bytes = positions * int64_t(sizeof(float)) * one.packs * pack * one.panels * panel;
@@ -293,9 +296,10 @@ void weight_gradient_from(const ConvWeightGradient& p) {
   // but a W of tens of megabytes is not worth its memory for a few tiles more.
   const int64_t bytes = tiles.count * tile_bytes, mega = int64_t(1) << 20;
   const bool few_tiles = tiles.count <= 40 || (w_bytes > 16 * mega && bytes <= 10 * mega);
-  if (bytes <= 2 * mega || (!few_weights && few_tiles)) tiles_at_once<taps, GradientTile>(p, tiles);
-  else if (few_weights) chunk_by_chunk<taps, GradientTile>(p, tiles, greatest(4, least(16, tiles.count / 256)));
-  else block_by_block<taps, GradientTile>(p, tiles, greatest(24, 5 * mega / tile_bytes / 8 * 8));
+  if (bytes <= 2 * mega || (!few_weights && few_tiles)) tiles_at_once<taps, GradientTile>(p, reading, tiles);
+  else if (few_weights)
+    chunk_by_chunk<taps, GradientTile>(p, reading, tiles, greatest(4, least(16, tiles.count / 256)));
+  else block_by_block<taps, GradientTile>(p, reading, tiles, greatest(24, 5 * mega / tile_bytes / 8 * 8));
 }
 
 // The sums of a pooled gradient over the windows that ReLU let through.

@@ -41,10 +41,21 @@ int64_t weight_at(const WeightStrides& w, int64_t k, int64_t c, int64_t r, int64
   return k * w.out_channel + c * w.in_channel + r * w.row + q * w.column;
 }
 
+// An element of the input as the convolution takes it.
+template <class Problem>
+double input_of(const Problem& p, int64_t n, int64_t y, int64_t x, int64_t c) {
+  const double value = p.input[input_at(p.shape, n, y, x, c)];
+  if (!p.norm) return value;
+  const InputNorm& norm = *p.norm;
+  return reference::activated(norm.activation,
+                              (value - norm.mean[c]) * norm.invstd[c] * (norm.weight ? norm.weight[c] : 1.0) +
+                                  (norm.bias ? norm.bias[c] : 0.0));
+}
+
 double convolve_at(const ConvForward& p, int64_t n, int64_t oy, int64_t ox, int64_t k) {
   double sum = p.bias ? p.bias[k] : 0.0;
   for_each_tap(p.shape, oy, ox, k, [&](int64_t iy, int64_t ix, int64_t ic, int64_t r, int64_t q, int64_t c) {
-    sum += double(p.input[input_at(p.shape, n, iy, ix, ic)]) * p.weight[weight_at(p.weight_strides, k, c, r, q)];
+    sum += input_of(p, n, iy, ix, ic) * p.weight[weight_at(p.weight_strides, k, c, r, q)];
   });
   if (p.residual) sum += p.residual[output_at(p.shape, n, oy, ox, k)];
   return reference::activated(p.activation, sum);
@@ -138,7 +149,7 @@ void weight_gradient(const ConvWeightGradient& p) {
               for (int64_t ox = 0; ox < s.out_width(); ++ox) {
                 const int64_t ix = ox * s.stride_width - s.padding_width + q * s.dilation_width;
                 if (ix < 0 || ix >= s.in_width) continue;
-                sum += double(p.input[input_at(s, n, iy, ix, ic)]) * gradient_at(p, n, oy, ox, k);
+                sum += input_of(p, n, iy, ix, ic) * gradient_at(p, n, oy, ox, k);
               }
             }
           p.weight_gradient[weight_at(p.weight_strides, k, c, r, q)] = float(sum);

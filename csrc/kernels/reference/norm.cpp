@@ -58,6 +58,7 @@ void statistics(const BatchNormForward& p) {
 
 void forward(const BatchNormForward& p) {
   if (!p.again) statistics(p);
+  if (!p.output) return;
   const int64_t channels = p.shape.channels;
   const bool clamp = p.activation == Activation::relu;
   Doubles y(map_size(p.shape));
