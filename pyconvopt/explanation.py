@@ -46,7 +46,7 @@ def note(op: str, pass_: str, kernel: str, reason: str, flops: float, tensors: l
         _rows.append(dict(zip(COLUMNS, row, strict=True)))
 
 
-def run_as(name: str, step: Callable[..., Tensor], *arguments: Any) -> Tensor:
+def run_as(name: str, step: Callable[..., Any], *arguments: Any) -> Any:
     """Run a step that joins several layers, its rows under `name`."""
     _layer.append(name)
     try:

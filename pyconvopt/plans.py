@@ -79,11 +79,18 @@ class ConvPlan(NamedTuple):
     out_size: tuple[int, int]
     moments: bool
     """Whether this library's forward takes the statistics of its output in the same pass."""
+    normalizes: bool
+    """Whether its forward and weight gradient normalise their input while they read it."""
 
     @property
     def native(self) -> bool:
         """Whether any pass has a kernel of this library."""
         return not (self.forward == self.data_gradient == self.weight_gradient == TORCH)
+
+    @property
+    def joins_norm(self) -> bool:
+        """Whether the kernels chosen do."""
+        return self.normalizes and TORCH not in (self.forward, self.weight_gradient)
 
     @property
     def why(self) -> dict[str, str]:
@@ -155,12 +162,17 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, on_
             kernel_name, reason = TORCH, f"torch's own is faster than {kernel_name!r} here"
         chosen.append(kernel_name)
         reasons.append(reason)
-    forward, with_moments = (
-        own_kernel(name, input_shape, weight_shape, hyper)[0]
-        for name in ("forward", "forward_moments")
+    moments, *normalizes = (
+        REFERENCE
+        != own_kernel(name, input_shape, weight_shape, hyper)[0]
+        == own_kernel(f"{name}_{also}", input_shape, weight_shape, hyper)[0]
+        for name, also in (
+            ("forward", "moments"),
+            ("forward", "normalized"),
+            ("weight_gradient", "normalized"),
+        )
     )
-    moments = forward == with_moments != REFERENCE
-    return ConvPlan(hyper, *chosen, tuple(reasons), out_size, moments)
+    return ConvPlan(hyper, *chosen, tuple(reasons), out_size, moments, all(normalizes))
 
 
 def own_kernel(
@@ -197,4 +209,5 @@ def _cuda_conv_plan(input_shape, weight_shape, hyper, out_size) -> ConvPlan:
         kernel, reason = TORCH, "larger than the plug-in counts"
     moments = kernel == "cuda_implicit_gemm"
     reasons = (reason,) * 6
-    return ConvPlan(hyper, kernel, kernel, kernel, TORCH, TORCH, TORCH, reasons, out_size, moments)
+    pooled = (TORCH,) * 3
+    return ConvPlan(hyper, *(kernel,) * 3, *pooled, reasons, out_size, moments, False)

@@ -197,9 +197,10 @@ OURS = [p.name for p in peers.TABLE.values() if p.ours and "train_step" in p.wor
 @pytest.mark.parametrize("name", models.TABLE)
 def test_our_peers_do_the_same_work(name: str, peer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of the first steps is torch's; that of models with dropout roughly."""
-    # Four images of 32 pixels leave ResNet-50's last norms four values: its second loss differs by 4 %
-    # between torch's own memory formats.
-    monkeypatch.setattr(torch_, "CHECK_STEPS", 1 if name == "resnet50" else 2)
+    # Four images of 32 pixels leave the last norms of these two four values: their second losses differ by
+    # 4 % between torch's own memory formats and numbers of threads.
+    few_values = name in ("resnet50", "densenet121")
+    monkeypatch.setattr(torch_, "CHECK_STEPS", 1 if few_values else 2)
     model = models.TABLE[name]
     model = replace(model, input_shape=(min(model.input_shape[0], 32),) * 2 + model.input_shape[2:])
     theirs = torch_.make_train_step(model, 4, 2, channels_last=False)

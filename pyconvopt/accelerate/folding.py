@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import functional
 from ..functional.gate import activate, needs_gradient, pair, suits
+from ..functional.unstored import UnstoredMap, stored
 from .operations import CONVOLUTION, NORMALIZATION, POOL
 
 if TYPE_CHECKING:
@@ -76,38 +77,41 @@ def fold(tensors: list[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
     return weight * scale.view(-1, 1, 1, 1), shift if beta is None else shift + beta
 
 
-def step(chain: Chain, frozen: bool) -> Callable[..., Tensor]:
+def step(chain: Chain, frozen: bool) -> Callable[..., Tensor | UnstoredMap]:
     """Convolution, batch norm, residual, activation, 2×2 max-pool, dropout."""
     conv, norm = chain.first, chain.rest[NORMALIZATION]
     assert conv.kind == CONVOLUTION
-    activation, pool, rate = chain.activation, POOL in chain.rest, chain.rate
+    activation, rate = chain.activation, chain.rate
     split = len(conv.extra)
     check = getattr(norm.module, "_check_input_dim", None)
+    normalize = chain.normalizer()
     folded = Folded(frozen)
-    convolve = functional.conv2d_max_pool if pool else functional.conv2d
+    convolve = functional.conv2d_max_pool if POOL in chain.rest else functional.conv2d
 
-    def normalized_convolution(x: Tensor, residual: Tensor | None, *extra: Any) -> Tensor:
+    def normalized_convolution(
+        x: Tensor | UnstoredMap, residual: Tensor | None, *extra: Any
+    ) -> Tensor | UnstoredMap:
         weight, bias, *geometry = conv.bind(*extra[:split])
         mean, var, gamma, beta, use_batch, momentum, eps = norm.bind(*extra[split:])
-        tensors = [weight, bias, mean, var, gamma, beta]
-        fits = not use_batch and x.dim() == 4
-        if not fits or not (frozen or folds(x, weight, geometry, (*tensors, residual))):
-            moments = None
-            if use_batch:
-                y, moments = functional.conv2d_moments(x, weight, bias, *geometry)
-            else:
-                y = functional.conv2d(x, weight, bias, *geometry)
-            if check is not None:
-                check(y)
-            return functional.batch_norm(
-                y, mean, var, gamma, beta, use_batch, momentum, eps, activation=activation,
-                residual=residual, pool=pool, dropout=rate(), moments=moments,
-            )  # fmt: skip
-        weight, bias = folded.get(tensors, eps)
-        if residual is None and activation in (None, "relu"):
-            y = convolve(x, weight, bias, *geometry, activation=activation)
+        moments = None
+        if use_batch:
+            y, moments = functional.conv2d_moments(x, weight, bias, *geometry)
         else:
+            x = stored(x)
+            tensors = [weight, bias, mean, var, gamma, beta]
+            if x.dim() == 4 and (frozen or folds(x, weight, geometry, (*tensors, residual))):
+                return folded_convolution(x, residual, *folded.get(tensors, eps), *geometry)
             y = functional.conv2d(x, weight, bias, *geometry)
+        if check is not None:
+            check(y)
+        vectors = mean, var, gamma, beta
+        return normalize(y, residual, *vectors, use_batch, momentum, eps, moments=moments)
+
+    def folded_convolution(x: Tensor, residual: Tensor | None, *arguments: Any) -> Tensor:
+        if residual is None and activation in (None, "relu"):
+            y = convolve(x, *arguments, activation=activation)
+        else:
+            y = functional.conv2d(x, *arguments)
             y = y if residual is None else y + residual
             y = activate(y, activation, in_place=True)
         return functional.dropout(y, rate()) if rate() else y

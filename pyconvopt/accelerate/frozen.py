@@ -37,7 +37,7 @@ class FrozenConvolution:
     """
 
     chain: Chain
-    otherwise: Callable[..., Tensor]
+    otherwise: Callable[..., Any]
     extra: Sequence[Any] = ()
     folded: tuple[Tensor, Tensor | None] | None = None
 

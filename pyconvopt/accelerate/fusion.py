@@ -8,6 +8,9 @@ once, in the order in which the kernels apply it:
     batch norm [+ residual] [+ ReLU] [+ 2×2 max-pool] [+ dropout]
     either batch norm + ReLU6 or hard swish
 
+A batch norm, with or without activation, that ends a chain and that a convolution alone reads is left
+to this in training: it normalises what it reads, and the map between is never stored.
+
 A chain is left shorter where joining could be seen: a result written over later, an operation
 between its members that writes over what they read.
 """
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from .. import explanation, functional
+from ..functional.unstored import UnstoredMap, unstored_batch_norm
 from ..hooks import has_hooks
 from . import folding, layout
 from .frozen import NONE, FrozenConvolution, FrozenSequence, Step
@@ -52,6 +56,8 @@ class Chain:
     first: Operation
     rest: dict[str, Operation] = field(default_factory=dict)
     residual: Node | None = None
+    unstored: bool = False
+    """Whether the convolution behind it may make its result while it reads it."""
 
     @property
     def members(self) -> list[Operation]:
@@ -78,6 +84,25 @@ class Chain:
         """Of the dropout, asked for at each call."""
         return self.rest[DROPOUT].bind if DROPOUT in self.rest else lambda: 0.0
 
+    def normalizer(self) -> Callable[..., Tensor | UnstoredMap]:
+        """Batch norm and what follows it, of a map, its residual and `batch_norm`'s next arguments."""
+        activation, pool, rate = self.activation, POOL in self.rest, self.rate
+
+        def normalize(
+            x: Tensor, residual: Tensor | None, *arguments: Any, moments: Tensor | None = None
+        ) -> Tensor:
+            return functional.batch_norm(
+                x, *arguments, activation=activation, residual=residual, pool=pool, dropout=rate(),
+                moments=moments,
+            )  # fmt: skip
+
+        def normalize_unstored(
+            x: Tensor, _: None, *arguments: Any, moments: Tensor | None = None
+        ) -> Tensor | UnstoredMap:
+            return unstored_batch_norm(x, *arguments, activation=activation, moments=moments)
+
+        return normalize_unstored if self.unstored else normalize
+
 
 def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[nn.Module]:
     """Join what can be joined, in place, and bring the graph into the form that a plan runs.
@@ -92,7 +117,11 @@ def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[
         if first is None or node.meta.get("joined"):
             continue
         if first.kind in (CONVOLUTION, NORMALIZATION):
-            join(graph, chain_from(first, modules), modules[""], frozen, listening)
+            chain = chain_from(first, modules)
+            reader = None if frozen else reading_convolution(chain, modules)
+            if reader is not None:
+                chain.unstored = reader.meta["reads_unstored"] = True
+            join(graph, chain, modules[""], frozen, listening)
     layout.keep_channels_last(graph, modules)
     join_frozen(graph)
     for node in list(graph.nodes):
@@ -165,6 +194,19 @@ def allowed(chain: Chain) -> tuple[str, ...]:
     }[kinds[-1]]
 
 
+def reading_convolution(chain: Chain, modules: Modules) -> Node | None:
+    """The convolution that alone reads the result of the chain's batch norm."""
+    kinds = {chain.first.kind, *chain.rest}
+    if NORMALIZATION not in kinds or not kinds <= {CONVOLUTION, NORMALIZATION, *ACTIVATIONS}:
+        return None
+    if len(chain.last.users) != 1:
+        return None
+    after = operation(next(iter(chain.last.users)), modules)
+    if after is None or after.kind != CONVOLUTION or after.input is not chain.last:
+        return None
+    return after.node if undisturbed(chain, after, modules) else None
+
+
 def takes_residual(chain: Chain, add: Operation, modules: Modules) -> bool:
     """Whether the other summand is a tensor that is there in time and stays as it is."""
     other = add.extra[0] if add.input is chain.last else add.input
@@ -213,7 +255,8 @@ def undisturbed(chain: Chain, after: Operation, modules: Modules) -> bool:
 
 def join(graph: Graph, chain: Chain, root: nn.Module, frozen: bool, listening: bool) -> None:
     """Put one step in the place of the chain's last operation; `root` is the graph's module."""
-    alone = len(chain.members) == 1
+    joins_norm = chain.unstored or "reads_unstored" in chain.first.node.meta
+    alone = len(chain.members) == 1 and not joins_norm
     frozen = frozen and has_constants(chain)
     kept = frozen and chain.first.kind == CONVOLUTION and DROPOUT not in chain.rest
     if alone and chain.first.module is not None and not kept:
@@ -303,29 +346,21 @@ def convolution(chain: Chain) -> Callable[..., Tensor]:
     function = functional.conv2d_max_pool if POOL in chain.rest else functional.conv2d
     bind, activation = chain.first.bind, chain.activation
 
-    def convolution(x: Tensor, _: None, *extra: Any) -> Tensor:
+    def convolution(x: Tensor | UnstoredMap, _: None, *extra: Any) -> Tensor:
         return function(x, *bind(*extra), activation=activation)
 
     return convolution
 
 
-def normalization(chain: Chain) -> Callable[..., Tensor]:
+def normalization(chain: Chain) -> Callable[..., Tensor | UnstoredMap]:
     """Batch norm, residual, activation, 2×2 max-pool, dropout."""
-    bind, activation, pool = chain.first.bind, chain.activation, POOL in chain.rest
+    bind, normalize = chain.first.bind, chain.normalizer()
     check = getattr(chain.first.module, "_check_input_dim", None)
-    rate = chain.rate
 
-    def normalization(x: Tensor, residual: Tensor | None, *extra: Any) -> Tensor:
+    def normalization(x: Tensor, residual: Tensor | None, *extra: Any) -> Tensor | UnstoredMap:
         if check is not None:
             check(x)
-        return functional.batch_norm(
-            x,
-            *bind(*extra),
-            activation=activation,
-            residual=residual,
-            pool=pool,
-            dropout=rate(),
-        )
+        return normalize(x, residual, *bind(*extra))
 
     return normalization
 
@@ -339,10 +374,10 @@ def calling(module: nn.Module) -> Callable[..., Any]:
     return call
 
 
-def named(step: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+def named(step: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The step, its rows of `explain` under the joined names."""
 
-    def step_of(*args: Any) -> Tensor:
+    def step_of(*args: Any) -> Any:
         return explanation.run_as(name, step, *args)
 
     return step_of

@@ -16,10 +16,12 @@ from torch.autograd import Function
 from ..memory import memory_format
 from ..plans import TORCH, ConvPlan
 from .pool import unpool
-from .recompute import made_again, recipe
+from .recompute import Recipe, made_again, recipe
 
 _conv2d = torch.ops.pyconvopt.conv2d.default
 _conv2d_moments = torch.ops.pyconvopt.conv2d_moments.default
+_conv2d_normalized = torch.ops.pyconvopt.conv2d_normalized.default
+_normalized_weight_gradient = torch.ops.pyconvopt.conv2d_normalized_weight_gradient.default
 _conv2d_max_pool = torch.ops.pyconvopt.conv2d_max_pool.default
 _data_gradient = torch.ops.pyconvopt.conv2d_data_gradient.default
 _weight_gradient = torch.ops.pyconvopt.conv2d_weight_gradient.default
@@ -51,24 +53,36 @@ def forward_pool(
 
 
 def gradients(
-    plan: ConvPlan, x: Tensor, weight: Tensor, dz: Tensor, need_x: bool, need_weight: bool
+    plan: ConvPlan, x: Tensor | Recipe, weight: Tensor, dz: Tensor, need_x: bool, need_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of input and weight from that of the convolution's output."""
-    own_x = need_x and plan.data_gradient != TORCH
-    own_weight = need_weight and plan.weight_gradient != TORCH
     dx = dw = None
-    if own_x:
-        dx = _data_gradient(dz, weight, x.shape[2], x.shape[3], *plan.hyper)
-    if own_weight:
-        dw = _weight_gradient(x, dz, weight, *plan.hyper)
-    rest_x, rest_weight = need_x and not own_x, need_weight and not own_weight
-    if rest_x or rest_weight:
+    if need_x and plan.data_gradient != TORCH:
+        dx = _data_gradient(dz, weight, *x.shape[2:], *plan.hyper)
+        need_x = False
+    if need_weight and plan.weight_gradient != TORCH:
+        dw = weight_gradient(plan, x, weight, dz)
+        need_weight = False
+    if need_x or need_weight:
+        given = stored(x) if need_weight or isinstance(x, Tensor) else x.input  # its shape alone
         other_x, other_weight, _ = _torch_backward(
-            plan, dz, x, weight, None, rest_x, rest_weight, False
+            plan, dz, given, weight, None, need_x, need_weight, False
         )
-        dx = other_x if rest_x else dx
-        dw = other_weight if rest_weight else dw
+        dx = other_x if need_x else dx
+        dw = other_weight if need_weight else dw
     return dx, dw
+
+
+def weight_gradient(plan: ConvPlan, x: Tensor | Recipe, weight: Tensor, dz: Tensor) -> Tensor:
+    """On this library's kernel, which normalises an input that was not kept while it reads it."""
+    if isinstance(x, Recipe) and plan.normalizes:
+        return _normalized_weight_gradient(*x.norm, dz, weight, *plan.hyper)
+    return _weight_gradient(stored(x), dz, weight, *plan.hyper)
+
+
+def stored(x: Tensor | Recipe) -> Tensor:
+    """The input itself, made again where it was not kept."""
+    return made_again(x) if isinstance(x, Recipe) else x
 
 
 def pool_gradients(
@@ -117,19 +131,23 @@ def _reference_gradients(
     return _torch_backward(ctx.plan, dz, x, weight, bias_sizes, *ctx.needs_input_grad[:3])
 
 
-def _keep(ctx: Any, x: Tensor, *others: Tensor | None) -> None:
+def _keep(ctx: Any, x: Tensor, found: Recipe | None, *others: Tensor | None) -> None:
     """Keep the input for backward, or what makes it again, and other tensors."""
-    # Without a gradient of the weight the input is not needed, but its shape is.
-    found = recipe(x) if ctx.needs_input_grad[1] else None
     ctx.again = None if found is None else found.options
     ctx.save_for_backward(*others, *((x,) if found is None else found.tensors))
 
 
 def _kept(ctx: Any, others: int) -> tuple[Any, ...]:
-    """The input, and that many other tensors."""
+    """The input or what makes it again, and that many other tensors."""
     saved = ctx.saved_tensors
     rest = saved[others:]
-    return rest[0] if ctx.again is None else made_again(ctx.again, rest), *saved[:others]
+    return rest[0] if ctx.again is None else Recipe(ctx.again, rest), *saved[:others]
+
+
+def _recipe(ctx: Any, x: Tensor) -> Recipe | None:
+    """How to make the input again, where that is needed and worthwhile."""
+    # Without a gradient of the weight the input is not needed, but its shape is.
+    return recipe(x) if ctx.needs_input_grad[1] else None
 
 
 class Conv2dFunction(Function):
@@ -139,7 +157,7 @@ class Conv2dFunction(Function):
     def forward(ctx, x, weight, bias, plan, relu):  # noqa: D102
         y = forward(x, weight, bias, plan, relu)
         ctx.plan, ctx.relu, ctx.bias = plan, relu, bias is not None
-        _keep(ctx, x, weight, y if relu else None)
+        _keep(ctx, x, _recipe(ctx, x), weight, y if relu else None)
         return y
 
     @staticmethod
@@ -148,8 +166,11 @@ class Conv2dFunction(Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             dz = g * (y > 0) if ctx.relu else g
-            return *_reference_gradients(ctx, x, weight, dz), None, None
-        dz, db = g.contiguous(memory_format=memory_format(x)), None
+            return *_reference_gradients(ctx, stored(x), weight, dz), None, None
+        dz, db = (
+            g.contiguous(memory_format=memory_format(x if isinstance(x, Tensor) else x.input)),
+            None,
+        )
         if ctx.relu:
             dz, db = _relu_backward(dz, y, need_bias)
         elif need_bias:
@@ -165,13 +186,34 @@ class Conv2dMomentsFunction(Conv2dFunction):
     def forward(ctx, x, weight, bias, plan):  # type: ignore[override]  # noqa: D102
         y, moments = _conv2d_moments(x, weight, bias, *plan.hyper)
         ctx.plan, ctx.relu, ctx.bias = plan, False, bias is not None
-        _keep(ctx, x, weight, None)
+        _keep(ctx, x, _recipe(ctx, x), weight, None)
         ctx.mark_non_differentiable(moments)
         return y, moments
 
     @staticmethod
     def backward(ctx, g, _):  # type: ignore[override]  # noqa: D102
         return Conv2dFunction.backward(ctx, g)[:4]
+
+
+class Conv2dNormalizedFunction(Conv2dFunction):
+    """``activation(conv(x, weight) + bias)`` of a map x without values, which are made while they are read.
+
+    With `moments` also the statistics of the result's channels.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, plan, relu, made_from, moments):  # type: ignore[override]  # noqa: D102
+        y, statistics = _conv2d_normalized(
+            *made_from.norm, weight, bias, *plan.hyper, relu, moments
+        )
+        ctx.plan, ctx.relu, ctx.bias = plan, relu, bias is not None
+        _keep(ctx, x, made_from, weight, y if relu else None)
+        ctx.mark_non_differentiable(statistics)
+        return y, statistics
+
+    @staticmethod
+    def backward(ctx, g, _):  # type: ignore[override]  # noqa: D102
+        return *Conv2dFunction.backward(ctx, g), None, None
 
 
 class Conv2dMaxPoolFunction(Function):
@@ -181,12 +223,13 @@ class Conv2dMaxPoolFunction(Function):
     def forward(ctx, x, weight, bias, plan, relu):  # noqa: D102
         y, argmax = forward_pool(x, weight, bias, plan, relu)
         ctx.plan, ctx.bias = plan, bias is not None
-        _keep(ctx, x, weight, argmax)
+        _keep(ctx, x, _recipe(ctx, x), weight, argmax)
         return y
 
     @staticmethod
     def backward(ctx, g):  # noqa: D102
         x, weight, argmax = _kept(ctx, 2)
+        x = stored(x)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             dz = unpool(g, argmax, *ctx.plan.out_size)

@@ -2,7 +2,8 @@
 
 Behind ``y = activation(batch_norm(z))`` a convolution needs y for its weight's gradient, and the
 normalisation needs z for its own: keeping z alone halves what a network of such pairs keeps, for one
-more pass over the map (Bulò, Porzi and Kontschieder 2018, arXiv:1712.02616).
+more pass over the map (Bulò, Porzi and Kontschieder 2018, arXiv:1712.02616). A convolution that
+normalises what it reads does without that pass, and without the map in forward too.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from .. import settings
 from .norm import BatchNormFunction, NormOptions, reference_forward
 
 _again = torch.ops.pyconvopt.batch_norm_again.default
-_NODE: Any = BatchNormFunction._backward_cls  # type: ignore[attr-defined]
+_statistics = torch.ops.pyconvopt.batch_norm_statistics.default
 WORTHWHILE = 1 << 20
 """Elements of a map."""
 
@@ -25,30 +27,93 @@ class Recipe(NamedTuple):
     """What makes a map again: the options of its normalisation, and the tensors that this kept."""
 
     options: NormOptions
-    tensors: tuple[Tensor | None, ...]
+    tensors: tuple[Any, ...]
     """Input, weight, bias, mean and invstd."""
+
+    @property
+    def input(self) -> Tensor:
+        """Of the normalisation: of the map's shape."""
+        return self.tensors[0]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the map."""
+        return self.input.shape
+
+    @property
+    def norm(self) -> tuple[Any, ...]:
+        """As the operators take it that make the map, or normalise what they read."""
+        return *self.tensors, self.options.activation
+
+
+class UnstoredNormFunction(BatchNormFunction):
+    """`BatchNormFunction` in training without its output: a map of the right shape and no values."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, residual, mean, invstd, options, _):  # type: ignore[override]  # noqa: D102
+        ctx.options = options
+        ctx.save_for_backward(x, weight, bias, residual, None, None, mean, invstd)
+        return mean.new_empty(1).expand(x.shape)
+
+
+def unstored(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    options: NormOptions,
+    moments: Tensor | None,
+) -> tuple[Tensor, Recipe]:
+    """The batch norm of x in training: a map without values, and what makes them while it is read."""
+    with torch.no_grad():
+        mean, invstd = _statistics(
+            x, running_mean, running_var, options.momentum, options.eps, moments
+        )
+    y = UnstoredNormFunction.apply(x, weight, bias, None, mean, invstd, options, None)
+    return y, Recipe(options, (x, weight, bias, mean, invstd))
+
+
+class StoredFunction(Function):
+    """The values of an unstored map."""
+
+    @staticmethod
+    def forward(ctx, y, recipe):  # noqa: D102
+        ctx.options = recipe.options
+        ctx.save_for_backward(*recipe.tensors)
+        return made_again(recipe)
+
+    @staticmethod
+    def backward(ctx, g):  # noqa: D102
+        return g, None
 
 
 def recipe(y: Tensor) -> Recipe | None:
     """How to make `y` again, or None if it must be kept."""
     node: Any = y.grad_fn
-    if type(node) is not _NODE or y.numel() < WORTHWHILE or not settings.recompute():
+    if type(node) not in _NODES or y.numel() < WORTHWHILE or not settings.recompute():
         return None
     options: NormOptions = node.options
     # A version above 0: something wrote over it after it was made.
     if y.is_cuda or options.pool or options.dropout or y._version:
         return None
     try:
-        z, weight, bias, residual, _, _, mean, invstd = node.saved_tensors
+        saved = node.saved_tensors
     except RuntimeError:  # its backward has been run, and let them go
         return None
+    if type(node) is _STORED:
+        return Recipe(options, saved)
+    z, weight, bias, residual, _, _, mean, invstd = saved
     return None if residual is not None else Recipe(options, (z, weight, bias, mean, invstd))
 
 
-def made_again(options: NormOptions, tensors: tuple[Tensor | None, ...]) -> Tensor:
+_NORM, _STORED = (each._backward_cls for each in (BatchNormFunction, StoredFunction))  # type: ignore[attr-defined]
+_NODES = (_NORM, _STORED)
+
+
+def made_again(recipe: Recipe) -> Tensor:
     """The map; where gradients are recorded in torch's differentiable operations."""
-    z, weight, bias, mean, invstd = tensors
-    assert mean is not None and invstd is not None
     if torch.is_grad_enabled():
-        return reference_forward((z, weight, bias, None), mean, invstd, options)
-    return _again(z, weight, bias, mean, invstd, options.activation)
+        z, weight, bias, mean, invstd = recipe.tensors
+        return reference_forward((z, weight, bias, None), mean, invstd, recipe.options)
+    return _again(*recipe.norm)

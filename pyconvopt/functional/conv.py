@@ -12,10 +12,13 @@ from ..memory import is_channels_last
 from ..plans import PASSES, POOLED, TORCH, ConvPlan, conv_plan, torch_overruns
 from .gate import Activation, Size, activate, needs_gradient, pair, suits
 from .pool import max_pool2d
+from .unstored import UnstoredMap, stored
+
+MOMENTS = "statistics for batch norm in the same pass; "
 
 
 def conv2d(
-    input: Tensor,
+    input: Tensor | UnstoredMap,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Size = 1,
@@ -49,9 +52,16 @@ def conv2d(
     >>> pco.functional.conv2d(x, w, padding=1, activation="relu").shape
     torch.Size([1, 2, 3, 3])
     """
-    call = _planned(input, weight, bias, stride, padding, dilation, groups)
+    fused = activation == "relu"
+    geometry = stride, padding, dilation, groups
+    if isinstance(input, UnstoredMap):
+        joined = _normalized(input, weight, bias, *geometry, fused, moments=False)
+        if joined is not None:
+            return joined[0] if fused else activate(joined[0], activation)
+        input = input.stored()
+    call = _planned(input, weight, bias, *geometry)
     if call is None or not call[1].native:
-        y = _torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
+        y = _torch_conv2d(input, weight, bias, *geometry)
         if explanation.listening() and call is not None:
             _explain("conv2d", call[1], PASSES, call[0], weight)
         elif explanation.listening():
@@ -60,7 +70,6 @@ def conv2d(
             explanation.note("conv2d", "forward", TORCH, reason, flops, [input, weight, y])
         return activate(y, activation)
     x, plan, channels_last = _in_format(*call, weight)
-    fused = activation == "relu"
     if explanation.listening():
         _explain("conv2d", plan, PASSES, x, weight)
     if needs_gradient(x, weight, bias):
@@ -73,7 +82,7 @@ def conv2d(
 
 
 def conv2d_moments(
-    input: Tensor,
+    input: Tensor | UnstoredMap,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Size = 1,
@@ -96,18 +105,24 @@ def conv2d_moments(
     >>> float(moments[0, 0]), float(moments[0, -1])
     (9.0, 16.0)
     """
-    call = _planned(input, weight, bias, stride, padding, dilation, groups)
+    geometry = stride, padding, dilation, groups
+    if isinstance(input, UnstoredMap):
+        joined = _normalized(input, weight, bias, *geometry, relu=False, moments=True)
+        if joined is not None:
+            return joined
+        input = input.stored()
+    call = _planned(input, weight, bias, *geometry)
     if call is None or not call[1].moments or call[1].forward == TORCH:
-        return conv2d(input, weight, bias, stride, padding, dilation, groups), None
+        return conv2d(input, weight, bias, *geometry), None
     x, plan, channels_last = _in_format(*call, weight)
     if explanation.listening():
-        _explain("conv2d", plan, PASSES, x, weight, "statistics for batch norm in the same pass; ")
+        _explain("conv2d", plan, PASSES, x, weight, MOMENTS)
     y, moments = autograd.Conv2dMomentsFunction.apply(x, weight, bias, plan)
     return y if channels_last else y.contiguous(), moments
 
 
 def conv2d_max_pool(
-    input: Tensor,
+    input: Tensor | UnstoredMap,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Size = 1,
@@ -126,7 +141,7 @@ def conv2d_max_pool(
     >>> pco.functional.conv2d_max_pool(x, w, activation="relu").shape
     torch.Size([1, 16, 2, 2])
     """
-    call = None
+    input, call = stored(input), None
     if activation is None or activation == "relu":
         call = _planned(input, weight, bias, stride, padding, dilation, groups, pool=True)
     if call is None or call[1].forward_pool == TORCH or min(call[1].out_size) < 2:
@@ -139,6 +154,34 @@ def conv2d_max_pool(
         _explain("conv2d_max_pool", plan, ran, x, weight, "max-pool in the same pass; ")
     y = autograd.Conv2dMaxPoolFunction.apply(x, weight, bias, plan, activation == "relu")
     return y if channels_last else y.contiguous()
+
+
+def _normalized(
+    input: UnstoredMap,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Size,
+    padding: Size | str,
+    dilation: Size,
+    groups: int,
+    relu: bool,
+    moments: bool,
+) -> tuple[Tensor, Tensor | None] | None:
+    """The convolution of a map that it makes while it reads, and its statistics; None: no kernel does."""
+    x, made_from = input
+    z = made_from.input
+    call = _planned(z, weight, bias, stride, padding, dilation, groups)
+    if call is None or call[0] is not z or not call[1].joins_norm:
+        return None
+    plan = call[1]
+    moments = moments and plan.moments
+    if explanation.listening():
+        also = "batch norm of its input in the same pass; " + MOMENTS * moments
+        _explain("conv2d", plan, PASSES, z, weight, also)
+    y, statistics = autograd.Conv2dNormalizedFunction.apply(
+        x, weight, bias, plan, relu, made_from, moments
+    )
+    return y, statistics if moments else None
 
 
 def _planned(

@@ -75,7 +75,7 @@ def batch_norm(
         y = max_pool2d(y, 2)
         return apply_dropout(y, dropout) if dropout else y
     # Any other eps is torch's to refuse.
-    x = _rows(input, training, running_mean, running_var, weight, bias) if eps > 0 else None
+    x = kernel_input(input, training, running_mean, running_var, weight, bias) if eps > 0 else None
     fusable = fused is not None and not (residual is not None and pool)
     if fused is not None and fused > RELU:
         fusable = residual is None and not pool and not input.is_cuda
@@ -83,7 +83,7 @@ def batch_norm(
         fusable = fusable and _alike(residual, input)
     if x is None or not fusable or (pool and (x.dim() != 4 or min(x.shape[2:]) < 2)):
         y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        _explain("batch_norm", TORCH, "dtype or memory format that no kernel here takes", input, y)
+        explain("batch_norm", TORCH, "dtype or memory format that no kernel here takes", input, y)
         y = y if residual is None else y + residual
         y = activate(y, activation)
         y = max_pool2d(y, 2) if pool else y
@@ -103,13 +103,13 @@ def batch_norm(
         x, weight, bias, residual, running_mean, running_var, options, moments if training else None
     )
     extras = [name for name in (NAMES[fused], pool and "pool", fused_dropout and "dropout") if name]
-    _explain("batch_norm", "batch_norm", " + ".join(["one pass", *extras]), x, y)
+    explain("batch_norm", "batch_norm", " + ".join(["one pass", *extras]), x, y)
     if draw is not None:
         return y if fused_dropout else dropped(y, dropout, draw)[0]
     return apply_dropout(y, dropout) if dropout else y
 
 
-def _rows(input: Tensor, training: bool, *vectors: Tensor | None) -> Tensor | None:
+def kernel_input(input: Tensor, training: bool, *vectors: Tensor | None) -> Tensor | None:
     """The input if it is a matrix or a channels_last map that the kernels take with its vectors."""
     running_mean, running_var, *_ = vectors
     if not takes(input) or not input.numel() or (running_mean is None) != (running_var is None):
@@ -141,7 +141,8 @@ def _alike(residual: Tensor, x: Tensor) -> bool:
     )
 
 
-def _explain(op: str, kernel: str, reason: str, x: Tensor, y: Tensor) -> None:
+def explain(op: str, kernel: str, reason: str, x: Tensor, y: Tensor) -> None:
+    """Rows for both passes of a normalisation, while `explain` listens."""
     if explanation.listening():
         explanation.note(op, "forward", kernel, reason, 5 * x.numel(), [x, x, y])
         explanation.note(op, "backward", kernel, reason, 8 * x.numel(), [x, y, x, y, x])

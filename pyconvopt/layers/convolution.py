@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import activations, constraints, functional, initializers, regularizers
+from pyconvopt.functional.unstored import UnstoredMap
 from pyconvopt.layers import windows
 from pyconvopt.layers.base import Layer, Shape, channels_last_only, pair
 from pyconvopt.nn.conv import standardized
@@ -130,11 +131,11 @@ class Conv2D(Layer):
         y = run(*self.arguments(x, padding), activation=fused)
         return y if fused or logits else self.activation(y)
 
-    def with_moments(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def with_moments(self, x: Tensor | UnstoredMap) -> tuple[Tensor, Tensor | None]:
         """The convolution without its activation, and the statistics for a batch norm behind it."""
         return functional.conv2d_moments(*self.arguments(x, self.padding))
 
-    def arguments(self, x: Tensor, padding: str) -> tuple[Any, ...]:
+    def arguments(self, x: Tensor | UnstoredMap, padding: str) -> tuple[Any, ...]:
         """What the functions of convolution take, the input padded where its two sides differ."""
         border = (0, 0)
         if padding == "same":

@@ -8,7 +8,7 @@ feeds the moving variance with the batch's own variance (Σ/n), torch with the u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import constraints, functional, initializers, regularizers
+from pyconvopt.functional.unstored import UnstoredMap, unstored_batch_norm
 from pyconvopt.layers.base import Layer, Shape
 from pyconvopt.nn.sync_batchnorm import has_others, synchronized_batch_norm
 
@@ -196,35 +197,48 @@ class BatchNormalization(AffineNormalization):
                 correction=0,
             )
             return y if x.dim() in (2, 4) else y.movedim(1, -1)
+        y = self.run(
+            functional.batch_norm,
+            x if x.dim() in (2, 4) else x.movedim(-1, 1),
+            activation=activation,
+            pool=pool,
+            dropout=dropout,
+            moments=moments,
+        )
+        return y if x.dim() in (2, 4) else y.movedim(1, -1)
+
+    def unstored(
+        self, x: Tensor, activation: str | None = None, moments: Tensor | None = None
+    ) -> Tensor | UnstoredMap:
+        """`call` for a result that a convolution alone reads."""
+        return self.run(unstored_batch_norm, x, activation=activation, moments=moments)
+
+    def run(self, function: Callable[..., Any], x: Tensor, **options: Any) -> Any:
+        """`functional.batch_norm`, or its kin, of x with channels on axis 1."""
         training = self.uses_batch_statistics()
-        values = x.numel() // x.shape[1] if x.dim() in (2, 4) else x.numel() // x.shape[-1]
+        values = x.numel() // x.shape[1]
         if training and values == 1:
             raise ValueError(
                 f"{self.name} got one value a channel in training (a batch of one, "
                 f"{tuple(x.shape)}); the variance of a batch needs at least two"
             )
         before = self.running_var.clone() if training else None
-        weight, bias = self.scale_and_offset(x)
-        y = functional.batch_norm(
-            x if x.dim() in (2, 4) else x.movedim(-1, 1),
+        y = function(
+            x,
             self.running_mean,
             self.running_var,
-            weight,
-            bias,
+            *self.scale_and_offset(x),
             training,
             1 - self.momentum,
             self.epsilon,
-            activation=activation,
-            pool=pool,
-            dropout=dropout,
-            moments=moments,
+            **options,
         )
         if before is not None:
             # The kernel let (1 - m) · v · n / (n - 1) in; Keras wants (1 - m) · v. Through .data:
             # backward does not read the moving variance, so its version need not change.
             share = (values - 1) / values
             self.running_var.data.mul_(share).add_(before, alpha=self.momentum * (1 - share))
-        return y if x.dim() in (2, 4) else y.movedim(1, -1)
+        return y
 
     @override
     def keras_weights(self) -> list[tuple[str, Tensor]]:

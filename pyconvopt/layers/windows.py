@@ -8,11 +8,13 @@ pads both sides alike, so that case pads first and convolves after.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch.nn.functional as torch_functional
 from torch import Tensor
 
 from pyconvopt import registry
+from pyconvopt.functional.unstored import UnstoredMap, stored
 
 
 def padding_name(padding: str) -> str:
@@ -47,13 +49,13 @@ def same_padding(size: int, window: int, stride: int, dilation: int = 1) -> tupl
 
 
 def pad_same(
-    x: Tensor,
+    x: Tensor | UnstoredMap,
     window: tuple[int, int],
     strides: tuple[int, int],
     dilation: tuple[int, int] = (1, 1),
     value: float = 0.0,
     largest: tuple[int, int] | None = None,
-) -> tuple[Tensor, tuple[int, int]]:
+) -> tuple[Any, tuple[int, int]]:
     """The input, padded if need be, and the symmetric padding that is left to the kernel.
 
     `largest` bounds what the kernel can pad by itself (pooling: half its window).
@@ -63,7 +65,7 @@ def pad_same(
     fits = largest is None or (top <= largest[0] and left <= largest[1])
     if top == bottom and left == right and fits:
         return x, (top, left)
-    return torch_functional.pad(x, (left, right, top, bottom), value=value), (0, 0)
+    return torch_functional.pad(stored(x), (left, right, top, bottom), value=value), (0, 0)
 
 
 def transposed_crop(

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pyconvopt import activations, explanation
+from pyconvopt.functional.unstored import UnstoredMap
 from pyconvopt.hooks import has_hooks
 from pyconvopt.layers import (
     Activation,
@@ -25,7 +26,7 @@ from pyconvopt.layers import (
 )
 from pyconvopt.layers.base import Layer
 
-Step = Callable[[Tensor], Tensor]
+Step = Callable[[Any], Any]
 
 
 def steps(layers: Sequence[Layer]) -> list[Step]:
@@ -69,10 +70,10 @@ def convolution_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | No
     return 0, None
 
 
-def with_moments(convolution: Conv2D, normalize: Callable[..., Tensor]) -> Step:
+def with_moments(convolution: Conv2D, normalize: Callable[..., Any]) -> Step:
     """The convolution, and what normalises its output, by the statistics that it took."""
 
-    def step(x: Tensor) -> Tensor:
+    def step(x: Tensor | UnstoredMap) -> Tensor | UnstoredMap:
         y, moments = convolution.with_moments(x)
         return normalize(y, moments=moments)
 
@@ -82,7 +83,8 @@ def with_moments(convolution: Conv2D, normalize: Callable[..., Tensor]) -> Step:
 def normalization_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | None]:
     """Batch norm, then what there is of ReLU, 2×2 max-pool and dropout, in that order.
 
-    Over the batch of several processes it runs alone.
+    A convolution behind it reads a map that is not stored. Over the batch of several processes it runs
+    alone.
     """
     first, end, rate = layers[start], start + 1, 0.0
     if len(first.output_shape or ()) != 4 or first.uses_joined_batch():
@@ -94,9 +96,11 @@ def normalization_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | 
     if (relu or pool) and len(layers) > end and type(layers[end]) is Dropout:
         rate = layers[end].rate if layers[end].training else 0.0
         end += 1
+    activation = "relu" if relu else None
+    if not pool and rate == 0 and is_plain_convolution(layers[end : end + 1]):
+        return end - start, partial(first.unstored, activation=activation)
     if end == start + 1:
         return 0, None
-    activation = "relu" if relu else None
     return end - start, partial(first.call, activation=activation, pool=pool, dropout=rate)
 
 
@@ -105,6 +109,11 @@ RULES: dict[type, Callable[[Sequence[Any], int], tuple[int, Step | None]]] = {
     Conv2D: convolution_chain,
     BatchNormalization: normalization_chain,
 }
+
+
+def is_plain_convolution(layers: Sequence[Any]) -> bool:
+    """Whether the layer, if there is one, is a convolution that nobody watches."""
+    return any(type(layer) is Conv2D and not has_hooks(layer) for layer in layers)
 
 
 def is_relu(layer: Layer) -> bool:

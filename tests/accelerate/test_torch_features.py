@@ -147,6 +147,7 @@ REPARAMETRIZED = {
 @pytest.mark.parametrize("name", REPARAMETRIZED)
 def test_reparametrized_and_pruned_weights(name, after):
     """Put on before the model is accelerated, or after it has run."""
+    torch.manual_seed(1)  # with no value so near to 0 that its ReLU hangs on the last bit
     parts = (BasicBlock(16, 16), BasicBlock(16, 16))
     parts[1].load_state_dict(parts[0].state_dict())
     fast, theirs = (nn.Sequential(part) for part in parts)
