@@ -84,6 +84,9 @@ CONV_CASES = [
     ConvCase("tall_gray", 1, 1, 70, 6, 16),
     # No kernel of this library yet, or too few channels for one: torch's, and the reference here.
     ConvCase("pointwise", 2, 24, 7, 7, 40, kernel=(1, 1)),
+    # Fewer pixels than output channels: threads share out the weights.
+    ConvCase("few_pixels", 1, 128, 8, 7, 144, padding=(1, 1)),
+    ConvCase("few_pixels_pointwise", 1, 160, 4, 4, 300, kernel=(1, 1)),
     ConvCase("strided", 2, 16, 9, 9, 32, stride=(2, 2), padding=(1, 1)),
     ConvCase("strided_pointwise", 2, 16, 8, 8, 32, kernel=(1, 1), stride=(2, 2)),
     ConvCase("five_few_channels", 2, 16, 9, 9, 16, kernel=(5, 5), padding=(2, 2)),

@@ -13,6 +13,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 # Read by the steps at each call: a new value asks for no new plan.
 _LIVE = ("_parameters", "_buffers")
 _SWITCHES = ("training", *_HOOKS)
+_mode, _hooks = itemgetter("training"), itemgetter(*_HOOKS)
+_version = attrgetter("_version")
 
 
 def watched_globally() -> bool:
@@ -74,14 +77,23 @@ class Plan:
 
     def __init__(self, graph: Graph, layers: Iterable[nn.Module], inlined: Iterable[nn.Module]):
         self.run = compiled(graph)
-        self.layers = [(m.__dict__, m.training, has_hooks(m)) for m in layers]
+        layers = list(layers)
+        self.training = [m.training for m in layers]
+        self.layers = [m.__dict__ for m in layers]
+        self.watched, self.unwatched = (
+            [m.__dict__ for m in layers if has_hooks(m) is watched] for watched in (True, False)
+        )
         self.inlined = [(m, m.__dict__, attributes(m)) for m in inlined]
 
     def holds(self) -> bool:
         """Whether the modules are as they were."""
-        for state, training, watched in self.layers:
-            if state["training"] is not training or hooked(state) is not watched:
-                return False
+        # Of a hundred layers and more at each call: nothing but C runs for each of them.
+        if list(map(_mode, self.layers)) != self.training:
+            return False
+        if any(itertools.chain.from_iterable(map(_hooks, self.unwatched))):
+            return False
+        if not all(map(hooked, self.watched)):
+            return False
         return not any(changed(state, before) for _, state, before in self.inlined)
 
     def moved(self) -> list[nn.Module]:
@@ -113,7 +125,8 @@ class Plans:
         self.current: tuple[Any, Plan] | None = None
         self.as_written: set[nn.Module] = set()
         self.moves: Counter[nn.Module] = Counter()
-        self.constants: list[tuple[Tensor, int]] | None = None
+        self.constants: list[Tensor] | None = None
+        self.versions: list[int] = []
 
     def __deepcopy__(self, memo: Any) -> Plans:
         return Plans(self.frozen)
@@ -153,9 +166,9 @@ class Plans:
 
     def _require_unchanged(self, module: nn.Module) -> None:
         if self.constants is None:
-            held = (*module.parameters(), *module.buffers())
-            self.constants = [(t, t._version) for t in held]
-        if any(t._version != version for t, version in self.constants):
+            self.constants = [*module.parameters(), *module.buffers()]
+            self.versions = list(map(_version, self.constants))
+        if list(map(_version, self.constants)) != self.versions:
             raise RuntimeError(
                 "a weight or statistic was changed after accelerate(frozen=True), which takes them as "
                 "constants: accelerate the changed model again"

@@ -11,6 +11,7 @@
 #include "../processor.hpp"
 #include "activated.hpp"
 #include "moments.hpp"
+#include "pool2x2.hpp"
 #include "reading.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
@@ -70,8 +71,11 @@ struct Job {
   // Whether the weights, which a second-level cache keeps, are read from there for every few pixels, and the map and
   // the result are gone through once. Else each panel of them is read for all pixels of a block. With 12 rows to share
   // what a step reads of the weights the first is the faster.
-  bool pixels_first() const {
-    return vector_registers == 32 && outer * steps() * int64_t(sizeof(float)) <= second_level_cache() / 2;
+  bool pixels_first() const { return vector_registers == 32 && !weights_weigh_more(); }
+  // Whether they are not kept there, or outweigh the pixels.
+  bool weights_weigh_more() const {
+    return (pixels() < outer && outer >= 4 * panel) ||
+           outer * steps() * int64_t(sizeof(float)) > second_level_cache() / 2;
   }
   // Whether a pixel's steps are read where they lie. Rows of the map that are a multiple of 4 KiB apart all meet in the
   // same set of a first-level cache, of 2 KiB in two; there they should not stay for long.
@@ -142,25 +146,31 @@ PYCONVOPT_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t 
   }
 }
 
+// Output channels, in whole panels.
+struct Channels {
+  int64_t first, end;
+};
+
 // The steps s0 .. s0+steps of some pixels' sums. bring(r, n): where those of n pixels from r on lie, each lda behind
 // the one before, until it is called again. `map`: where pixel 0 lies in memory, if the others lie behind it and are to
 // be fetched from there; or null.
 template <class Bring>
-PYCONVOPT_INLINE void multiply(const Job& job, Bring bring, int64_t lda, int64_t rows, int64_t s0, int64_t steps,
-                               float* const* targets, const float* map, float* moments) {
+PYCONVOPT_INLINE void multiply(const Job& job, Channels part, Bring bring, int64_t lda, int64_t rows, int64_t s0,
+                               int64_t steps, float* const* targets, const float* map, float* moments) {
   const bool add = s0 > 0, last = s0 + steps == job.steps();
   const Activation activation = last ? job.activation : Activation::none;
   const float* residual = last ? job.residual : nullptr;
-  const auto product = [&]<bool fetch>(const float* from, int64_t r, int64_t k, Ahead ahead)
+  const auto weights = [&](int64_t k, int64_t s) { return job.packed + k * job.steps() + s * panel; };
+  const auto product = [&]<bool fetch>(const float* from, int64_t r, int64_t n, int64_t k, Ahead ahead)
                            __attribute__((always_inline)) {
-                             const float* b = job.packed + k * job.steps() + s0 * panel;
+                             const float* b = weights(k, s0);
                              const int64_t left = least(panel, job.outer - k);
                              Vec start[2] = {};
                              if (job.bias) {
                                start[0] = load_channels(job.bias + k, left);
                                if (left > lanes) start[1] = load_channels(job.bias + k + lanes, left - lanes);
                              }
-                             with_rows<product_rows>(int(least(product_rows, rows - r)), [&]<int count>() {
+                             with_rows<product_rows>(int(n), [&]<int count>() {
                                const Piece piece{last ? moments : nullptr, r};
                                if (left > lanes)
                                  tile<count, 2, fetch>(from, lda, b, steps, ahead, start, add, residual, job.result,
@@ -175,30 +185,40 @@ PYCONVOPT_INLINE void multiply(const Job& job, Bring bring, int64_t lda, int64_t
       for (int64_t c = 0; c < least(panel, job.outer - k); c += 16) __builtin_prefetch(targets[i] + k + c, 1);
   };
   if (job.pixels_first()) {
-    const int64_t all_steps = (job.outer + panel - 1) / panel * steps;
+    const int64_t all_steps = (part.end - part.first + panel - 1) / panel * steps;
     const int64_t bytes = (product_rows * job.source_channels * int64_t(sizeof(float)) + all_steps - 1) / all_steps;
     for (int64_t r = 0; r < rows; r += product_rows) {
-      const float* a = bring(r, least(product_rows, rows - r));
+      const int64_t n = least(product_rows, rows - r);
+      const float* a = bring(r, n);
       const char* next =
           map ? reinterpret_cast<const char*>(map + least(rows, r + product_rows) * job.source_channels) : nullptr;
-      for (int64_t k = 0; k < job.outer; k += panel, next += steps * bytes) {
-        const bool more = k + panel < job.outer;
-        fetch_targets(more ? r : r + product_rows, more ? k + panel : 0);
-        if (map) product.template operator()<true>(a, r, k, {next, bytes});
-        else product.template operator()<false>(a, r, k, {});
+      for (int64_t k = part.first; k < part.end; k += panel, next += steps * bytes) {
+        const bool more = k + panel < part.end;
+        fetch_targets(more ? r : r + product_rows, more ? k + panel : part.first);
+        if (map) product.template operator()<true>(a, r, n, k, {next, bytes});
+        else product.template operator()<false>(a, r, n, k, {});
       }
     }
     return;
   }
   const float* a = bring(0, rows);
-  for (int64_t k = 0; k < job.outer; k += panel)
-    for (int64_t r = 0; r < rows; r += product_rows) {
-      const int64_t after = least(rows, r + product_rows), end = least(rows, after + product_rows);
-      if (map == a && k == 0)
+  // Rows in equal shares, each of which fetches its share of the weights that come next, if these are far away.
+  // (With 16 registers the loop has none left for that.)
+  const bool heavy = vector_registers == 32 && job.weights_weigh_more();
+  const int64_t shares = (rows + product_rows - 1) / product_rows, each = (rows + shares - 1) / shares;
+  for (int64_t k = part.first; k < part.end; k += panel) {
+    const bool more = k + panel < part.end;
+    const char* next = reinterpret_cast<const char*>(more ? weights(k + panel, s0) : weights(part.first, s0 + steps));
+    const int64_t bytes = more || !last ? panel * int64_t(sizeof(float)) / shares : 0;
+    for (int64_t r = 0; r < rows; r += each, next += steps * bytes) {
+      const int64_t after = least(rows, r + each), end = least(rows, after + each);
+      if (map == a && k == part.first)
         for (const float* line = a + after * lda; line < a + end * lda; line += 16) __builtin_prefetch(line);
       fetch_targets(after, k);
-      product.template operator()<false>(a + r * lda, r, k, {});
+      if (heavy) product.template operator()<true>(a + r * lda, r, after - r, k, {next, bytes});
+      else product.template operator()<false>(a + r * lda, r, after - r, k, {});
     }
+  }
 }
 
 // Some pixels' steps, their sources copied one after the other.
@@ -218,7 +238,8 @@ void gather(const Job& job, const Place* pixels, int64_t rows, int64_t tap, int6
   });
 }
 
-void run_block(const Job& job, int64_t first, int64_t rows, bool in_place, float* copy, int64_t lda, float* moments) {
+void run_block(const Job& job, Channels part, int64_t first, int64_t rows, bool in_place, float* copy, int64_t lda,
+               float* moments) {
   Place pixel = job.place(first), pixels[most_rows];
   float* targets[most_rows];
   for (int64_t i = 0; i < rows; ++i, pixel.advance(job.rows.count, job.columns.count)) {
@@ -237,11 +258,12 @@ void run_block(const Job& job, int64_t first, int64_t rows, bool in_place, float
         gather(job, pixels + r, n, tap, taps, c, count, copy, lda);
         return copy;
       };
-      multiply(job, bring, in_place ? job.source_channels : lda, rows, s0, taps * count, targets, map, moments);
+      multiply(job, part, bring, in_place ? job.source_channels : lda, rows, s0, taps * count, targets, map, moments);
     }
   if (job.taps == 0)
     for (int64_t i = 0; i < rows; ++i)
-      for_each_vector(job.outer, [&](int64_t k, auto part) { store(targets[i] + k, Vec{}, part); });
+      for_each_vector(least(part.end, job.outer) - part.first,
+                      [&](int64_t k, auto vector) { store(targets[i] + part.first + k, Vec{}, vector); });
 }
 
 // Pixels that a thread works on at once, with `parts` or more blocks if there are enough for these.
@@ -250,24 +272,40 @@ int64_t block_pixels(int64_t pixels, int64_t parts) {
 }
 int64_t piece_pixels(int64_t pixels) { return block_pixels(pixels, 8); }  // whatever the number of threads
 
-// All pixels of a job, in blocks over the threads.
+// As many as possible, in equal blocks: each reads all weights anew.
+int64_t most_pixels(int64_t pixels) {
+  const int64_t blocks = (pixels + most_rows - 1) / most_rows;
+  return round_up((pixels + blocks - 1) / blocks, product_rows);
+}
+
+// All pixels of a job, in blocks over the threads; where there are few, and the weights weigh more, these are shared
+// out instead.
 void run_job(const Job& job) {
   const int threads = omp_get_max_threads();
   const int64_t pixels = job.pixels();
-  const int64_t each = job.moments ? piece_pixels(pixels) : block_pixels(pixels, 4 * threads);
+  const bool heavy = job.weights_weigh_more();
+  const int64_t each = job.moments ? piece_pixels(pixels)
+                       : heavy     ? most_pixels(pixels)
+                                   : block_pixels(pixels, 4 * threads);
   const int64_t blocks = (pixels + each - 1) / each, line = moment_line(job.result_channels);
+  const int64_t panels = (job.outer + panel - 1) / panel;
+  const int64_t parts = heavy && blocks < 4 * threads ? least(panels, threads) : 1;
+  const int chunk = parts > 1 ? 1 : 2;  // a block of pixels ends with fetching those of the next one
   const bool in_place = job.in_place();
-  const int64_t lda = greatest(job.inner, most_steps) + 16;
+  constexpr int64_t lda = most_steps + 16;
   Workspace space(Workspace::bytes_for(in_place ? 0 : threads * each * lda));
   float* copies = space.floats(in_place ? 0 : threads * each * lda);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
     float* copy = copies + (in_place ? 0 : omp_get_thread_num() * each * lda);
-#pragma omp for schedule(dynamic, 2)  // two: a block ends with fetching the pixels of the next one
-    for (int64_t i = 0; i < blocks; ++i)
-      run_block(job, i * each, least(each, pixels - i * each), in_place, copy, lda,
+#pragma omp for schedule(dynamic, chunk)
+    for (int64_t item = 0; item < parts * blocks; ++item) {
+      const int64_t i = item % blocks, part = item / blocks;
+      const Channels channels{panels * part / parts * panel, panels * (part + 1) / parts * panel};
+      run_block(job, channels, i * each, least(each, pixels - i * each), in_place, copy, lda,
                 job.moments ? job.moments + i * line : nullptr);
+    }
   }
 }
 
@@ -324,7 +362,7 @@ int64_t moment_pieces(const ConvForward& p) {
   return (pixels + each - 1) / each;
 }
 
-void forward(const ConvForward& p) {
+void forward_map(const ConvForward& p) {
   const ConvShape& s = p.shape;
   const WeightView view = view_of(p);
   const int64_t taps = view.taps, inner = view.inner, outer = view.outer, size = view.panels() * view.panel_floats();
@@ -366,6 +404,33 @@ void forward(const ConvForward& p) {
   if (!p.moments) return;
   const int64_t pixels = output_pixels(s), each = piece_pixels(pixels), line = moment_line(s.out_channels);
   for (int64_t i = 0; i * each < pixels; ++i) p.moments[i * line + line - 1] = float(least(each, pixels - i * each));
+}
+
+// Pools a small map that is in the cache.
+void pool(const ConvForward& p, const float* map) {
+  const MapShape size{p.shape.batch, p.shape.out_height(), p.shape.out_width(), p.shape.out_channels};
+  const Windows windows(size);
+  for (int64_t line = 0; line < windows.lines; ++line)
+    for (int64_t x = 0; x < windows.width; ++x)
+      for (int64_t c = 0; c < size.channels; c += lanes) {
+        const float* window = map + windows.map_at(line) + 2 * x * size.channels + c;
+        const int64_t left = size.channels - c, at = windows.pooled_at(line) + x * size.channels + c;
+        Vec pixels[4];
+        for (int i = 0; i < 4; ++i) pixels[i] = load_channels(window + windows.step(i), left);
+        store_window(pixels, p.activation, p.output + at, p.argmax + at, left);
+      }
+}
+
+void forward(const ConvForward& p) {
+  if (!p.pool) return forward_map(p);
+  const int64_t floats = output_pixels(p.shape) * p.shape.out_channels;
+  Workspace space(Workspace::bytes_for(floats));
+  ConvForward unpooled = p;
+  unpooled.pool = false;
+  unpooled.activation = Activation::none;
+  unpooled.output = space.floats(floats);
+  forward_map(unpooled);
+  pool(p, unpooled.output);
 }
 
 void data_gradient(const ConvDataGradient& p) {
@@ -434,7 +499,11 @@ void data_gradient(const ConvDataGradient& p) {
 bool takes_shape(const ConvShape& s) {
   return s.in_channels / s.groups >= 8 && s.out_channels / s.groups >= 8 && s.kernel_height * s.kernel_width <= 1024;
 }
-bool forward_applies(const ConvForward& p) { return !p.pool && (!p.moments || is_plain(p)) && takes_shape(p.shape); }
+bool forward_applies(const ConvForward& p) {
+  const bool few = p.keeps && output_pixels(p.shape) <= 2 * most_rows;
+  if (p.pool && (!few || p.residual || p.activation > Activation::relu)) return false;
+  return (!p.moments || is_plain(p)) && takes_shape(p.shape);
+}
 bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && takes_shape(p.shape); }
 
 }  // namespace

@@ -61,7 +61,8 @@ PYCONVOPT_INLINE void with_rows(int n, Tile tile) {
 template <bool accumulate, bool fetch>
 PYCONVOPT_INLINE void product_blocks(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc,
                                      int64_t rows, Next next) {
-  const int64_t b_step = fetch ? (panel * product_rows + rows - 1) / rows : 0;  // each block fetches its share of B
+  // Each block fetches its share of B.
+  const int64_t b_step = panel * product_rows / greatest(rows, product_rows);
   for (int64_t r = 0; r < rows; r += product_rows) {
     const int64_t left = rows - r;
     const float* after = left > product_rows ? a + (r + product_rows) * lda : next.a;

@@ -353,10 +353,11 @@ ConvForward as_forward(const ConvDataGradient& p) {
           .output = p.input_gradient};
 }
 
-// U is larger than the weights: where it would come from memory for a handful of tiles, it is not worth keeping.
+// U is four times the weights: where it would come from memory for a handful of tiles, these are kept instead, and
+// multiplied directly.
 template <int taps>
 bool forward_applies(const ConvForward& p) {
-  if (p.keeps && !p.pool && Tiles<taps>(p.shape).count < 8 && transformed_floats(p) > int64_t(4) << 20) return false;
+  if (p.keeps && Tiles<taps>(p.shape).count < 8 && is_far(Layout(p.shape))) return false;
   if (p.pool && (p.residual || p.activation > Activation::relu)) return false;
   if (p.moments && !is_plain(p)) return false;
   return takes_shape<taps>(p.shape) && fills_panels<taps>(p.shape.out_channels);
