@@ -7,11 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import explanation, settings
+from .. import settings
 from ..autograd.norm import NAMES, NormOptions
 from ..autograd.recompute import Recipe, StoredFunction, unstored
 from .gate import Activation
 from .norm import batch_norm, explain, kernel_input
+
+REASON = "statistics; the convolution behind it makes the rest while it reads, or just before"
 
 
 class UnstoredMap(NamedTuple):
@@ -60,11 +62,7 @@ def unstored_batch_norm(
             activation=activation, moments=moments,
         )  # fmt: skip
     options = NormOptions(True, momentum, eps, NAMES.index(activation))  # type: ignore[arg-type]
-    if explanation.listening():
-        reason = (
-            "one pass; a convolution alone reads the result, which is made there if it can do that"
-        )
-        explain("batch_norm", "batch_norm", reason, input, input)
+    explain("batch_norm", "batch_norm", REASON, input, input)
     return UnstoredMap(*unstored(input, weight, bias, running_mean, running_var, options, moments))
 
 
