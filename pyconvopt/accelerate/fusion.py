@@ -118,9 +118,9 @@ def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[
             continue
         if first.kind in (CONVOLUTION, NORMALIZATION):
             chain = chain_from(first, modules)
-            reader = None if frozen else reading_convolution(chain, modules)
-            if reader is not None:
-                chain.unstored = reader.meta["reads_unstored"] = True
+            behind = None if frozen else reading_convolution(chain, modules)
+            if behind is not None:
+                chain.unstored = behind.meta["reads_unstored"] = True
             join(graph, chain, modules[""], frozen, listening)
     layout.keep_channels_last(graph, modules)
     join_frozen(graph)
@@ -162,11 +162,18 @@ def chain_from(first: Operation, modules: Modules) -> Chain:
         chain.rest[after.kind] = after
 
 
-def follower(chain: Chain, modules: Modules) -> Operation | None:
-    """The operation that the chain can take next."""
+def reader(chain: Chain, modules: Modules) -> Operation | None:
+    """The operation that alone reads the chain's result, and reads it once."""
     if len(chain.last.users) != 1:
         return None
-    after = operation(next(iter(chain.last.users)), modules)
+    node = next(iter(chain.last.users))
+    reads = [each for each in (*node.args, *node.kwargs.values()) if each is chain.last]
+    return operation(node, modules) if len(reads) == 1 else None
+
+
+def follower(chain: Chain, modules: Modules) -> Operation | None:
+    """The operation that the chain can take next."""
+    after = reader(chain, modules)
     if after is None or after.kind not in allowed(chain) or after.kind in chain.rest:
         return None
     if after.kind == ADD and not takes_residual(chain, after, modules):
@@ -199,9 +206,7 @@ def reading_convolution(chain: Chain, modules: Modules) -> Node | None:
     kinds = {chain.first.kind, *chain.rest}
     if NORMALIZATION not in kinds or not kinds <= {CONVOLUTION, NORMALIZATION, *ACTIVATIONS}:
         return None
-    if len(chain.last.users) != 1:
-        return None
-    after = operation(next(iter(chain.last.users)), modules)
+    after = reader(chain, modules)
     if after is None or after.kind != CONVOLUTION or after.input is not chain.last:
         return None
     return after.node if undisturbed(chain, after, modules) else None

@@ -168,10 +168,12 @@ class Twice(nn.Module):
         ):  # what the norm reads is written over before the convolution runs
             z.mul_(0)
             return self.conv(y)
+        if self.change == "itself":
+            return nn.functional.conv2d(y, y, padding=2)
         return self.conv(torch.sigmoid(y))
 
 
-@pytest.mark.parametrize("change", ["both", "in place", "other"])
+@pytest.mark.parametrize("change", ["both", "in place", "itself", "other"])
 def test_what_others_see_is_stored(change):
     torch.manual_seed(0)
     model = Twice(change)
