@@ -59,32 +59,25 @@ std::pair<std::string, std::string> choose_conv(const std::string& pass, const C
   const auto describe = [](const auto& kernel) {
     return std::pair<std::string, std::string>(kernel.name, kernel.reason);
   };
-  if (pass == "forward")
-    return describe(pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}}, name));
-  if (pass == "forward_moments") {
-    float wanted;  // the kernels ask only whether there are any
-    return describe(
-        pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .moments = &wanted}, name));
-  }
-  const InputNorm norm{};  // they ask only whether there is one
-  if (pass == "forward_normalized")
-    return describe(
-        pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .norm = &norm}, name));
-  if (pass == "weight_gradient_normalized")
-    return describe(pick(
-        ConvWeightGradient{.shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}, .norm = &norm}, name));
-  if (pass == "forward_pool")
-    return describe(pick(ConvForward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}, .pool = true}, name));
-  static const uint8_t byte = 0;  // the gradient kernels ask only whether there is an argmax
+  float wanted;  // of the optional parts the kernels ask only whether there are any
+  const InputNorm any_norm{};
+  static const uint8_t byte = 0;
+  ConvForward forward{.shape = s, .input = {}, .weight = {}, .weight_strides = {}};
+  if (pass == "forward_moments") forward.moments = &wanted;
+  if (pass == "forward_normalized") forward.norm = &any_norm;
+  if (pass == "forward_pool") forward.pool = true;
+  if (pass == "forward" || forward.moments || forward.norm || forward.pool) return describe(pick(forward, name));
   const uint8_t* pooled = pass.ends_with("_pool") ? &byte : nullptr;
+  const InputNorm* norm = pass.ends_with("_normalized") ? &any_norm : nullptr;
   if (pass.starts_with("data_gradient"))
     return describe(
         pick(ConvDataGradient{.shape = s, .output_gradient = {}, .weight = {}, .weight_strides = {}, .argmax = pooled},
              name));
   if (pass.starts_with("weight_gradient"))
-    return describe(
-        pick(ConvWeightGradient{.shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}, .argmax = pooled},
-             name));
+    return describe(pick(
+        ConvWeightGradient{
+            .shape = s, .input = {}, .output_gradient = {}, .weight_strides = {}, .argmax = pooled, .norm = norm},
+        name));
   throw std::invalid_argument("pass must be forward, data_gradient or weight_gradient, got '" + pass + "'");
 }
 

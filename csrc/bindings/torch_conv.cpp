@@ -37,13 +37,15 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
   return output;
 }
 
-// Runs the problem, and takes the statistics of its output's channels for the batch norm that follows
-// (ConvForward::moments).
-Tensor run_with_moments(ConvForward& p) {
+// Runs the problem, unless its output is empty. The statistics of the output's channels, for the batch norm that
+// follows (ConvForward::moments).
+Tensor run_with_moments(ConvForward& p, const Tensor& output) {
+  const int64_t line = moment_line(p.shape.out_channels);
+  if (!output.numel()) return empty_strided({0, line}, {1, 1});
   float wanted;  // a kernel asks only whether there are any
   p.moments = &wanted;
   const Kernel<ConvForward>& kernel = choose(p);
-  const int64_t pieces = kernel.moment_pieces(p), line = moment_line(p.shape.out_channels);
+  const int64_t pieces = kernel.moment_pieces(p);
   Tensor moments = empty_strided({pieces, line}, {line, 1});
   p.moments = moments.mutable_data_ptr<float>();
   kernel.run(p);
@@ -59,8 +61,7 @@ std::tuple<Tensor, Tensor> conv2d_moments(const Tensor& input, const Tensor& wei
       {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups}, false);
   Tensor output = empty_map(p.shape.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width());
   p.output = output.mutable_data_ptr<float>();
-  if (!output.numel()) return {output, empty_strided({0, moment_line(p.shape.out_channels)}, {1, 1})};
-  return {output, run_with_moments(p)};
+  return {output, run_with_moments(p, output)};
 }
 
 // What batch_norm_again takes, done to a convolution's input while it is read.
@@ -92,7 +93,7 @@ std::tuple<Tensor, Tensor> conv2d_normalized(const Tensor& input, const std::opt
   p.norm = &norm;
   Tensor output = empty_map(p.shape.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width());
   p.output = output.mutable_data_ptr<float>();
-  if (moments && output.numel()) return {output, run_with_moments(p)};
+  if (moments) return {output, run_with_moments(p, output)};
   if (output.numel()) run(p);
   return {output, nothing()};
 }

@@ -23,6 +23,29 @@ void check_moments(const Tensor& moments, const MapShape& shape, bool training, 
                   shape.rows());
 }
 
+// What a batch norm's statistics are taken of and where they go: the whole problem, but for what its output needs.
+BatchNormForward statistics_problem(const char* op, const Tensor& input, std::optional<Tensor>& running_mean,
+                                    std::optional<Tensor>& running_var, bool training, double momentum, double epsilon,
+                                    const std::optional<Tensor>& moments, Tensor& mean, Tensor& invstd) {
+  const MapShape shape = map_shape(input);
+  check_optional_vector(running_mean, shape.channels, op, "running_mean");
+  check_optional_vector(running_var, shape.channels, op, "running_var");
+  if (moments) check_moments(*moments, shape, training, op);
+  mean = empty_vector(shape.channels);
+  invstd = empty_vector(shape.channels);
+  return {.shape = shape,
+          .input = input.const_data_ptr<float>(),
+          .training = training,
+          .moments = data_or_null(moments),
+          .moment_pieces = moments ? moments->size(0) : 0,
+          .running_mean = running_mean ? running_mean->mutable_data_ptr<float>() : nullptr,
+          .running_variance = running_var ? running_var->mutable_data_ptr<float>() : nullptr,
+          .momentum = momentum,
+          .epsilon = epsilon,
+          .saved_mean = mean.mutable_data_ptr<float>(),
+          .saved_invstd = invstd.mutable_data_ptr<float>()};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const std::optional<Tensor>& weight,
                                                    const std::optional<Tensor>& bias,
                                                    const std::optional<Tensor>& residual,
@@ -36,8 +59,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
   const MapShape shape = map_shape(input);
   check_optional_vector(weight, shape.channels, op, "weight");
   check_optional_vector(bias, shape.channels, op, "bias");
-  check_optional_vector(running_mean, shape.channels, op, "running_mean");
-  check_optional_vector(running_var, shape.channels, op, "running_var");
   STD_TORCH_CHECK(training || (running_mean && running_var), op,
                   ": Expected running_mean and running_var to be defined when training=False");
   if (residual) {
@@ -45,29 +66,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const st
     check_same_shape(*residual, input, op, "residual");
   }
   if (pool) check_poolable(input, op);
-  if (moments) check_moments(*moments, shape, training, op);
+  Tensor mean, invstd;
+  BatchNormForward p =
+      statistics_problem(op, input, running_mean, running_var, training, momentum, epsilon, moments, mean, invstd);
   Tensor output = pool ? empty_pooled(input) : empty_rows(input);
   Tensor argmax = pool ? empty_pooled(input, ScalarType::Byte) : nothing(ScalarType::Byte);
-  Tensor mean = empty_vector(shape.channels), invstd = empty_vector(shape.channels);
-  run(BatchNormForward{.shape = shape,
-                       .input = input.const_data_ptr<float>(),
-                       .weight = data_or_null(weight),
-                       .bias = data_or_null(bias),
-                       .residual = data_or_null(residual),
-                       .training = training,
-                       .moments = data_or_null(moments),
-                       .moment_pieces = moments ? moments->size(0) : 0,
-                       .running_mean = running_mean ? running_mean->mutable_data_ptr<float>() : nullptr,
-                       .running_variance = running_var ? running_var->mutable_data_ptr<float>() : nullptr,
-                       .momentum = momentum,
-                       .epsilon = epsilon,
-                       .activation = known,
-                       .pool = pool,
-                       .dropout = {dropout, uint64_t(seed), uint64_t(offset)},
-                       .output = output.mutable_data_ptr<float>(),
-                       .argmax = argmax.mutable_data_ptr<uint8_t>(),
-                       .saved_mean = mean.mutable_data_ptr<float>(),
-                       .saved_invstd = invstd.mutable_data_ptr<float>()});
+  p.weight = data_or_null(weight);
+  p.bias = data_or_null(bias);
+  p.residual = data_or_null(residual);
+  p.activation = known;
+  p.pool = pool;
+  p.dropout = {dropout, uint64_t(seed), uint64_t(offset)};
+  p.output = output.mutable_data_ptr<float>();
+  p.argmax = argmax.mutable_data_ptr<uint8_t>();
+  run(p);
   return {output, argmax, mean, invstd};
 }
 
@@ -77,21 +89,8 @@ std::tuple<Tensor, Tensor> statistics(const Tensor& input, std::optional<Tensor>
                                       const std::optional<Tensor>& moments) {
   const char* op = "batch_norm_statistics";
   check_rows(input, op, "input");
-  const MapShape shape = map_shape(input);
-  check_optional_vector(running_mean, shape.channels, op, "running_mean");
-  check_optional_vector(running_var, shape.channels, op, "running_var");
-  if (moments) check_moments(*moments, shape, true, op);
-  Tensor mean = empty_vector(shape.channels), invstd = empty_vector(shape.channels);
-  run(BatchNormForward{.shape = shape,
-                       .input = input.const_data_ptr<float>(),
-                       .moments = data_or_null(moments),
-                       .moment_pieces = moments ? moments->size(0) : 0,
-                       .running_mean = running_mean ? running_mean->mutable_data_ptr<float>() : nullptr,
-                       .running_variance = running_var ? running_var->mutable_data_ptr<float>() : nullptr,
-                       .momentum = momentum,
-                       .epsilon = epsilon,
-                       .saved_mean = mean.mutable_data_ptr<float>(),
-                       .saved_invstd = invstd.mutable_data_ptr<float>()});
+  Tensor mean, invstd;
+  run(statistics_problem(op, input, running_mean, running_var, true, momentum, epsilon, moments, mean, invstd));
   return {mean, invstd};
 }
 

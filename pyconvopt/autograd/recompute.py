@@ -91,7 +91,7 @@ class StoredFunction(Function):
 def recipe(y: Tensor) -> Recipe | None:
     """How to make `y` again, or None if it must be kept."""
     node: Any = y.grad_fn
-    if type(node) not in _NODES or y.numel() < WORTHWHILE or not settings.recompute():
+    if type(node) not in (_NORM, _STORED) or y.numel() < WORTHWHILE or not settings.recompute():
         return None
     options: NormOptions = node.options
     # A version above 0: something wrote over it after it was made.
@@ -108,7 +108,6 @@ def recipe(y: Tensor) -> Recipe | None:
 
 
 _NORM, _STORED = (each._backward_cls for each in (BatchNormFunction, StoredFunction))  # type: ignore[attr-defined]
-_NODES = (_NORM, _STORED)
 
 
 def made_again(recipe: Recipe) -> Tensor:

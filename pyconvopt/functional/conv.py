@@ -55,7 +55,7 @@ def conv2d(
     fused = activation == "relu"
     geometry = stride, padding, dilation, groups
     if isinstance(input, UnstoredMap):
-        joined = _normalized(input, weight, bias, *geometry, fused, moments=False)
+        joined = _normalized(input, weight, bias, geometry, fused, moments=False)
         if joined is not None:
             return joined[0] if fused else activate(joined[0], activation)
         input = input.stored()
@@ -107,7 +107,7 @@ def conv2d_moments(
     """
     geometry = stride, padding, dilation, groups
     if isinstance(input, UnstoredMap):
-        joined = _normalized(input, weight, bias, *geometry, relu=False, moments=True)
+        joined = _normalized(input, weight, bias, geometry, relu=False, moments=True)
         if joined is not None:
             return joined
         input = input.stored()
@@ -160,17 +160,14 @@ def _normalized(
     input: UnstoredMap,
     weight: Tensor,
     bias: Tensor | None,
-    stride: Size,
-    padding: Size | str,
-    dilation: Size,
-    groups: int,
+    geometry: tuple[Size, Size | str, Size, int],
     relu: bool,
     moments: bool,
 ) -> tuple[Tensor, Tensor | None] | None:
     """The convolution of a map that it makes while it reads, and its statistics; None: no kernel does."""
     x, made_from = input
     z = made_from.input
-    call = _planned(z, weight, bias, stride, padding, dilation, groups)
+    call = _planned(z, weight, bias, *geometry)
     if call is None or call[0] is not z or not call[1].joins_norm:
         return None
     plan = call[1]
