@@ -77,6 +77,12 @@ struct Job {
     return (pixels() < outer && outer >= 4 * panel) ||
            outer * steps() * int64_t(sizeof(float)) > second_level_cache() / 2;
   }
+  // Whether both maps stay in the second-level caches: a thread that takes the same part of each finds in its own what
+  // it wrote as another layer's result.
+  bool stays() const {
+    const int64_t floats = pixels() * (source_channels + result_channels);
+    return floats * int64_t(sizeof(float)) <= omp_get_max_threads() * int64_t(second_level_cache()) / 2;
+  }
   // Whether a pixel's steps are read where they lie. Rows of the map that are a multiple of 4 KiB apart all meet in the
   // same set of a first-level cache, of 2 KiB in two; there they should not stay for long.
   bool in_place() const {
@@ -184,17 +190,18 @@ PYCONVOPT_INLINE void multiply(const Job& job, Channels part, Bring bring, int64
     for (int64_t i = r; i < least(rows, r + product_rows); ++i)
       for (int64_t c = 0; c < least(panel, job.outer - k); c += 16) __builtin_prefetch(targets[i] + k + c, 1);
   };
+  const int64_t shares = (rows + product_rows - 1) / product_rows, each = (rows + shares - 1) / shares;
   if (job.pixels_first()) {
     const int64_t all_steps = (part.end - part.first + panel - 1) / panel * steps;
-    const int64_t bytes = (product_rows * job.source_channels * int64_t(sizeof(float)) + all_steps - 1) / all_steps;
-    for (int64_t r = 0; r < rows; r += product_rows) {
-      const int64_t n = least(product_rows, rows - r);
+    const int64_t bytes = (each * job.source_channels * int64_t(sizeof(float)) + all_steps - 1) / all_steps;
+    for (int64_t r = 0; r < rows; r += each) {
+      const int64_t n = least(each, rows - r);
       const float* a = bring(r, n);
       const char* next =
-          map ? reinterpret_cast<const char*>(map + least(rows, r + product_rows) * job.source_channels) : nullptr;
+          map ? reinterpret_cast<const char*>(map + least(rows, r + each) * job.source_channels) : nullptr;
       for (int64_t k = part.first; k < part.end; k += panel, next += steps * bytes) {
         const bool more = k + panel < part.end;
-        fetch_targets(more ? r : r + product_rows, more ? k + panel : part.first);
+        fetch_targets(more ? r : r + each, more ? k + panel : part.first);
         if (map) product.template operator()<true>(a, r, n, k, {next, bytes});
         else product.template operator()<false>(a, r, n, k, {});
       }
@@ -202,10 +209,9 @@ PYCONVOPT_INLINE void multiply(const Job& job, Channels part, Bring bring, int64
     return;
   }
   const float* a = bring(0, rows);
-  // Rows in equal shares, each of which fetches its share of the weights that come next, if these are far away.
-  // (With 16 registers the loop has none left for that.)
+  // Each share fetches its share of the weights that come next, if these are far away. (With 16 registers the loop has
+  // none left for that.)
   const bool heavy = vector_registers == 32 && job.weights_weigh_more();
-  const int64_t shares = (rows + product_rows - 1) / product_rows, each = (rows + shares - 1) / shares;
   for (int64_t k = part.first; k < part.end; k += panel) {
     const bool more = k + panel < part.end;
     const char* next = reinterpret_cast<const char*>(more ? weights(k + panel, s0) : weights(part.first, s0 + steps));
@@ -247,7 +253,8 @@ void run_block(const Job& job, Channels part, int64_t first, int64_t rows, bool 
     targets[i] = job.pointwise ? job.result + (first + i) * job.result_channels : job.target(pixel);
   }
   // Several whole taps at a time, or a part of one.
-  const int64_t together = greatest(1, most_steps / job.inner), channels = least(job.inner, most_steps);
+  const int64_t steps = lda - 16;
+  const int64_t together = greatest(1, steps / job.inner), channels = least(job.inner, steps);
   for (int64_t tap = 0; tap < job.taps; tap += together)
     for (int64_t c = 0; c < job.inner; c += channels) {
       const int64_t taps = least(together, job.taps - tap), count = least(channels, job.inner - c);
@@ -278,33 +285,45 @@ int64_t most_pixels(int64_t pixels) {
   return round_up((pixels + blocks - 1) / blocks, product_rows);
 }
 
+// The same, and for each thread as many.
+int64_t shared_pixels(int64_t pixels, int64_t threads) {
+  const int64_t blocks = round_up((pixels + most_rows - 1) / most_rows, threads);
+  return greatest(1, (pixels + blocks - 1) / blocks);
+}
+
 // All pixels of a job, in blocks over the threads; where there are few, and the weights weigh more, these are shared
 // out instead.
 void run_job(const Job& job) {
   const int threads = omp_get_max_threads();
   const int64_t pixels = job.pixels();
-  const bool heavy = job.weights_weigh_more();
+  const bool heavy = job.weights_weigh_more(), stays = job.stays();
   const int64_t each = job.moments ? piece_pixels(pixels)
                        : heavy     ? most_pixels(pixels)
+                       : stays     ? shared_pixels(pixels, threads)
                                    : block_pixels(pixels, 4 * threads);
   const int64_t blocks = (pixels + each - 1) / each, line = moment_line(job.result_channels);
   const int64_t panels = (job.outer + panel - 1) / panel;
   const int64_t parts = heavy && blocks < 4 * threads ? least(panels, threads) : 1;
-  const int chunk = parts > 1 ? 1 : 2;  // a block of pixels ends with fetching those of the next one
   const bool in_place = job.in_place();
-  constexpr int64_t lda = most_steps + 16;
+  const int64_t lda = (heavy ? 2 * most_steps : most_steps) + 16;
   Workspace space(Workspace::bytes_for(in_place ? 0 : threads * each * lda));
   float* copies = space.floats(in_place ? 0 : threads * each * lda);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
     float* copy = copies + (in_place ? 0 : omp_get_thread_num() * each * lda);
-#pragma omp for schedule(dynamic, chunk)
-    for (int64_t item = 0; item < parts * blocks; ++item) {
+    const auto run = [&](int64_t item) {
       const int64_t i = item % blocks, part = item / blocks;
       const Channels channels{panels * part / parts * panel, panels * (part + 1) / parts * panel};
       run_block(job, channels, i * each, least(each, pixels - i * each), in_place, copy, lda,
                 job.moments ? job.moments + i * line : nullptr);
+    };
+    if (parts > 1 || stays) {
+#pragma omp for schedule(static)
+      for (int64_t item = 0; item < parts * blocks; ++item) run(item);
+    } else {  // in twos: a block ends with fetching the pixels of the next one
+#pragma omp for schedule(dynamic, 2)
+      for (int64_t item = 0; item < blocks; ++item) run(item);
     }
   }
 }

@@ -61,12 +61,13 @@ PYCONVOPT_INLINE void with_rows(int n, Tile tile) {
 template <bool accumulate, bool fetch>
 PYCONVOPT_INLINE void product_blocks(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc,
                                      int64_t rows, Next next) {
-  // Each block fetches its share of B.
-  const int64_t b_step = panel * product_rows / greatest(rows, product_rows);
-  for (int64_t r = 0; r < rows; r += product_rows) {
+  // In equal shares, each of which fetches its share of B.
+  const int64_t shares = (rows + product_rows - 1) / product_rows, each = (rows + shares - 1) / shares;
+  const int64_t b_step = panel / shares;
+  for (int64_t r = 0; r < rows; r += each) {
     const int64_t left = rows - r;
-    const float* after = left > product_rows ? a + (r + product_rows) * lda : next.a;
-    with_rows<product_rows>(int(least(left, product_rows)), [&]<int n>() __attribute__((always_inline)) {
+    const float* after = left > each ? a + (r + each) * lda : next.a;
+    with_rows<product_rows>(int(least(left, each)), [&]<int n>() __attribute__((always_inline)) {
       product_tile<n, accumulate, fetch>(a + r * lda, lda, b, steps, c + r * ldc, ldc, {after, next.b}, b_step);
     });
     if constexpr (fetch) next.b += steps * b_step;
