@@ -1,10 +1,10 @@
-// Winograd F(4×4, 3×3) and F(2×2, 5×5), forward and data gradient.  (The method: winograd.hpp.)
+// Winograd F(4×4, 3×3), F(2×2, 5×5) and F(2×2, 3×3), forward and data gradient.  (The method: winograd.hpp.)
 //
 // Activations are NHWC, so channels are the vector axis and the transforms need no transposes.
-//   U[panel][36][C][panel width]   weights, transformed
+//   U[panel][36][C][panel width]   weights, transformed; 36 positions, or 16
 //   V[36][T][C]                    a block of T input tiles, transformed
 //   M[36][T][panel width]          their products for one panel of output channels
-// For each panel the 36 products are followed at once by the output transform, bias, activation
+// For each panel the products are followed at once by the output transform, bias, activation
 // and pooling, so M stays in the first- or second-level cache and V in the second.
 //
 // Two orders of the same work. Few weights: U is made once, threads take blocks of tiles. Many
@@ -27,12 +27,14 @@ namespace winograd {
 namespace {
 
 // Bᵀ d B of a tile into a row of V.
+template <class F>
 void transform_tile(const ConvForward& p, const Reading& reading, const TilePlace& place, float* v,
                     int64_t position_step, const float* zeros) {
   reading.with([&](auto way) {
-    for_each_input_vector(p.shape, p.input, place, zeros, way,
-                          [&](int64_t c, auto fetch)
-                              __attribute__((always_inline)) { input_tile(fetch, v + c, position_step); });
+    for_each_input_vector<F::tile>(p.shape, p.input, place, zeros, way,
+                                   [&](int64_t c, auto fetch) __attribute__((always_inline)) {
+                                     input_tile<F::tile>(fetch, v + c, position_step);
+                                   });
   });
 }
 
@@ -53,12 +55,11 @@ PYCONVOPT_INLINE void store_pooled(const ConvForward& p, const Vec* y, const Til
 }
 
 // Outputs of a tile that lie inside the map.
-template <int taps>
+template <class F>
 struct Inside {
   int64_t rows, columns;
   Inside(const ConvShape& s, const TilePlace& place)
-      : rows(least(outputs<taps>, s.out_height() - place.row)),
-        columns(least(outputs<taps>, s.out_width() - place.column)) {}
+      : rows(least(F::outputs, s.out_height() - place.row)), columns(least(F::outputs, s.out_width() - place.column)) {}
   int64_t count() const { return rows * columns; }
 };
 
@@ -106,12 +107,12 @@ PYCONVOPT_INLINE void store_whole(const ConvForward& p, Vec* y, int64_t first) {
 
 // Aᵀ M A of one tile, bias, activation, pooling; writes what lies inside the map. `piece` without a line: no
 // statistics are wanted.
-template <int taps>
+template <class F>
 void transform_outputs(const ConvForward& p, const TilePlace& place, const float* m, int64_t position_step,
                        int64_t panel_index, const Piece& piece) {
-  constexpr int side = outputs<taps>;
+  constexpr int side = F::outputs, tile = F::tile;
   const ConvShape& s = p.shape;
-  const auto [rows, columns] = Inside<taps>(s, place);
+  const auto [rows, columns] = Inside<F>(s, place);
   for (int half = 0; half < 2; ++half) {
     const int64_t k = panel_index * panel + half * lanes, left = s.out_channels - k;
     if (left <= 0) return;
@@ -121,12 +122,12 @@ void transform_outputs(const ConvForward& p, const TilePlace& place, const float
       Vec column[tile];
 #pragma GCC unroll 6
       for (int i = 0; i < tile; ++i) column[i] = load(m + (i * tile + j) * position_step + half * lanes);
-      transform_output<side>(column, 1, half_way + j, tile);
+      transform_output<side, tile>(column, 1, half_way + j, tile);
     }
     const Vec bias = p.bias ? load_channels(p.bias + k, left) : Vec{};
 #pragma GCC unroll 4
     for (int i = 0; i < side; ++i) {
-      transform_output<side>(half_way + i * tile, 1, y + i * side, 1);
+      transform_output<side, tile>(half_way + i * tile, 1, y + i * side, 1);
 #pragma GCC unroll 4
       for (int j = 0; j < side; ++j) y[i * side + j] += bias;
     }
@@ -148,9 +149,9 @@ void transform_outputs(const ConvForward& p, const TilePlace& place, const float
 void multiply_panel(const Layout& layout, int64_t count, const float* v, int64_t v_step, const float* panel_u,
                     int64_t u_step, int64_t channels, const float* next_u, bool add, float* m) {
   const int64_t m_step = count * panel + 16;
-  for (int at = 0; at < positions; ++at) {
+  for (int at = 0; at < layout.positions; ++at) {
     const float *tiles = v + at * v_step, *weights = panel_u + at * u_step;
-    const bool last = at == positions - 1;
+    const bool last = at == layout.positions - 1;
     Next next;
     if (next_u) next = {last ? v : tiles + v_step, last ? next_u : weights + u_step};
     if (add) product<true>(tiles, layout.channels, weights, channels, m + at * m_step, panel, count, next);
@@ -163,7 +164,7 @@ bool is_far(const Layout& layout) { return layout.panels * layout.panel_weights 
 
 // Tiles whose V takes so many bytes, in whole register blocks.
 int64_t tiles_in(int64_t bytes, const Layout& layout) {
-  const int64_t fit = bytes / int64_t(sizeof(float)) / (positions * layout.channels);
+  const int64_t fit = bytes / int64_t(sizeof(float)) / (layout.positions * layout.channels);
   return greatest(1, fit / product_rows) * product_rows;
 }
 
@@ -176,21 +177,21 @@ int64_t block_tiles(const Layout& layout) {
 }
 
 // Tiles of a piece of the statistics, whatever the number of threads and the cache.
-template <int taps>
-int64_t piece_tiles(const Layout& layout, const Tiles<taps>& tiles) {
+template <class F>
+int64_t piece_tiles(const Layout& layout, const Tiles<F>& tiles) {
   return least(tiles_in(small_v, layout), (tiles.count + 7) / 8);
 }
 
-template <int taps>
+template <class F>
 int64_t moment_pieces(const ConvForward& p) {
-  const Tiles<taps> tiles(p.shape);
-  const int64_t each = piece_tiles(Layout(p.shape), tiles);
+  const Tiles<F> tiles(p.shape);
+  const int64_t each = piece_tiles(Layout(p.shape, F::positions), tiles);
   return (tiles.count + each - 1) / each;
 }
 
 // Output transforms of `count` tiles, from `first`. Statistics: a panel's tiles come in their order.
-template <int taps>
-void finish_panel(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles, int64_t first, int64_t count,
+template <class F>
+void finish_panel(const ConvForward& p, const Layout& layout, const Tiles<F>& tiles, int64_t first, int64_t count,
                   int64_t panel_index, const float* m) {
   const ConvShape& s = p.shape;
   const int64_t each = piece_tiles(layout, tiles), line = moment_line(s.out_channels);
@@ -200,44 +201,46 @@ void finish_panel(const ConvForward& p, const Layout& layout, const Tiles<taps>&
   if (p.moments) {
     in_piece = first % each;
     piece.line = p.moments + first / each * line;
-    for (int64_t t = first - in_piece; t < first; ++t) piece.before += Inside<taps>(s, TilePlace(tiles, t)).count();
+    for (int64_t t = first - in_piece; t < first; ++t) piece.before += Inside<F>(s, TilePlace(tiles, t)).count();
   }
   for (int64_t t = 0; t < count; ++t, place.advance(tiles)) {
     if (p.moments && in_piece == each) {
       piece = {piece.line + line, 0};
       in_piece = 0;
     }
-    transform_outputs<taps>(p, place, m + t * panel, count * panel + 16, panel_index, piece);
+    transform_outputs<F>(p, place, m + t * panel, count * panel + 16, panel_index, piece);
     if (!p.moments) continue;
     ++in_piece;
-    piece.before += Inside<taps>(s, place).count();
+    piece.before += Inside<F>(s, place).count();
     if (panel_index == 0) piece.line[2 * s.out_channels] = float(piece.before);
   }
 }
 
 // U as a whole, by all threads of the region it is called in.
-template <int taps>
+template <class F>
 void transform_all(const ConvForward& p, const Layout& layout, float* u) {
 #pragma omp for collapse(2) schedule(static)
   for (int64_t k = 0; k < layout.panels; ++k)
     for (int64_t c = 0; c < layout.channels; c += lanes)
-      transform_weights<taps>(p, layout.u_step, k, c, u + k * layout.panel_weights);
+      transform_weights<F>(p, layout.u_step, k, c, u + k * layout.panel_weights);
 }
 
+template <class F>
 int64_t transformed_floats(const ConvForward& p) {
-  const Layout layout(p.shape);
+  const Layout layout(p.shape, F::positions);
   return layout.panels * layout.panel_weights;
 }
 
-template <int taps>
+template <class F>
 void transform(const ConvForward& p, float* u) {
-  const Layout layout(p.shape);
+  const Layout layout(p.shape, F::positions);
 #pragma omp parallel
-  transform_all<taps>(p, layout, u);
+  transform_all<F>(p, layout, u);
 }
 
-template <int taps>
-void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles) {
+template <class F>
+void few_weights(const ConvForward& p, const Layout& layout, const Tiles<F>& tiles) {
+  constexpr int positions = F::positions;
   const int threads = omp_get_max_threads();
   const bool far = is_far(layout);
   int64_t block = least(block_tiles(layout), (tiles.count + threads - 1) / threads);
@@ -262,13 +265,13 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& 
     const FlushDenormals flush;
     float* v = blocks_v + omp_get_thread_num() * positions * v_step;
     float* m = blocks_m + omp_get_thread_num() * m_size;
-    if (!p.prepared) transform_all<taps>(p, layout, own);
+    if (!p.prepared) transform_all<F>(p, layout, own);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * block, count = least(block, tiles.count - first);
       TilePlace place(tiles, first);
       for (int64_t t = 0; t < count; ++t, place.advance(tiles))
-        transform_tile(p, reading, place, v + t * layout.channels, v_step, zeros);
+        transform_tile<F>(p, reading, place, v + t * layout.channels, v_step, zeros);
       for (int64_t k = 0; k < layout.panels; ++k) {
         const float *panel_u = u + k * layout.panel_weights,
                     *next_u = k + 1 < layout.panels ? panel_u + layout.panel_weights : u;
@@ -280,8 +283,9 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& 
   }
 }
 
-template <int taps>
-void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>& tiles) {
+template <class F>
+void many_weights(const ConvForward& p, const Layout& layout, const Tiles<F>& tiles) {
+  constexpr int positions = F::positions;
   const int threads = omp_get_max_threads();
   const int64_t block = least(tiles.count, greatest(128, tiles_in(int64_t(10) << 20, layout)));
   const int64_t v_step = layout.position_step(block), m_size = positions * (block * panel + 16);
@@ -308,14 +312,13 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>&
       const int64_t count = least(block, tiles.count - first);
 #pragma omp for schedule(static)
       for (int64_t t = 0; t < count; ++t)
-        transform_tile(p, reading, TilePlace(tiles, first + t), v + t * layout.channels, v_step, zeros);
+        transform_tile<F>(p, reading, TilePlace(tiles, first + t), v + t * layout.channels, v_step, zeros);
 #pragma omp for schedule(dynamic)
       for (int64_t k = 0; k < layout.panels; ++k) {
         for (int64_t c0 = 0; c0 < layout.channels; c0 += few) {
           const int64_t channels = least(few, layout.channels - c0);
           if (!p.prepared)
-            for (int64_t c = c0; c < c0 + channels; c += lanes)
-              transform_weights<taps>(p, u_step, k, c, u - c0 * panel);
+            for (int64_t c = c0; c < c0 + channels; c += lanes) transform_weights<F>(p, u_step, k, c, u - c0 * panel);
           const float* weights = p.prepared ? p.prepared + k * layout.panel_weights : u;
           multiply_panel(layout, count, v + c0, v_step, weights, u_step, channels, whole ? weights : nullptr, c0 > 0,
                          m);
@@ -326,10 +329,10 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<taps>&
   }
 }
 
-template <int taps>
+template <class F>
 void forward(const ConvForward& p) {
-  const Layout layout(p.shape);
-  const Tiles<taps> tiles(p.shape);
+  const Layout layout(p.shape, F::positions);
+  const Tiles<F> tiles(p.shape);
   // Below this many tiles the weights weigh more than the activations.
   if (tiles.count <= 256 && layout.panels >= 2 * omp_get_max_threads()) many_weights(p, layout, tiles);
   else few_weights(p, layout, tiles);
@@ -353,48 +356,68 @@ ConvForward as_forward(const ConvDataGradient& p) {
           .output = p.input_gradient};
 }
 
-// U is four times the weights: where it would come from memory for a handful of tiles, these are kept instead, and
-// multiplied directly.
-template <int taps>
+// What a 3×3 convolution costs with weights that stay as they are, in multiplications a channel pair: those of its
+// pieces, and the weights' way to the processor, which takes as long as 16 pieces more.
+int64_t kept_cost(int64_t pieces, int64_t multiplications) { return (pieces + 16) * multiplications; }
+template <class F>
+int64_t kept_cost(const ConvShape& s) {
+  return kept_cost(Tiles<F>(s).count, F::positions);
+}
+template <class F>
+bool is_cheapest(const ConvShape& s) {
+  const int64_t direct = kept_cost(s.batch * s.out_height() * s.out_width(), F4x3::taps * F4x3::taps);
+  return kept_cost<F>(s) <= least(direct, least(kept_cost<F4x3>(s), kept_cost<F2x3>(s)));
+}
+
+template <class F>
 bool forward_applies(const ConvForward& p) {
-  if (p.keeps && Tiles<taps>(p.shape).count < 8 && is_far(Layout(p.shape))) return false;
+  if (p.keeps && F::taps == 3 && !is_cheapest<F>(p.shape)) return false;
   if (p.pool && (p.residual || p.activation > Activation::relu)) return false;
   if (p.moments && !is_plain(p)) return false;
-  return takes_shape<taps>(p.shape) && fills_panels<taps>(p.shape.out_channels);
+  return takes_shape<F>(p.shape) && fills_panels<F>(p.shape.out_channels);
 }
-template <int taps>
+template <class F>
 bool data_gradient_applies(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
-  return !p.argmax && s.padding_height < taps && s.padding_width < taps && takes_shape<taps>(s) &&
-         fills_panels<taps>(s.in_channels);
+  return !p.argmax && s.padding_height < F::taps && s.padding_width < F::taps && takes_shape<F>(s) &&
+         fills_panels<F>(s.in_channels);
 }
-template <int taps>
+template <class F>
 void data_gradient(const ConvDataGradient& p) {
-  forward<taps>(as_forward(p));
+  forward<F>(as_forward(p));
 }
 
 }  // namespace
 }  // namespace winograd
 
-extern const Kernel<ConvForward> winograd_f4x3_forward, winograd_f2x5_forward;
+extern const Kernel<ConvForward> winograd_f4x3_forward, winograd_f2x5_forward, winograd_f2x3_forward;
 const Kernel<ConvForward> winograd_f4x3_forward{"winograd_f4x3",
-                                                winograd::why<3>,
-                                                winograd::forward_applies<3>,
-                                                winograd::forward<3>,
-                                                winograd::transformed_floats,
-                                                winograd::transform<3>,
-                                                winograd::moment_pieces<3>};
+                                                winograd::why<winograd::F4x3>,
+                                                winograd::forward_applies<winograd::F4x3>,
+                                                winograd::forward<winograd::F4x3>,
+                                                winograd::transformed_floats<winograd::F4x3>,
+                                                winograd::transform<winograd::F4x3>,
+                                                winograd::moment_pieces<winograd::F4x3>};
 const Kernel<ConvForward> winograd_f2x5_forward{"winograd_f2x5",
-                                                winograd::why<5>,
-                                                winograd::forward_applies<5>,
-                                                winograd::forward<5>,
-                                                winograd::transformed_floats,
-                                                winograd::transform<5>,
-                                                winograd::moment_pieces<5>};
+                                                winograd::why<winograd::F2x5>,
+                                                winograd::forward_applies<winograd::F2x5>,
+                                                winograd::forward<winograd::F2x5>,
+                                                winograd::transformed_floats<winograd::F2x5>,
+                                                winograd::transform<winograd::F2x5>,
+                                                winograd::moment_pieces<winograd::F2x5>};
+const Kernel<ConvForward> winograd_f2x3_forward{"winograd_f2x3",
+                                                winograd::why<winograd::F2x3>,
+                                                winograd::forward_applies<winograd::F2x3>,
+                                                winograd::forward<winograd::F2x3>,
+                                                winograd::transformed_floats<winograd::F2x3>,
+                                                winograd::transform<winograd::F2x3>,
+                                                winograd::moment_pieces<winograd::F2x3>};
 extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient, winograd_f2x5_data_gradient;
-const Kernel<ConvDataGradient> winograd_f4x3_data_gradient{
-    "winograd_f4x3", winograd::why<3>, winograd::data_gradient_applies<3>, winograd::data_gradient<3>};
-const Kernel<ConvDataGradient> winograd_f2x5_data_gradient{
-    "winograd_f2x5", winograd::why<5>, winograd::data_gradient_applies<5>, winograd::data_gradient<5>};
+const Kernel<ConvDataGradient> winograd_f4x3_data_gradient{"winograd_f4x3", winograd::why<winograd::F4x3>,
+                                                           winograd::data_gradient_applies<winograd::F4x3>,
+                                                           winograd::data_gradient<winograd::F4x3>};
+const Kernel<ConvDataGradient> winograd_f2x5_data_gradient{"winograd_f2x5", winograd::why<winograd::F2x5>,
+                                                           winograd::data_gradient_applies<winograd::F2x5>,
+                                                           winograd::data_gradient<winograd::F2x5>};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

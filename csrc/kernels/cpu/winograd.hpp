@@ -1,10 +1,13 @@
-// Winograd's F(4×4, 3×3) and F(2×2, 5×5): the transforms, and the geometry of tiles.
+// Winograd's F(4×4, 3×3), F(2×2, 5×5) and F(2×2, 3×3): the transforms, and the geometry of tiles.
 //
 // A tile of 4×4 outputs of a 3×3 filter, or of 2×2 outputs of a 5×5 filter, comes from a 6×6 tile of the
 // input by 36 multiplications a channel pair instead of 144 or 100:  Y = Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A
 // (Lavin and Gray 2015, arXiv:1509.09308). The interpolation points are 0, ±5/8, ±3/2, ∞: half the
 // rounding error of the textbook's 0, ±1, ±2, ∞ (relative RMS error 1.2e-6 against 2.4e-6 at 256
 // channels). On the same points both sizes have the same input transform and the same products.
+//
+// 2×2 outputs of a 3×3 filter, on the points 0, ±1, ∞, take 16 multiplications instead of 36, and transformed weights
+// less than twice the weights: for maps so small that the weights' way from memory is what counts.
 //
 // The weight gradient is F(3×3, 4×4) or F(5×5, 2×2) on these points: the tile of the output's gradient
 // takes the place of the filter.
@@ -17,9 +20,14 @@
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 
-inline constexpr int tile = 6, positions = tile * tile;
-template <int taps>  // of the filter a side
-inline constexpr int outputs = tile + 1 - taps;
+// F(outputs×outputs, taps×taps), from tile×tile pixels.
+template <int outputs_, int taps_>
+struct Size {
+  static constexpr int outputs = outputs_, taps = taps_, tile = outputs + taps - 1, positions = tile * tile;
+};
+using F4x3 = Size<4, 3>;
+using F2x5 = Size<2, 5>;
+using F2x3 = Size<2, 3>;
 
 inline constexpr float p1 = 5.0f / 8, p2 = 3.0f / 2;  // the points ±p1, ±p2
 inline constexpr float s1 = p1 * p1, s2 = p2 * p2;    // their squares
@@ -29,9 +37,17 @@ inline constexpr float scale2 = 1 / (2 * s2 * (s2 - s1));
 
 // The one-dimensional transforms; `in` and `out` are walked with the given strides.
 
-// Bᵀ d: six values to six. No sum of two products: a compiler may fuse either with the sum, and the result's last bit
-// would depend on what else is done here.
+// Bᵀ d: a tile's values, six or four. No sum of two products: a compiler may fuse either with the sum, and the result's
+// last bit would depend on what else is done here.
+template <int tile>
 PYCONVOPT_INLINE void transform_input(const Vec* in, int step, Vec* out, int out_step) {
+  if constexpr (tile == 4) {
+    out[0] = in[0] - in[2 * step];
+    out[out_step] = in[2 * step] + in[step];
+    out[2 * out_step] = in[2 * step] - in[step];
+    out[3 * out_step] = in[3 * step] - in[step];
+    return;
+  }
   const Vec d0 = in[0], d1 = in[step], d2 = in[2 * step], d3 = in[3 * step], d4 = in[4 * step], d5 = in[5 * step];
   out[0] = (d4 - d2 * (s1 + s2)) + d0 * (s1 * s2);
   const Vec even1 = d4 - d2 * s2, odd1 = (d3 - d1 * s2) * p1;
@@ -64,10 +80,16 @@ PYCONVOPT_INLINE void evaluate(const Vec* in, int step, Vec* out, int out_step, 
   out[5 * out_step] = in[(n - 1) * step];
 }
 
-// G g: n filter values, or a row of the output's gradient in the filter's place, to six.
-template <int n>
+// G g: n filter values, or a row of the output's gradient in the filter's place, to a tile's six or four.
+template <int n, int tile>
 PYCONVOPT_INLINE void transform_filter(const Vec* in, int step, Vec* out, int out_step) {
-  evaluate<n>(in, step, out, out_step, scale0, scale1, scale2);
+  if constexpr (tile == 6) return evaluate<n>(in, step, out, out_step, scale0, scale1, scale2);
+  static_assert(tile == 6 || n == 3);
+  const Vec even = (in[0] + in[2 * step]) * 0.5f, odd = in[step] * 0.5f;
+  out[0] = in[0];
+  out[out_step] = even + odd;
+  out[2 * out_step] = even - odd;
+  out[3 * out_step] = in[2 * step];
 }
 
 // A g for the transposed algorithm: a row of the output's gradient at the six points.
@@ -76,9 +98,15 @@ PYCONVOPT_INLINE void transform_gradient(const Vec* in, int step, Vec* out, int 
   evaluate<n>(in, step, out, out_step, 1, 1, 1);
 }
 
-// Aᵀ m: six products to n results.
-template <int n>
+// Aᵀ m: a tile's six or four products to n results.
+template <int n, int tile>
 PYCONVOPT_INLINE void transform_output(const Vec* in, int step, Vec* out, int out_step) {
+  if constexpr (tile == 4) {
+    static_assert(n == 2);
+    out[0] = in[0] + (in[step] + in[2 * step]);
+    out[out_step] = (in[step] - in[2 * step]) + in[3 * step];
+    return;
+  }
   const Vec sum1 = in[step] + in[2 * step], difference1 = in[step] - in[2 * step];
   const Vec sum2 = in[3 * step] + in[4 * step], difference2 = in[3 * step] - in[4 * step];
   out[0] = in[0] + sum1 + sum2;
@@ -103,43 +131,46 @@ PYCONVOPT_INLINE void transform_scatter(const Vec* in, int step, Vec* out, int o
 }
 
 // The tiles of a feature map, numbered image by image, row by row.
-template <int taps>
+template <class F>
 struct Tiles {
   int64_t rows, columns, count;
   explicit Tiles(const ConvShape& s)
-      : rows((s.out_height() + outputs<taps> - 1) / outputs<taps>),
-        columns((s.out_width() + outputs<taps> - 1) / outputs<taps>),
+      : rows((s.out_height() + F::outputs - 1) / F::outputs),
+        columns((s.out_width() + F::outputs - 1) / F::outputs),
         count(s.batch * rows * columns) {}
 };
 
 // Of a tile: row and column of its first output.
 struct TilePlace : Place {
-  template <int taps>
-  TilePlace(const Tiles<taps>& tiles, int64_t index) : Place(number(index, tiles.rows, tiles.columns, outputs<taps>)) {}
-  template <int taps>
-  void advance(const Tiles<taps>& tiles) {
-    Place::advance(tiles.rows, tiles.columns, outputs<taps>);
+  template <class F>
+  TilePlace(const Tiles<F>& tiles, int64_t index) : Place(number(index, tiles.rows, tiles.columns, F::outputs)) {}
+  template <class F>
+  void advance(const Tiles<F>& tiles) {
+    Place::advance(tiles.rows, tiles.columns, F::outputs);
   }
 };
 
 // The convolutions that Winograd takes: taps×taps, stride 1, and channels enough to fill vectors.
-template <int taps>
+template <class F>
 bool takes_shape(const ConvShape& s) {
-  return winograd_enabled() && s.kernel_height == taps && s.kernel_width == taps && s.stride_height == 1 &&
+  return winograd_enabled() && s.kernel_height == F::taps && s.kernel_width == F::taps && s.stride_height == 1 &&
          s.stride_width == 1 && s.dilation_height == 1 && s.dilation_width == 1 && s.groups == 1 &&
          s.in_channels >= 16 && s.out_channels >= 16 && s.out_height() >= 2 && s.out_width() >= 2;
 }
 
 // Whether the products' panels of result channels are full enough: with 5×5 filters the gain is too small to
 // compute half of one for nothing.
-template <int taps>
+template <class F>
 bool fills_panels(int64_t channels) {
-  return taps == 3 || 4 * channels >= 3 * panel;
+  return F::taps == 3 || 4 * channels >= 3 * panel;
 }
 
-template <int taps>
-inline constexpr const char* why = taps == 3 ? "3x3, stride 1: Winograd multiplies 2.25 to 4 times less"
-                                             : "5x5, stride 1: Winograd multiplies up to 2.8 times less";
+template <class F>
+inline constexpr const char* why = "5x5, stride 1: Winograd multiplies up to 2.8 times less";
+template <>
+inline constexpr const char* why<F4x3> = "3x3, stride 1: Winograd multiplies 2.25 to 4 times less";
+template <>
+inline constexpr const char* why<F2x3> = "3x3, stride 1, few pixels: Winograd multiplies up to 2.25 times less";
 
 // Where the size×size pixels of a tile lie; pixels outside the map point to `zeros`.
 template <int size>
@@ -156,29 +187,29 @@ struct PixelPointers {
   }
 };
 
-// Bᵀ d B of one 6×6 tile for `lanes` channels; the 36 results go to out + position·position_step.
-template <class Fetch>
+// Bᵀ d B of one tile for `lanes` channels; the results go to out + position·position_step.
+template <int tile, class Fetch>
 PYCONVOPT_INLINE void input_tile(Fetch fetch, float* out, int64_t position_step) {
-  Vec columns[positions];
+  Vec columns[tile * tile];
 #pragma GCC unroll 6
   for (int j = 0; j < tile; ++j) {
     Vec d[tile];
 #pragma GCC unroll 6
     for (int i = 0; i < tile; ++i) d[i] = fetch(i * tile + j);
-    transform_input(d, 1, columns + j, tile);
+    transform_input<tile>(d, 1, columns + j, tile);
   }
 #pragma GCC unroll 6
   for (int i = 0; i < tile; ++i) {
     Vec v[tile];
-    transform_input(columns + i * tile, 1, v, 1);
+    transform_input<tile>(columns + i * tile, 1, v, 1);
 #pragma GCC unroll 6
     for (int j = 0; j < tile; ++j) store(out + (i * tile + j) * position_step, v[j]);
   }
 }
 
-// use(c, fetch) for each vector of channels of a tile's input, where fetch(at) gives pixel number `at` of the 6×6 from
+// use(c, fetch) for each vector of channels of a tile's input, where fetch(at) gives pixel number `at` of the tile from
 // channel c on, read in the given way. Tiles inside the map, most of them, need no list of pointers.
-template <class Way, class Use>
+template <int tile, class Way, class Use>
 PYCONVOPT_INLINE void for_each_input_vector(const ConvShape& s, const float* input, const TilePlace& place,
                                             const float* zeros, const Way& way, Use use) {
   const int64_t row = place.row - s.padding_height, column = place.column - s.padding_width;

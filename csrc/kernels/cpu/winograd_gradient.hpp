@@ -7,10 +7,13 @@
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 
-template <int taps>
+inline constexpr int tile = F4x3::tile, positions = F4x3::positions;  // of all sizes whose gradients are taken
+static_assert(F2x5::tile == tile);
+
+template <class F>
 class MapTile {
  public:
-  static constexpr int side = outputs<taps>;
+  static constexpr int side = F::outputs;
 
   template <class Problem>
   MapTile(const Problem& p, const TilePlace& place, const float* zeros)
@@ -32,10 +35,10 @@ class MapTile {
   PixelPointers<side> pixels_;
 };
 
-template <int taps>
+template <class F>
 class PooledTile {
  public:
-  static constexpr int side = outputs<taps>;
+  static constexpr int side = F::outputs;
 
   template <class Problem>
   PooledTile(const Problem& p, const TilePlace& place, const float* zeros) {

@@ -55,10 +55,10 @@ void add_tile(const float* m, int64_t position_step, float* sums, int64_t line) 
   }
 }
 
-template <int taps, class GradientTile>
+template <class F, class GradientTile>
 void scatter_from(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
-  const Tiles<taps> tiles(s);
+  const Tiles<F> tiles(s);
   const int64_t tiles_an_image = tiles.rows * tiles.columns;
   // The weights seen from the output: its channels are the reduced ones.
   ConvForward weights{.shape = s, .input = nullptr, .weight = p.weight, .weight_strides = p.weight_strides};
@@ -66,15 +66,15 @@ void scatter_from(const ConvDataGradient& p) {
   weights.shape.out_channels = s.in_channels;
   weights.weight_strides.out_channel = p.weight_strides.in_channel;
   weights.weight_strides.in_channel = p.weight_strides.out_channel;
-  const Layout layout(weights.shape);
+  const Layout layout(weights.shape, positions);
 
   const int threads = omp_get_max_threads();
   const int64_t fit = greatest(1, (int64_t(256) << 10) / int64_t(sizeof(float)) / (positions * layout.channels));
   const int64_t images = least(greatest(1, fit / tiles_an_image), (s.batch + threads - 1) / threads);  // a block
   const int64_t blocks = (s.batch + images - 1) / images, most = images * tiles_an_image;
   const int64_t v_step = layout.position_step(most), m_step = most * panel + 16;
-  const int64_t line = (tiles.columns * outputs<taps> + taps - 1) * panel;
-  const int64_t map = (tiles.rows * outputs<taps> + taps - 1) * line;
+  const int64_t line = (tiles.columns * F::outputs + F::taps - 1) * panel;
+  const int64_t map = (tiles.rows * F::outputs + F::taps - 1) * line;
   Workspace space(Workspace::bytes_for(layout.panels * layout.panel_weights) + Workspace::bytes_for(layout.channels) +
                   Workspace::bytes_for(threads * positions * v_step) +
                   Workspace::bytes_for(threads * positions * m_step) + Workspace::bytes_for(threads * map));
@@ -94,7 +94,7 @@ void scatter_from(const ConvDataGradient& p) {
 #pragma omp for collapse(2) schedule(static)
     for (int64_t c = 0; c < layout.panels; ++c)
       for (int64_t k = 0; k < layout.channels; k += lanes)
-        transform_weights<taps>(weights, layout.u_step, c, k, u + c * layout.panel_weights);
+        transform_weights<F>(weights, layout.u_step, c, k, u + c * layout.panel_weights);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * images, last = least(first + images, s.batch);
@@ -126,20 +126,19 @@ void scatter_from(const ConvDataGradient& p) {
   }
 }
 
-template <int taps>
+template <class F>
 void scatter(const ConvDataGradient& p) {
-  if (p.argmax) scatter_from<taps, PooledTile<taps>>(p);
-  else scatter_from<taps, MapTile<taps>>(p);
+  if (p.argmax) scatter_from<F, PooledTile<F>>(p);
+  else scatter_from<F, MapTile<F>>(p);
 }
 
 // Where the output has clearly fewer tiles than the input, and a map of sums fits a cache.
-template <int taps>
+template <class F>
 bool scatter_applies(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
-  if (!takes_shape<taps>(s) || !fills_panels<taps>(s.in_channels)) return false;
-  const Tiles<taps> tiles(s);
-  const int64_t gathered =
-      (s.in_height + outputs<taps> - 1) / outputs<taps> * ((s.in_width + outputs<taps> - 1) / outputs<taps>);
+  if (!takes_shape<F>(s) || !fills_panels<F>(s.in_channels)) return false;
+  const Tiles<F> tiles(s);
+  const int64_t gathered = (s.in_height + F::outputs - 1) / F::outputs * ((s.in_width + F::outputs - 1) / F::outputs);
   return s.padding_height == 0 && s.padding_width == 0 && tiles.rows * tiles.columns <= 64 &&
          5 * tiles.rows * tiles.columns <= 4 * gathered;
 }
@@ -149,9 +148,9 @@ bool scatter_applies(const ConvDataGradient& p) {
 
 constexpr const char* why = "without padding: Winograd transposed, over the output's fewer tiles";
 extern const Kernel<ConvDataGradient> winograd_f4x3_scatter, winograd_f2x5_scatter;
-const Kernel<ConvDataGradient> winograd_f4x3_scatter{"winograd_f4x3_scatter", why, winograd::scatter_applies<3>,
-                                                     winograd::scatter<3>};
-const Kernel<ConvDataGradient> winograd_f2x5_scatter{"winograd_f2x5_scatter", why, winograd::scatter_applies<5>,
-                                                     winograd::scatter<5>};
+const Kernel<ConvDataGradient> winograd_f4x3_scatter{
+    "winograd_f4x3_scatter", why, winograd::scatter_applies<winograd::F4x3>, winograd::scatter<winograd::F4x3>};
+const Kernel<ConvDataGradient> winograd_f2x5_scatter{
+    "winograd_f2x5_scatter", why, winograd::scatter_applies<winograd::F2x5>, winograd::scatter<winograd::F2x5>};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

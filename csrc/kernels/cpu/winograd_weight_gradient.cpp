@@ -48,11 +48,11 @@ struct Block {  // the transformed tiles
 void transform_input_tile(const ConvWeightGradient& p, const Reading& reading, const GradientLayout& layout,
                           const TilePlace& place, int64_t t, const Block& block) {
   reading.with([&](auto way) {
-    for_each_input_vector(p.shape, p.input, place, block.zeros, way,
-                          [&](int64_t c, auto fetch) __attribute__((always_inline)) {
-                            float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
-                            input_tile(fetch, out, layout.v_step);
-                          });
+    for_each_input_vector<tile>(p.shape, p.input, place, block.zeros, way,
+                                [&](int64_t c, auto fetch) __attribute__((always_inline)) {
+                                  float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
+                                  input_tile<tile>(fetch, out, layout.v_step);
+                                });
   });
   for (int64_t c = round_up(p.shape.in_channels, lanes); c < layout.packs * pack; c += lanes)
     for (int at = 0; at < positions; ++at)
@@ -64,7 +64,7 @@ void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& 
                              int64_t t, const Block& block) {
   const GradientTile gradient(p, place, block.zeros);
   const auto transform = [](const Vec* in, int step, Vec* out, int out_step) __attribute__((always_inline)) {
-    transform_filter<GradientTile::side>(in, step, out, out_step);
+    transform_filter<GradientTile::side, tile>(in, step, out, out_step);
   };
   for (int64_t k = 0; k < layout.panels * panel; k += lanes) {
     float* out = block.d + (k / panel * layout.tiles + t) * panel + k % panel;
@@ -79,9 +79,9 @@ void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& 
 
 // Writes results[tap][c][k], vectors of output channels, where each filter is one piece of memory: its channels next to
 // each other (channels_last) or its taps (torch's own order). Vectors are turned to run along it. False: neither is so.
-template <int taps>
+template <class F>
 bool store_turned(const ConvWeightGradient& p, const float (*results)[pack][lanes], int64_t c0, int64_t k) {
-  constexpr int area = taps * taps;
+  constexpr int taps = F::taps, area = taps * taps;
   const WeightStrides& w = p.weight_strides;
   const bool taps_inside = w.in_channel == area && w.row == taps && w.column == 1;
   if (!taps_inside && w.in_channel != 1) return false;
@@ -103,8 +103,9 @@ bool store_turned(const ConvWeightGradient& p, const float (*results)[pack][lane
 }
 
 // W[c0..][k0..] of one pack × panel: Aᵀ W A, then to the weight gradient's own layout.
-template <int taps>
+template <class F>
 void finish_weights(const ConvWeightGradient& p, const float* w, int64_t position_step, int64_t c0, int64_t k0) {
+  constexpr int taps = F::taps;
   const WeightStrides& strides = p.weight_strides;
   const int64_t cs = least(pack, p.shape.in_channels - c0);
   for (int half = 0; half < 2; ++half) {
@@ -118,17 +119,17 @@ void finish_weights(const ConvWeightGradient& p, const float* w, int64_t positio
         Vec column[tile];
 #pragma GCC unroll 6
         for (int i = 0; i < tile; ++i) column[i] = load(w + (i * tile + j) * position_step + c * panel + half * lanes);
-        transform_output<taps>(column, 1, half_way + j, tile);
+        transform_output<taps, tile>(column, 1, half_way + j, tile);
       }
 #pragma GCC unroll 5
       for (int i = 0; i < taps; ++i) {
         Vec g[taps];
-        transform_output<taps>(half_way + i * tile, 1, g, 1);
+        transform_output<taps, tile>(half_way + i * tile, 1, g, 1);
 #pragma GCC unroll 5
         for (int j = 0; j < taps; ++j) store(results[i * taps + j][c], g[j]);
       }
     }
-    if (cs == pack && ks == lanes && store_turned<taps>(p, results, c0, k)) continue;
+    if (cs == pack && ks == lanes && store_turned<F>(p, results, c0, k)) continue;
     for (int64_t i = 0; i < ks; ++i)
       for (int tap = 0; tap < taps * taps; ++tap) {
         float* out = p.weight_gradient + (k + i) * strides.out_channel + c0 * strides.in_channel +
@@ -138,9 +139,9 @@ void finish_weights(const ConvWeightGradient& p, const float* w, int64_t positio
   }
 }
 
-template <int taps, class GradientTile>
+template <class F, class GradientTile>
 void transform_block(const ConvWeightGradient& p, const Reading& reading, const GradientLayout& layout,
-                     const Tiles<taps>& tiles, int64_t first, int64_t count, const Block& block) {
+                     const Tiles<F>& tiles, int64_t first, int64_t count, const Block& block) {
 #pragma omp for schedule(static) nowait
   for (int64_t t = 0; t < count; ++t) transform_input_tile(p, reading, layout, TilePlace(tiles, first + t), t, block);
 #pragma omp for schedule(static)
@@ -151,8 +152,8 @@ void transform_block(const ConvWeightGradient& p, const Reading& reading, const 
 inline constexpr int64_t sums_size = pack * panel;  // of one product: pack × panel, one after the other
 inline constexpr int64_t group = 4;                 // packs and panels in a block of channels that one thread takes
 
-template <int taps, class GradientTile>
-void tiles_at_once(const ConvWeightGradient& p, const Reading& reading, const Tiles<taps>& tiles) {
+template <class F, class GradientTile>
+void tiles_at_once(const ConvWeightGradient& p, const Reading& reading, const Tiles<F>& tiles) {
   const ConvShape& s = p.shape;
   const int threads = omp_get_max_threads();
   const GradientLayout layout(s, tiles.count);
@@ -169,7 +170,7 @@ void tiles_at_once(const ConvWeightGradient& p, const Reading& reading, const Ti
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    transform_block<taps, GradientTile>(p, reading, layout, tiles, 0, tiles.count, {v, d, zeros});
+    transform_block<F, GradientTile>(p, reading, layout, tiles, 0, tiles.count, {v, d, zeros});
     float* w = all_w + omp_get_thread_num() * positions * w_step;
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t kg = 0; kg < panel_groups; ++kg)
@@ -181,7 +182,7 @@ void tiles_at_once(const ConvWeightGradient& p, const Reading& reading, const Ti
                                  d + at * layout.d_step + k * tiles.count * panel, tiles.count,
                                  w + at * w_step + (k - first) * sums_size, panel);
         for (int64_t k = first; k < last; ++k)
-          finish_weights<taps>(p, w + (k - first) * sums_size, w_step, c * pack, k * panel);
+          finish_weights<F>(p, w + (k - first) * sums_size, w_step, c * pack, k * panel);
       }
   }
 }
@@ -199,8 +200,8 @@ void add_products(const GradientLayout& layout, int at, int64_t count, const flo
     }
 }
 
-template <int taps, class GradientTile>
-void block_by_block(const ConvWeightGradient& p, const Reading& reading, const Tiles<taps>& tiles, int64_t block) {
+template <class F, class GradientTile>
+void block_by_block(const ConvWeightGradient& p, const Reading& reading, const Tiles<F>& tiles, int64_t block) {
   const ConvShape& s = p.shape;
   const int threads = omp_get_max_threads();
   const GradientLayout layout(s, block);
@@ -218,19 +219,19 @@ void block_by_block(const ConvWeightGradient& p, const Reading& reading, const T
     const FlushDenormals flush;
     for (int64_t first = 0; first < tiles.count; first += block) {
       const int64_t count = least(block, tiles.count - first);
-      transform_block<taps, GradientTile>(p, reading, layout, tiles, first, count, {v, d, zeros});
+      transform_block<F, GradientTile>(p, reading, layout, tiles, first, count, {v, d, zeros});
 #pragma omp for schedule(static)
       for (int at = 0; at < positions; ++at) add_products(layout, at, count, v, d, w + at * w_step, first != 0);
     }
 #pragma omp for collapse(2) schedule(static)
     for (int64_t c = 0; c < layout.packs; ++c)
       for (int64_t k = 0; k < layout.panels; ++k)
-        finish_weights<taps>(p, w + (c * layout.panels + k) * sums_size, w_step, c * pack, k * panel);
+        finish_weights<F>(p, w + (c * layout.panels + k) * sums_size, w_step, c * pack, k * panel);
   }
 }
 
-template <int taps, class GradientTile>
-void chunk_by_chunk(const ConvWeightGradient& p, const Reading& reading, const Tiles<taps>& tiles, int64_t chunks) {
+template <class F, class GradientTile>
+void chunk_by_chunk(const ConvWeightGradient& p, const Reading& reading, const Tiles<F>& tiles, int64_t chunks) {
   constexpr int64_t block = 32;  // more leave the second-level cache: 48 are a tenth slower, 96 a fifth
   const ConvShape& s = p.shape;
   const int threads = int(least(omp_get_max_threads(), chunks));
@@ -274,19 +275,19 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Reading& reading, const T
               float* sum = w + at * w_step + i;
               store(sum, load(sum) + load(sum + chunk * w_size));
             }
-        finish_weights<taps>(p, w, w_step, c * pack, k * panel);
+        finish_weights<F>(p, w, w_step, c * pack, k * panel);
       }
   }
 }
 
-template <int taps>
+template <class F>
 bool gradient_applies(const ConvWeightGradient& p) {
-  return takes_shape<taps>(p.shape) && fills_panels<taps>(p.shape.out_channels);
+  return takes_shape<F>(p.shape) && fills_panels<F>(p.shape.out_channels);
 }
 
-template <int taps, class GradientTile>
+template <class F, class GradientTile>
 void weight_gradient_from(const ConvWeightGradient& p) {
-  const Tiles<taps> tiles(p.shape);
+  const Tiles<F> tiles(p.shape);
   const Reading reading(p.norm, p.shape.in_channels);
   const GradientLayout one(p.shape, 1);
   const int64_t tile_bytes = positions * int64_t(sizeof(float)) * (one.packs * pack + one.panels * panel);
@@ -296,10 +297,9 @@ void weight_gradient_from(const ConvWeightGradient& p) {
   // but a W of tens of megabytes is not worth its memory for a few tiles more.
   const int64_t bytes = tiles.count * tile_bytes, mega = int64_t(1) << 20;
   const bool few_tiles = tiles.count <= 40 || (w_bytes > 16 * mega && bytes <= 10 * mega);
-  if (bytes <= 2 * mega || (!few_weights && few_tiles)) tiles_at_once<taps, GradientTile>(p, reading, tiles);
-  else if (few_weights)
-    chunk_by_chunk<taps, GradientTile>(p, reading, tiles, greatest(4, least(16, tiles.count / 256)));
-  else block_by_block<taps, GradientTile>(p, reading, tiles, greatest(24, 5 * mega / tile_bytes / 8 * 8));
+  if (bytes <= 2 * mega || (!few_weights && few_tiles)) tiles_at_once<F, GradientTile>(p, reading, tiles);
+  else if (few_weights) chunk_by_chunk<F, GradientTile>(p, reading, tiles, greatest(4, least(16, tiles.count / 256)));
+  else block_by_block<F, GradientTile>(p, reading, tiles, greatest(24, 5 * mega / tile_bytes / 8 * 8));
 }
 
 // The sums of a pooled gradient over the windows that ReLU let through.
@@ -319,10 +319,10 @@ void bias_gradient(const ConvWeightGradient& p) {
   for (int64_t k = 0; k < channels; ++k) p.bias_gradient[k] = float(total[k]);
 }
 
-template <int taps>
+template <class F>
 void weight_gradient(const ConvWeightGradient& p) {
-  if (p.argmax) weight_gradient_from<taps, PooledTile<taps>>(p);
-  else weight_gradient_from<taps, MapTile<taps>>(p);
+  if (p.argmax) weight_gradient_from<F, PooledTile<F>>(p);
+  else weight_gradient_from<F, MapTile<F>>(p);
   if (p.bias_gradient) bias_gradient(p);
 }
 
@@ -330,9 +330,11 @@ void weight_gradient(const ConvWeightGradient& p) {
 }  // namespace winograd
 
 extern const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient, winograd_f2x5_weight_gradient;
-const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient{
-    "winograd_f4x3", winograd::why<3>, winograd::gradient_applies<3>, winograd::weight_gradient<3>};
-const Kernel<ConvWeightGradient> winograd_f2x5_weight_gradient{
-    "winograd_f2x5", winograd::why<5>, winograd::gradient_applies<5>, winograd::weight_gradient<5>};
+const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient{"winograd_f4x3", winograd::why<winograd::F4x3>,
+                                                               winograd::gradient_applies<winograd::F4x3>,
+                                                               winograd::weight_gradient<winograd::F4x3>};
+const Kernel<ConvWeightGradient> winograd_f2x5_weight_gradient{"winograd_f2x5", winograd::why<winograd::F2x5>,
+                                                               winograd::gradient_applies<winograd::F2x5>,
+                                                               winograd::weight_gradient<winograd::F2x5>};
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

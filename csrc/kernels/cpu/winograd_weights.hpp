@@ -1,6 +1,6 @@
 // The weights of a Winograd convolution, U = G g Gᵀ, in the panels that the product reads.
 //
-//   U[panel][36][C][panel width]
+//   U[panel][positions][C][panel width]
 #pragma once
 #include "gemm.hpp"
 #include "transpose.hpp"
@@ -12,11 +12,13 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 struct Layout {
   int64_t channels;       // C, rounded up to whole vectors
   int64_t panels;         // of output channels
+  int positions;          // of a tile
   int64_t u_step;         // from one position of a panel of U to the next
   int64_t panel_weights;  // one panel of U
-  explicit Layout(const ConvShape& s)
+  Layout(const ConvShape& s, int positions)
       : channels(round_up(s.in_channels, lanes)),
         panels((s.out_channels + panel - 1) / panel),
+        positions(positions),
         u_step(channels * panel + 16),
         panel_weights(positions * u_step) {}
   // One cache line more than the data, here and in u_step: strides of a power of two would map to the same
@@ -65,8 +67,9 @@ void gather_taps(const ConvForward& p, int64_t k, int64_t c, Vec values[taps * t
 }
 
 // G g Gᵀ for the channels c..c+lanes of one panel, to panel_u[position][c][panel width].
-template <int taps>
+template <class F>
 void transform_weights(const ConvForward& p, int64_t u_step, int64_t panel_index, int64_t c, float* panel_u) {
+  constexpr int taps = F::taps, tile = F::tile;
   for (int half = 0; half < 2; ++half) {
     Vec values[taps * taps][lanes];
     const int64_t k = panel_index * panel + half * lanes;
@@ -81,13 +84,13 @@ void transform_weights(const ConvForward& p, int64_t u_step, int64_t panel_index
         Vec g[taps];
 #pragma GCC unroll 5
         for (int y = 0; y < taps; ++y) g[y] = values[y * taps + j][i];
-        transform_filter<taps>(g, 1, columns + j, taps);
+        transform_filter<taps, tile>(g, 1, columns + j, taps);
       }
       float* out = panel_u + (c + i) * panel + half * lanes;
 #pragma GCC unroll 6
       for (int y = 0; y < tile; ++y) {
         Vec u[tile];
-        transform_filter<taps>(columns + y * taps, 1, u, 1);
+        transform_filter<taps, tile>(columns + y * taps, 1, u, 1);
 #pragma GCC unroll 6
         for (int x = 0; x < tile; ++x) store(out + (y * tile + x) * u_step, u[x]);
       }
