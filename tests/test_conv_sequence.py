@@ -83,6 +83,36 @@ def test_pooled(case, isa):
         assert_near(y, pooled)
 
 
+@pytest.mark.parametrize("batch", [1, 3, 30])
+def test_a_dense_layer_reads_a_map_as_one_pixel(batch, isa):
+    x, weight, bias = draw(batch, 20, 3, 5), draw(7, 300), draw(7)
+    by_rows = weight.view(7, 20, 3, 5).permute(0, 2, 3, 1).reshape(7, 300, 1, 1)
+    sequence = _C.ConvSequence(_C.PreparedWeights())
+    source = sequence.add_input(*x.shape)
+    one_pixel = ((1, 1), (0, 0), (1, 1), 1)
+    arguments = (by_rows.numpy(), bias.numpy(), *one_pixel, 1, False)
+    with pytest.raises(ValueError, match="the input has 20 channels, the weight is for 300"):
+        sequence.add(source, NONE, *arguments)
+    result = sequence.add(source, NONE, *arguments, flat=True)
+    sequence.finish([result])
+    assert sequence.size(result) == (batch, 7, 1, 1)
+    y = np.empty((batch, 1, 1, 7), np.float32)
+    sequence.run([rows(x)], [y])
+    wanted = F.relu(F.linear(x.flatten(1).double(), weight.double(), bias.double()))
+    assert_near(y, wanted[:, :, None, None])
+
+
+def test_addresses():
+    chain = Chain(3)
+    wanted = chain.run()
+    x, made = rows(chain.x), [np.full_like(y, np.nan) for y in wanted]
+    chain.sequence.run_at([x.ctypes.data], [y.ctypes.data for y in made])
+    for y, first in zip(made, wanted, strict=True):
+        np.testing.assert_array_equal(y, first)
+    with pytest.raises(ValueError, match="the sequence has 1 inputs and"):
+        chain.sequence.run_at([], [y.ctypes.data for y in made])
+
+
 class Chain:
     """Convolutions whose maps live for different times, and the same with torch in double.
 

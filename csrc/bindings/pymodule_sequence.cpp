@@ -22,11 +22,11 @@ struct Held {
 };
 
 int64_t add(Held& held, int64_t input, int64_t residual, const Weight& weight, const std::optional<Map>& bias,
-            Pair stride, Pair padding, Pair dilation, int64_t groups, int64_t activation, bool pool) {
+            Pair stride, Pair padding, Pair dilation, int64_t groups, int64_t activation, bool pool, bool flat) {
   if (weight.ndim() != 4) throw std::invalid_argument("weight must have 4 dimensions");
   if (activation < 0 || activation >= activation_count)
     throw std::invalid_argument("there is no activation " + std::to_string(activation));
-  const MapSize& x = held.sequence.size(input);
+  const MapSize x = flat ? held.sequence.size(input).flat() : held.sequence.size(input);
   if (x.channels != weight.shape(1) * groups)
     throw std::invalid_argument("the input has " + std::to_string(x.channels) + " channels, the weight is for " +
                                 std::to_string(weight.shape(1) * groups));
@@ -58,11 +58,15 @@ void expect(const Map& map, const MapSize& s, const char* what) {
                                   std::to_string(wanted[3]));
 }
 
-void run(const Held& held, const std::vector<Map>& inputs, std::vector<Map>& results) {
-  const ConvSequence& sequence = held.sequence;
-  if (int64_t(inputs.size()) != sequence.inputs() || results.size() != sequence.results().size())
+void expect_counts(const ConvSequence& sequence, std::size_t inputs, std::size_t results) {
+  if (int64_t(inputs) != sequence.inputs() || results != sequence.results().size())
     throw std::invalid_argument("the sequence has " + std::to_string(sequence.inputs()) + " inputs and " +
                                 std::to_string(sequence.results().size()) + " results");
+}
+
+void run(const Held& held, const std::vector<Map>& inputs, std::vector<Map>& results) {
+  const ConvSequence& sequence = held.sequence;
+  expect_counts(sequence, inputs.size(), results.size());
   std::vector<const float*> from;
   std::vector<float*> to;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -73,6 +77,19 @@ void run(const Held& held, const std::vector<Map>& inputs, std::vector<Map>& res
     expect(results[i], sequence.size(sequence.results()[i]), "a result");
     to.push_back(results[i].mutable_data());
   }
+  py::gil_scoped_release release;
+  sequence.run(from, to);
+}
+
+// Addresses of dense float32 maps (N, H, W, C) of the sizes known: nothing is asked about them. A tensor's array would
+// take as long as a small convolution when the model's weights have driven the code for it out of the caches.
+void run_at(const Held& held, const std::vector<std::uintptr_t>& inputs, const std::vector<std::uintptr_t>& results) {
+  const ConvSequence& sequence = held.sequence;
+  expect_counts(sequence, inputs.size(), results.size());
+  std::vector<const float*> from;
+  std::vector<float*> to;
+  for (const std::uintptr_t address : inputs) from.push_back(reinterpret_cast<const float*>(address));
+  for (const std::uintptr_t address : results) to.push_back(reinterpret_cast<float*>(address));
   py::gil_scoped_release release;
   sequence.run(from, to);
 }
@@ -96,7 +113,7 @@ void define_sequence(py::module_& m) {
           py::arg("batch"), py::arg("channels"), py::arg("height"), py::arg("width"))
       .def("add", &add, py::arg("input"), py::arg("residual"), py::arg("weight").noconvert(),
            py::arg("bias").noconvert(), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
-           py::arg("activation"), py::arg("pool"))
+           py::arg("activation"), py::arg("pool"), py::arg("flat") = false)
       .def(
           "finish", [](Held& held, const std::vector<int64_t>& results) { held.sequence.finish(results); },
           py::arg("results"))
@@ -107,7 +124,8 @@ void define_sequence(py::module_& m) {
             return std::tuple(s.batch, s.channels, s.height, s.width);
           },
           py::arg("value"))
-      .def("run", &run, py::arg("inputs").noconvert(), py::arg("results").noconvert());
+      .def("run", &run, py::arg("inputs").noconvert(), py::arg("results").noconvert())
+      .def("run_at", &run_at, py::arg("inputs"), py::arg("results"));
 }
 
 }  // namespace pyconvopt::binding

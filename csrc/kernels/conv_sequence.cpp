@@ -94,7 +94,7 @@ int64_t ConvSequence::add(ConvForward problem, int64_t input, int64_t residual) 
   if (!results_.empty()) throw std::invalid_argument("the sequence is finished");
   const ConvShape& s = problem.shape;
   const MapSize read{s.batch, s.in_channels, s.in_height, s.in_width};
-  if (!(size(input) == read))
+  if (!(size(input) == read || size(input).flat() == read))
     throw std::invalid_argument("value " + std::to_string(input) + " is " + text(size(input)) + ", expected " +
                                 text(read));
   if (problem.pool && problem.activation > Activation::relu)

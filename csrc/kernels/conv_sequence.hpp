@@ -34,6 +34,7 @@ class PreparedWeights {
 struct MapSize {
   int64_t batch, channels, height, width;
   int64_t floats() const { return batch * channels * height * width; }
+  MapSize flat() const { return {batch, channels * height * width, 1, 1}; }  // each image as one pixel
   bool operator==(const MapSize&) const = default;
 };
 
@@ -46,7 +47,7 @@ class ConvSequence {
   // Values have numbers: first the inputs, then the results of the steps. All std::invalid_argument.
   int64_t add_input(MapSize size);
   // `problem`: input, output, argmax, residual and prepared are not looked at; weight and bias must stay where they
-  // are.
+  // are. A dense layer is a 1×1 convolution of one pixel an image, in which it reads a map of any size.
   int64_t add(ConvForward problem, int64_t input, int64_t residual = none);
   void finish(const std::vector<int64_t>& results);
 

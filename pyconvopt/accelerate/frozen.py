@@ -2,14 +2,15 @@
 
 Batch norms are folded, kernels chosen and weights prepared (Winograd's transform, or the panels of the
 direct product) at the second call with inputs of one shape; from then on convolutions that follow one
-another, with their biases, residuals, activations and pools, are one call into C++.
+another, with their biases, residuals, activations and pools, are one call into C++. So are the mean over
+the map and dense layers (frozen_head.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -75,7 +76,8 @@ class FrozenConvolution:
         if not is_ours(size, weight.shape, geometry, pool):
             return None
         numbers = None if bias is None else bias.detach().contiguous().numpy()
-        return weight.detach().numpy(), numbers, *geometry, NAMES.index(self.chain.activation), pool
+        activation = NAMES.index(self.chain.activation)
+        return weight.detach().numpy(), numbers, *geometry, activation, pool, False
 
 
 def is_ours(size: torch.Size, weight: torch.Size, geometry: Any, pool: bool) -> bool:
@@ -94,11 +96,26 @@ def is_ours(size: torch.Size, weight: torch.Size, geometry: Any, pool: bool) -> 
     )
 
 
+class FrozenOperation(Protocol):
+    """An operation that a sequence takes as a convolution, or that runs by itself."""
+
+    @property
+    def otherwise(self) -> Callable[..., Any]:
+        """The operation of any tensor, its residual and the arguments `extra`."""
+
+    @property
+    def extra(self) -> Sequence[Any]:
+        """Constants."""
+
+    def arguments(self, size: torch.Size) -> tuple[Any, ...] | None:
+        """What ``_C.ConvSequence.add`` takes for an input of that size, or None."""
+
+
 @dataclass
 class Step:
-    """A convolution of a sequence: the numbers of the values that it reads, and of the one it gives."""
+    """An operation of a sequence: the numbers of the values that it reads, and of the one it gives."""
 
-    convolution: FrozenConvolution
+    operation: FrozenOperation
     gives: int
     source: int
     residual: int = NONE
@@ -111,8 +128,8 @@ class Step:
     def run(self, values: list[Any]) -> None:
         """Compute it by itself."""
         residual = None if self.residual == NONE else values[self.residual]
-        values[self.gives] = self.convolution.otherwise(
-            values[self.source], residual, *self.convolution.extra
+        values[self.gives] = self.operation.otherwise(
+            values[self.source], residual, *self.operation.extra
         )
 
 
@@ -123,36 +140,63 @@ class Native:
         self,
         steps: Mapping[int, tuple[Step, tuple[Any, ...]]],
         values: Sequence[Tensor],
+        inputs: int,
         wanted: Collection[int],
         weights: Any,
     ) -> None:
-        """`steps` with their arguments by the value that each gives, of which the `wanted` come out."""
+        """`steps` with their arguments by the value that each gives, of which the `wanted` come out.
+
+        inputs: so many values are the sequence's, and known to lie in memory as the kernels read them.
+        """
         self.sequence = _C.ConvSequence(weights)
         read = dict.fromkeys(i for step, _ in steps.values() for i in step.reads)
         self.reads = [i for i in read if i not in steps]
         self.gives = [i for i in steps if i in wanted]
-        numbers = {NONE: NONE} | {i: self.sequence.add_input(*values[i].shape) for i in self.reads}
+        numbers = {NONE: NONE} | {
+            i: self.sequence.add_input(*map_size(values[i])) for i in self.reads
+        }
         for value, (step, arguments) in steps.items():
             between = numbers[step.source], numbers[step.residual]
             numbers[value] = self.sequence.add(*between, *arguments)
         self.sequence.finish([numbers[i] for i in self.gives])
         self.shapes = [values[i].shape for i in self.gives]
+        self.made_outside = [i for i in self.reads if i >= inputs]
 
     def run(self, values: list[Any]) -> None:
-        """Fill in what the steps give."""
-        made = [torch.empty(shape, memory_format=torch.channels_last) for shape in self.shapes]
-        self.sequence.run([rows(values[i]) for i in self.reads], [rows(y) for y in made])
+        """Fill in what the steps give; all values have the shapes for which the kernels were chosen."""
+        for i in self.made_outside:
+            values[i] = in_order(values[i])
+        made = [empty(shape) for shape in self.shapes]
+        self.sequence.run_at(
+            [values[i].data_ptr() for i in self.reads], [y.data_ptr() for y in made]
+        )
         for number, y in zip(self.gives, made, strict=True):
             values[number] = y
 
 
-def rows(x: Tensor) -> Any:
-    """The map's memory as an array (N, H, W, C)."""
-    return x.detach().permute(0, 2, 3, 1).numpy()
+def map_size(x: Tensor) -> tuple[int, ...]:
+    """Batch, channels, height, width; a vector is a map of one pixel."""
+    return (*x.shape, 1, 1)[:4]
+
+
+def empty(shape: torch.Size) -> Tensor:
+    """A map, or vectors, for a result."""
+    return (
+        torch.empty(shape, memory_format=torch.channels_last)
+        if len(shape) == 4
+        else torch.empty(shape)
+    )
+
+
+def in_order(x: Tensor) -> Tensor:
+    """The map or vectors, copied if their memory is not as the kernels read it."""
+    if x.dim() == 4:
+        return x if is_dense_map(x) else x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous()
 
 
 class FrozenSequence:
-    """Convolutions that follow one another. Values: the inputs, then each step's result.
+    """Operations that follow one another. Values: the inputs, then each step's result.
 
     results: the values that others read; of a single one `run` gives the tensor itself.
     """
@@ -194,7 +238,8 @@ class FrozenSequence:
                 continue
             if joined:
                 later = {i for each in self.steps[number:] for i in each.reads}
-                parts.append(Native(joined, values, later | {*self.results}, self.weights))
+                wanted = later | {*self.results}
+                parts.append(Native(joined, values, self.inputs, wanted, self.weights))
                 joined = {}
             if step is not None:
                 parts.append(step)
@@ -206,7 +251,7 @@ class FrozenSequence:
         same = step.residual == NONE or values[step.residual].shape == result.shape
         if not same or not all(fits(values[i]) for i in (*step.reads, step.gives)):
             return None
-        return step.convolution.arguments(values[step.source].shape)
+        return step.operation.arguments(values[step.source].shape)
 
 
 def fits(x: Tensor) -> bool:
@@ -214,10 +259,14 @@ def fits(x: Tensor) -> bool:
     differentiated = x.requires_grad and torch.is_grad_enabled()
     return (
         x.is_cpu
-        and x.dim() == 4
         and x.numel() > 0
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and is_channels_last(x)
+        and (is_dense_map(x) if x.dim() == 4 else x.dim() == 2 and x.is_contiguous())
         and takes(x)
         and not differentiated
     )
+
+
+def is_dense_map(x: Tensor) -> bool:
+    """Whether the map's memory is (N, H, W, C) without gaps; one pixel's is, however torch counts it."""
+    in_order = is_channels_last(x) or x.shape[2:] == (1, 1)
+    return in_order and x.is_contiguous(memory_format=torch.channels_last)

@@ -8,6 +8,10 @@ once, in the order in which the kernels apply it:
     batch norm [+ residual] [+ ReLU] [+ 2×2 max-pool] [+ dropout]
     either batch norm + ReLU6 or hard swish
 
+and in a frozen model, to go on in the sequence of its convolutions, at the mean over a map or a dense layer:
+
+    [flatten +] dense [+ activation]
+
 A batch norm, with or without activation, that ends a chain and that a convolution alone reads is left
 to this in training: it normalises what it reads, and the map between is never stored.
 
@@ -30,11 +34,15 @@ from ..functional.unstored import UnstoredMap, unstored_batch_norm
 from ..hooks import has_hooks
 from . import folding, layout
 from .frozen import NONE, FrozenConvolution, FrozenSequence, Step
+from .frozen_head import FrozenAverage, FrozenDense
 from .operations import (
     ACTIVATIONS,
     ADD,
+    AVERAGE,
     CONVOLUTION,
+    DENSE,
     DROPOUT,
+    FLATTEN,
     HARDSWISH,
     NORMALIZATION,
     POOL,
@@ -122,6 +130,8 @@ def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[
             if behind is not None:
                 chain.unstored = behind.meta["reads_unstored"] = True
             join(graph, chain, modules[""], frozen, listening)
+        elif frozen and not listening and first.kind in (AVERAGE, FLATTEN, DENSE):
+            join_head(graph, chain_from(first, modules), modules[""])
     layout.keep_channels_last(graph, modules)
     join_frozen(graph)
     for node in list(graph.nodes):
@@ -193,11 +203,14 @@ def allowed(chain: Chain) -> tuple[str, ...]:
         CONVOLUTION: (NORMALIZATION, RELU, POOL),
         NORMALIZATION: (ADD, *ACTIVATIONS, POOL),
         ADD: (RELU,),
-        RELU: () if ADD in kinds else (POOL, DROPOUT) if normalizes else (POOL,),
+        RELU: () if ADD in kinds or DENSE in kinds else (POOL, DROPOUT) if normalizes else (POOL,),
         RELU6: (),
         HARDSWISH: (),
         POOL: (DROPOUT,) if normalizes else (),
         DROPOUT: (),
+        AVERAGE: (),
+        FLATTEN: (DENSE,),
+        DENSE: ACTIVATIONS,
     }[kinds[-1]]
 
 
@@ -287,9 +300,23 @@ def join(graph: Graph, chain: Chain, root: nn.Module, frozen: bool, listening: b
         graph.erase_node(member.node)
 
 
+def join_head(graph: Graph, chain: Chain, root: nn.Module) -> None:
+    """The same for the mean over a map, and for a dense layer with what may stand around it."""
+    flattens_only = chain.first.kind == FLATTEN and DENSE not in chain.rest
+    if flattens_only or not has_constants(chain):
+        return
+    extra = tuple(arg for member in chain.members for arg in member.extra)
+    step: Any = FrozenAverage(chain.first) if chain.first.kind == AVERAGE else FrozenDense(chain)
+    step.extra = [constant(each, root) for each in extra]
+    made = replace(graph, chain.last, step.otherwise, (chain.first.input, None, *extra), {})
+    made.meta.update(joined=True, frozen=step)
+    for member in reversed(chain.members[:-1]):
+        graph.erase_node(member.node)
+
+
 def has_constants(chain: Chain) -> bool:
     """Whether weights and statistics are the model's own, and not made from its inputs."""
-    parts = [each for each in (chain.first, chain.rest.get(NORMALIZATION)) if each is not None]
+    parts = [each for each in chain.members if each.kind in (CONVOLUTION, NORMALIZATION, DENSE)]
     made = [arg for part in parts for arg in part.extra if isinstance(arg, Node)]
     return all(node.op == "get_attr" for node in made)
 

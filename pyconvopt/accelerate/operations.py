@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
+from .. import functional
 from .. import nn as own
 from ..autograd.norm import NAMES
 from ..functional.gate import pair
@@ -24,6 +25,7 @@ from ..functional.gate import pair
 CONVOLUTION, NORMALIZATION, RELU, RELU6, HARDSWISH, POOL, DROPOUT, ADD = (
     "convolution", "normalization", "relu", "relu6", "hardswish", "pool", "dropout", "add",
 )  # fmt: skip
+AVERAGE, FLATTEN, DENSE = "average", "flatten", "dense"
 ACTIVATIONS = tuple(
     name for name in NAMES if name
 )  # the kinds are named as the functions take them
@@ -105,6 +107,18 @@ def _dropout_module(node: Node, x: Node, m: Any) -> Operation:
     return Operation(DROPOUT, node, x, bind=rate, module=m, in_place=m.inplace)
 
 
+def _average_module(node: Node, x: Node, m: Any) -> Operation | None:
+    return _adaptive_average(node, x, m.output_size, module=m)
+
+
+def _flatten_module(node: Node, x: Node, m: Any) -> Operation | None:
+    return _flatten(node, x, m.start_dim, m.end_dim, module=m)
+
+
+def _dense_module(node: Node, x: Node, m: Any) -> Operation:
+    return Operation(DENSE, node, x, bind=lambda: (m.weight, m.bias), module=m)
+
+
 def _activation_module(kind: str) -> Callable[..., Operation]:
     return lambda node, x, m: Operation(kind, node, x, module=m, in_place=m.inplace)
 
@@ -117,6 +131,9 @@ _MODULES: dict[type, Callable[..., Operation | None]] = {
     nn.Hardswish: _activation_module(HARDSWISH),
     own.MaxPool2d: _pool_module,
     own.Dropout: _dropout_module,
+    own.AdaptiveAvgPool2d: _average_module,
+    nn.Flatten: _flatten_module,
+    own.Linear: _dense_module,
 }
 
 
@@ -188,6 +205,35 @@ def _add(
     return Operation(ADD, node, input, (other,), in_place=in_place)
 
 
+def _adaptive_average(
+    node: Node, input: Any, output_size: Any, module: nn.Module | None = None
+) -> Operation | None:
+    if output_size not in (1, (1, 1), [1, 1]):
+        return None
+    return Operation(
+        AVERAGE, node, input, bind=lambda x: functional.adaptive_avg_pool2d(x, 1), module=module
+    )
+
+
+def _mean(node: Node, input: Any, dim: Any = None, keepdim: Any = False) -> Operation | None:
+    over = sorted(dim) if isinstance(dim, list | tuple) else dim
+    if over not in ([2, 3], [-2, -1]) or not isinstance(keepdim, bool):
+        return None
+    return Operation(AVERAGE, node, input, bind=lambda x: x.mean(dim, keepdim))
+
+
+def _flatten(
+    node: Node, input: Any, start_dim: Any = 0, end_dim: Any = -1, module: nn.Module | None = None
+) -> Operation | None:
+    return (
+        Operation(FLATTEN, node, input, module=module) if (start_dim, end_dim) == (1, -1) else None
+    )
+
+
+def _dense(node: Node, input: Any, weight: Any, bias: Any = None) -> Operation:
+    return Operation(DENSE, node, input, (weight, bias))
+
+
 _FUNCTIONS: dict[Any, Callable[..., Operation | None]] = {
     F.conv2d: _conv,
     F.batch_norm: _batch_norm,
@@ -207,6 +253,13 @@ _FUNCTIONS: dict[Any, Callable[..., Operation | None]] = {
     torch.add: _add,
     "add": _add,
     "add_": _add,
+    F.adaptive_avg_pool2d: _adaptive_average,
+    torch.mean: _mean,
+    "mean": _mean,
+    torch.flatten: _flatten,
+    "flatten": _flatten,
+    F.linear: _dense,
+    torch._C._nn.linear: _dense,
 }
 
 

@@ -166,7 +166,8 @@ class Plans:
 
     def _require_unchanged(self, module: nn.Module) -> None:
         if self.constants is None:
-            self.constants = [*module.parameters(), *module.buffers()]
+            held = itertools.chain(module.parameters(), module.buffers())
+            self.constants = [t for t in held if not t.is_inference()]  # those have no versions
             self.versions = list(map(_version, self.constants))
         if list(map(_version, self.constants)) != self.versions:
             raise RuntimeError(
