@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from .. import nn as own
-from .plan import Plans
+from .plan import FrozenModules, Plans
 
 PLANS = "_pyconvopt_plans"
 
@@ -72,7 +72,7 @@ class Accelerated:
 
 
 class Frozen:
-    """Refuses every change of a parameter."""
+    """Refuses every change of a parameter, and lets plans know of any other."""
 
     def _refuse(self, change: str) -> NoReturn:
         raise RuntimeError(
@@ -86,6 +86,11 @@ class Frozen:
         if held or isinstance(value, nn.Parameter):
             self._refuse(f"set {name!r}")
         super().__setattr__(name, value)
+        FrozenModules.note_change()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        FrozenModules.note_change()
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Refused."""
@@ -103,6 +108,32 @@ class Frozen:
 
     def _apply(self, fn: Any, recurse: bool = True) -> NoReturn:
         self._refuse("move or cast it")
+
+
+def _noting(name: str) -> Callable[..., Any]:
+    """torch's method of that name, of which plans are to know."""
+    method = getattr(nn.Module, name)
+
+    @functools.wraps(method)
+    def noting(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)
+        FrozenModules.note_change()
+        return result
+
+    return noting
+
+
+for _name in (
+    "add_module",
+    "register_backward_hook",
+    "register_buffer",
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+    "register_module",
+):
+    setattr(Frozen, _name, _noting(_name))
 
 
 def of_library(cls: type) -> bool:

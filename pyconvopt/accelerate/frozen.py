@@ -181,11 +181,9 @@ def map_size(x: Tensor) -> tuple[int, ...]:
 
 def empty(shape: torch.Size) -> Tensor:
     """A map, or vectors, for a result."""
-    return (
-        torch.empty(shape, memory_format=torch.channels_last)
-        if len(shape) == 4
-        else torch.empty(shape)
-    )
+    if len(shape) != 4:
+        return torch.empty(shape)
+    return torch.empty(shape, memory_format=torch.channels_last)
 
 
 def in_order(x: Tensor) -> Tensor:

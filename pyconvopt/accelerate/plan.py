@@ -2,9 +2,10 @@
 
 A plan is made for a situation (number of inputs, gradients wanted or not, `explain` listening) and
 for a state of the modules it was traced through: their attributes, children, mode and hooks. That
-state is compared at each call, some 0.3 µs a module; weights, statistics and the settings of layers
-are read anew by the steps themselves. Another state gets another plan, and the last ones are kept,
-so going back and forth between training and evaluation traces nothing twice.
+state is compared at each call, some 0.3 µs a module, in frozen models only after a change
+(`FrozenModules`); weights, statistics and the settings of layers are read anew by the steps
+themselves. Another state gets another plan, and the last ones are kept, so going back and forth
+between training and evaluation traces nothing twice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -35,9 +36,26 @@ UNSTABLE = 4
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Read by the steps at each call: a new value asks for no new plan.
 _LIVE = ("_parameters", "_buffers")
+# torch's own dictionaries, which its methods write to; but for the children, which containers move about.
+_TORCHS = set(vars(nn.Module())) - {"_modules"}
 _SWITCHES = ("training", *_HOOKS)
 _mode, _hooks = itemgetter("training"), itemgetter(*_HOOKS)
 _version = attrgetter("_version")
+
+
+class FrozenModules:
+    """What says that no module of any frozen model was changed: as long as `state` is the same object.
+
+    Of a hundred layers each has its dictionaries somewhere in memory, and to look into them takes a
+    tenth of a small model's time once the weights have driven them out of the caches.
+    """
+
+    state = object()
+
+    @classmethod
+    def note_change(cls) -> None:
+        """Have all plans look at their modules again."""
+        cls.state = object()
 
 
 def watched_globally() -> bool:
@@ -56,6 +74,15 @@ def is_lazy(module: nn.Module) -> bool:
     return any(map(parameter.is_lazy, held))
 
 
+def with_lists(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """The modules, and the lists and dictionaries of modules in them, whose forward is never called."""
+    for module in modules:
+        yield module
+        yield from with_lists(
+            child for child in module.children() if isinstance(child, nn.ModuleList | nn.ModuleDict)
+        )
+
+
 def attributes(module: nn.Module) -> dict[str, Any]:
     """The module's attributes as they are now: containers by content, weights by their holder."""
     return {
@@ -64,8 +91,8 @@ def attributes(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def changed(state: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether the attributes differ from those before."""
+def changed(state: Any, before: Any) -> bool:
+    """Whether attributes, or the contents of one, differ from those before."""
     try:
         return state != before
     except Exception:  # values that cannot be compared with ==, such as another array
@@ -75,7 +102,9 @@ def changed(state: dict[str, Any], before: dict[str, Any]) -> bool:
 class Plan:
     """A traced forward, its joined steps as one Python function, and what it was traced through."""
 
-    def __init__(self, graph: Graph, layers: Iterable[nn.Module], inlined: Iterable[nn.Module]):
+    def __init__(
+        self, graph: Graph, layers: Iterable[nn.Module], inlined: Iterable[nn.Module], frozen: bool
+    ):
         self.run = compiled(graph)
         layers = list(layers)
         self.training = [m.training for m in layers]
@@ -83,10 +112,30 @@ class Plan:
         self.watched, self.unwatched = (
             [m.__dict__ for m in layers if has_hooks(m) is watched] for watched in (True, False)
         )
-        self.inlined = [(m, m.__dict__, attributes(m)) for m in inlined]
+        self.inlined = [(m, m.__dict__, attributes(m)) for m in with_lists(inlined)]
+        self.frozen = frozen
+        self.seen: object = None
+        self.contents = [
+            (value, value.copy())
+            for _, state, _ in self.inlined
+            for name, value in state.items()
+            if isinstance(value, dict | list | set) and name not in _TORCHS
+        ]
 
     def holds(self) -> bool:
         """Whether the modules are as they were."""
+        state = FrozenModules.state
+        if self.frozen and state is self.seen:
+            # What is changed from outside its module.
+            moved = any(changed(now, then) for now, then in self.contents)
+            return all(map(hooked, self.watched)) and not moved
+        if not self.same():
+            return False
+        self.seen = state
+        return True
+
+    def same(self) -> bool:
+        """The same, by looking at each of them."""
         # Of a hundred layers and more at each call: nothing but C runs for each of them.
         if list(map(_mode, self.layers)) != self.training:
             return False
@@ -194,4 +243,4 @@ class Plans:
             self.as_written.add(module)
             return None
         layers = fuse(traced.graph, dict(module.named_modules()), self.frozen, listening)
-        return Plan(traced.graph, layers, traced.inlined)
+        return Plan(traced.graph, layers, traced.inlined, self.frozen)

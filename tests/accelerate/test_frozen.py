@@ -178,3 +178,50 @@ def test_one_copy_of_the_weights_for_all_batches():
                 fast(image(batch, 32, 16, 16).contiguous(memory_format=torch.channels_last))
             kept.append(sequence_of(fast).weights.floats())
     assert len(sequence_of(fast).known) == 3 and len(set(kept)) == 1
+
+
+class Switched(nn.Module):
+    """Its forward looks at an attribute, at a list and at its children."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.more = nn.ModuleList([nn.ReLU()])
+        self.twice, self.names = False, ["first"]
+
+    def forward(self, x):
+        for name in self.names:
+            x = getattr(self, name)(x)
+        for layer in self.more:
+            x = layer(x)
+        return x + x if self.twice else x
+
+
+CHANGES = {
+    "an attribute": lambda model: setattr(model, "twice", True),
+    "a list": lambda model: model.names.append("second"),
+    "a child": lambda model: model.more.insert(0, nn.Tanh()),
+    "a child's name": lambda model: model.more.append(nn.Sigmoid()),
+    "a hook": lambda model: model.first.register_forward_hook(lambda m, x, y: y * 3),
+    "a hook before": lambda model: model.register_forward_pre_hook(lambda m, x: x[0] * 3),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_plans_hear_of_every_change(name):
+    model = Switched().eval()
+    fast = pco.accelerate(model, frozen=True)
+    x = image(2, 16, 8, 8)
+    with torch.inference_mode():
+        for _ in range(3):
+            assert_same(fast(x), model(x), BOUND)
+        before = model(x)
+        taken_back = [CHANGES[name](each) for each in (model, fast)]
+        assert not torch.allclose(model(x), before)
+        for _ in range(3):
+            assert_same(fast(x), model(x), BOUND)
+        if "hook" in name:
+            for handle in taken_back:
+                handle.remove()
+            for _ in range(3):
+                assert_same(fast(x), before, BOUND)
