@@ -63,7 +63,7 @@ class Benchmark:
         data: gives the path of a file that the workers need, for the model, batch and peers.
         """
         try:
-            chosen = peers.choose(arguments.peers)
+            chosen = peers.choose(arguments.peers, self.work)
             wanted = [find_model(name) for name in arguments.models]
             python = interpreters(arguments.python)
             require_positive(arguments)

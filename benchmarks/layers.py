@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write. Exit status 0; 1 if a peer failed or none is there; 2: usage."""
     options = parser().parse_args(arguments)
     try:
-        chosen = peers.choose(options.peers)
+        chosen = peers.choose(options.peers, "layer")
         python = interpreters(options.python)
         require_positive(options)
         report.require_writable(options.json, options.png)

@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace, data: str, python: dict[str, str]) -> d
             epochs = options.epochs or (None if "recipe" in entry.options else options.most)
             more = {**entry.options, "seed": seed, "epochs": epochs, "target": options.target}
             request = {"work": WORK, "model": "article", "batch": entry.batch, "data": data}
-            chosen = peers.choose([entry.peer])
+            chosen = peers.choose([entry.peer], WORK)
             label = f"{name}, seed {seed}"
             with harness.Session(
                 chosen, threads=threads, python=python, tell=benchmark.progress

@@ -139,11 +139,17 @@ def test_burst_counts() -> None:
 
 
 def test_choice_of_peers() -> None:
-    assert [peer.name for peer in peers.choose(["pyconvopt"])] == ["pyconvopt"]
-    family = peers.choose(["torch"])
-    assert len(family) > 2 and all(peer.family == "torch" for peer in family)
+    assert [peer.name for peer in peers.choose(["pyconvopt"], "layer")] == ["pyconvopt"]
+    family = [peer.name for peer in peers.choose(["torch"], "inference")]
+    assert family == ["torch.channels_last", "torch.nchw", "torch.compile", "torch.frozen"]
+    layers = [peer.name for peer in peers.choose(["torch"], "layer")]
+    assert layers == ["torch.channels_last", "torch.nchw"]
+    (named,) = peers.choose(["torch.channels_last_malloc"], "inference")
+    assert named.name == "torch.channels_last_malloc"
     with pytest.raises(ValueError, match="unknown peer 'caffe'; known: "):
-        peers.choose(["caffe"])
+        peers.choose(["caffe"], "layer")
+    with pytest.raises(ValueError, match="no peer of 'keras' is measured here"):
+        peers.choose(["keras"], "layer")
 
 
 def test_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,15 +106,21 @@ def measured_in(work: str) -> list[str]:
     return [peer.name for peer in TABLE.values() if work in peer.works]
 
 
-def choose(names: list[str]) -> list[Peer]:
-    """The peers of these names or families, in the order of the table.
+def choose(names: list[str], work: str) -> list[Peer]:
+    """The peers of these names, and those of these families that are measured in this work.
 
-    Errors: ValueError for a name that is neither.
+    In the order of the table. Errors: ValueError for a name that is neither, or of a family that the work
+    has no peer of.
     """
     chosen: set[str] = set()
     for name in names:
-        found = [name] if name in TABLE else [p.name for p in TABLE.values() if p.family == name]
-        if not found:
+        family = [name] if name in TABLE else [p.name for p in TABLE.values() if p.family == name]
+        if not family:
             raise ValueError(f"unknown peer {name!r}; known: {', '.join(TABLE)}")
+        found = [each for each in family if each == name or work in TABLE[each].works]
+        if not found:
+            raise ValueError(
+                f"no peer of {name!r} is measured here; its peers: {', '.join(family)}"
+            )
         chosen.update(found)
     return [peer for peer in TABLE.values() if peer.name in chosen]
