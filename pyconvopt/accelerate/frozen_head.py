@@ -21,6 +21,8 @@ from .operations import DENSE, FLATTEN, Operation
 if TYPE_CHECKING:
     from .fusion import Chain
 
+LARGEST = 1 << 22
+"""Elements of a dense layer's weight: more take so long to read that a copy is not worth its memory."""
 ONE_PIXEL = ((1, 1), (0, 0), (1, 1))
 """Stride, padding and dilation where there is but one place for the filter."""
 
@@ -76,11 +78,8 @@ class FrozenDense:
         """What a sequence takes for inputs of that size; None for what the kernels do not take."""
         weight, bias = self.bound(self.extra)
         plain = takes(weight) and (bias is None or takes(bias))
-        if (
-            not plain
-            or size[1:].numel() != weight.shape[1]
-            or (len(size) == 4 and not self.flattens)
-        ):
+        fits = size[1:].numel() == weight.shape[1] and (self.flattens or len(size) == 2)
+        if not (plain and fits) or weight.numel() > LARGEST:
             return None
         if size[1:] not in self.turned:
             self.turned[size[1:]] = columns_as_in_memory(weight.detach(), size[1:]).numpy()

@@ -90,6 +90,14 @@ def test_maps_of_several_sizes_and_types():
         fast(single)
 
 
+def test_a_large_dense_layer_is_not_copied():
+    model = Head(nn.Sequential(nn.Flatten(), nn.Linear(CHANNELS * 35, 6000), nn.ReLU())).eval()
+    fast = pco.accelerate(model, frozen=True)
+    x = image(2, CHANNELS, 5, 7)
+    assert_same(run(fast, x), model(x), BOUND)
+    assert sequence_of(fast).weights.floats() < 100_000
+
+
 def test_an_input_of_another_size_is_torchs_error():
     model = Head(HEADS["two dense layers"]()).eval()
     fast = pco.accelerate(model, frozen=True)
