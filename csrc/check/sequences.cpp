@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t channels = 16, height = 9, width = 7;
 
-// Twelve convolutions that read one of the last maps each, and add another or none.
+// Twelve convolutions that read one of the last maps each, and add another or none; a dense layer reads the last.
 void check_chain(unsigned seed, const std::string& at) {
   std::mt19937 random(seed);
   const auto weights = std::make_shared<PreparedWeights>();
@@ -35,12 +35,23 @@ void check_chain(unsigned seed, const std::string& at) {
     p.keeps = true;
     run(p);
   }
-  const std::vector<int64_t> results{1 + int64_t(random()) % 11, 12};
+  constexpr int64_t all = channels * height * width, classes = 10;
+  filters.push_back(draw(classes * all, 0.2f));
+  ConvForward dense{.shape = {2, all, 1, 1, classes, 1, 1},
+                    .input = maps.back().data(),
+                    .weight = filters.back().data(),
+                    .weight_strides = {all, 1, 1, 1}};
+  sequence.add(dense, 12);
+  Floats answer(2 * classes, 1e30f);
+  dense.output = answer.data();
+  dense.keeps = true;
+  run(dense);
+  const std::vector<int64_t> results{1 + int64_t(random()) % 11, 12, 13};
   sequence.finish(results);
   for (int repeat = 0; repeat < 2; ++repeat) {
-    Floats first(std::size_t(floats), 1e30f), second = first;
-    sequence.run({maps[0].data()}, {first.data(), second.data()});
-    if (first != maps[std::size_t(results[0])] || second != maps[std::size_t(results[1])])
+    Floats first(std::size_t(floats), 1e30f), second = first, third(2 * classes, 1e30f);
+    sequence.run({maps[0].data()}, {first.data(), second.data(), third.data()});
+    if (first != maps[std::size_t(results[0])] || second != maps[std::size_t(results[1])] || third != answer)
       report().fail(at + ", seed " + std::to_string(seed) + ": other numbers than the kernels one by one");
   }
 }
