@@ -53,10 +53,11 @@ def expected(case: ConvCase, x, w, b, g):
     return to_numpy(y), to_numpy(xt.grad), to_numpy(wt.grad)
 
 
-def assert_near(result, wanted, bound):
+def assert_near(result, wanted, bound, noise=0.0):
+    """Within `bound` of the RMS; `noise`: so much, whatever the RMS, is rounding of what cancels."""
     scale = np.sqrt(np.mean(np.square(wanted))) or 1.0
     error = np.abs(result - wanted).max() / scale
-    assert error <= bound, f"max error {error:.2e} of the RMS, allowed {bound:.0e}"
+    assert error <= bound + noise / scale, f"max error {error:.2e} of the RMS, allowed {bound:.0e}"
 
 
 def geometry(case: ConvCase):

@@ -131,7 +131,6 @@ for _name in (
     "register_forward_pre_hook",
     "register_full_backward_hook",
     "register_full_backward_pre_hook",
-    "register_module",
 ):
     setattr(Frozen, _name, _noting(_name))
 

@@ -69,15 +69,24 @@ class FrozenConvolution:
         if constants is None or isinstance(padding, str):
             return None
         weight, bias = constants
-        if not takes(weight) or not (bias is None or takes(bias)):
+        if not take(weight, bias):
             return None
         geometry = (pair(stride), pair(padding), pair(dilation), groups)
         pool = POOL in self.chain.rest
         if not is_ours(size, weight.shape, geometry, pool):
             return None
-        numbers = None if bias is None else bias.detach().contiguous().numpy()
         activation = NAMES.index(self.chain.activation)
-        return weight.detach().numpy(), numbers, *geometry, activation, pool, False
+        return weight.detach().numpy(), vector(bias), *geometry, activation, pool, False
+
+
+def take(weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernels take these constants."""
+    return takes(weight) and (bias is None or takes(bias))
+
+
+def vector(bias: Tensor | None) -> Any:
+    """The bias as an array."""
+    return None if bias is None else bias.detach().contiguous().numpy()
 
 
 def is_ours(size: torch.Size, weight: torch.Size, geometry: Any, pool: bool) -> bool:
@@ -266,5 +275,5 @@ def fits(x: Tensor) -> bool:
 
 def is_dense_map(x: Tensor) -> bool:
     """Whether the map's memory is (N, H, W, C) without gaps; one pixel's is, however torch counts it."""
-    in_order = is_channels_last(x) or x.shape[2:] == (1, 1)
-    return in_order and x.is_contiguous(memory_format=torch.channels_last)
+    ordered = is_channels_last(x) or x.shape[2:] == (1, 1)
+    return ordered and x.is_contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .. import functional, plans
 from ..autograd.norm import NAMES
-from ..functional.gate import activate, takes
+from ..functional.gate import activate
+from .frozen import take, vector
 from .operations import DENSE, FLATTEN, Operation
 
 if TYPE_CHECKING:
@@ -77,15 +78,13 @@ class FrozenDense:
     def arguments(self, size: torch.Size) -> tuple[Any, ...] | None:
         """What a sequence takes for inputs of that size; None for what the kernels do not take."""
         weight, bias = self.bound(self.extra)
-        plain = takes(weight) and (bias is None or takes(bias))
         fits = size[1:].numel() == weight.shape[1] and (self.flattens or len(size) == 2)
-        if not (plain and fits) or weight.numel() > LARGEST:
+        if not (fits and take(weight, bias)) or weight.numel() > LARGEST:
             return None
         if size[1:] not in self.turned:
             self.turned[size[1:]] = columns_as_in_memory(weight.detach(), size[1:]).numpy()
-        numbers = None if bias is None else bias.detach().contiguous().numpy()
         activation = NAMES.index(self.chain.activation)
-        return self.turned[size[1:]], numbers, *ONE_PIXEL, 1, activation, False, True
+        return self.turned[size[1:]], vector(bias), *ONE_PIXEL, 1, activation, False, True
 
 
 def columns_as_in_memory(weight: Tensor, image: torch.Size) -> Tensor:

@@ -306,8 +306,9 @@ def join_head(graph: Graph, chain: Chain, root: nn.Module) -> None:
     if flattens_only or not has_constants(chain):
         return
     extra = tuple(arg for member in chain.members for arg in member.extra)
-    step: Any = FrozenAverage(chain.first) if chain.first.kind == AVERAGE else FrozenDense(chain)
-    step.extra = [constant(each, root) for each in extra]
+    constants = [constant(each, root) for each in extra]
+    average = chain.first.kind == AVERAGE
+    step = FrozenAverage(chain.first) if average else FrozenDense(chain, constants)
     made = replace(graph, chain.last, step.otherwise, (chain.first.input, None, *extra), {})
     made.meta.update(joined=True, frozen=step)
     for member in reversed(chain.members[:-1]):

@@ -116,8 +116,8 @@ class Plan:
         self.frozen = frozen
         self.seen: object = None
         self.contents = [
-            (value, value.copy())
-            for _, state, _ in self.inlined
+            (value, before[name])
+            for _, state, before in self.inlined
             for name, value in state.items()
             if isinstance(value, dict | list | set) and name not in _TORCHS
         ]

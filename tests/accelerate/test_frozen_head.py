@@ -22,7 +22,6 @@ class Head(nn.Module):
     def __init__(self, head) -> None:
         super().__init__()
         self.conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
-        self.layers = head if isinstance(head, nn.Module) else nn.Identity()
         self.head = head
 
     def forward(self, x):

@@ -140,8 +140,4 @@ def check_batch_norm(data: st.DataObject) -> None:
             if wanted.numel():
                 # The sum over one channel may be next to nothing beside its terms, which are about 1.
                 noise = 1e-6 * (n * h * w) ** 0.5
-                error = (ours.double() - wanted.double()).abs().max().item()
-                rms = wanted.double().square().mean().sqrt().item()
-                assert error <= 2e-3 * rms + noise, (
-                    f"max error {error:.2e} beside an RMS of {rms:.2e}"
-                )
+                assert_near(ours.double().numpy(), wanted.double().numpy(), 2e-3, noise)

@@ -190,7 +190,7 @@ PYCONVOPT_INLINE void multiply(const Job& job, Channels part, Bring bring, int64
     for (int64_t i = r; i < least(rows, r + product_rows); ++i)
       for (int64_t c = 0; c < least(panel, job.outer - k); c += 16) __builtin_prefetch(targets[i] + k + c, 1);
   };
-  const int64_t shares = (rows + product_rows - 1) / product_rows, each = (rows + shares - 1) / shares;
+  const auto [shares, each] = Shares(rows);
   if (job.pixels_first()) {
     const int64_t all_steps = (part.end - part.first + panel - 1) / panel * steps;
     const int64_t bytes = (each * job.source_channels * int64_t(sizeof(float)) + all_steps - 1) / all_steps;
@@ -244,8 +244,11 @@ void gather(const Job& job, const Place* pixels, int64_t rows, int64_t tap, int6
   });
 }
 
-void run_block(const Job& job, Channels part, int64_t first, int64_t rows, bool in_place, float* copy, int64_t lda,
-               float* moments) {
+// From one pixel's copy to the next: a cache line more than the steps, which would all meet in the same sets.
+int64_t copy_step(int64_t steps) { return steps + 16; }
+
+void run_block(const Job& job, Channels part, int64_t first, int64_t rows, bool in_place, float* copy,
+               int64_t steps_at_once, float* moments) {
   Place pixel = job.place(first), pixels[most_rows];
   float* targets[most_rows];
   for (int64_t i = 0; i < rows; ++i, pixel.advance(job.rows.count, job.columns.count)) {
@@ -253,8 +256,8 @@ void run_block(const Job& job, Channels part, int64_t first, int64_t rows, bool 
     targets[i] = job.pointwise ? job.result + (first + i) * job.result_channels : job.target(pixel);
   }
   // Several whole taps at a time, or a part of one.
-  const int64_t steps = lda - 16;
-  const int64_t together = greatest(1, steps / job.inner), channels = least(job.inner, steps);
+  const int64_t together = greatest(1, steps_at_once / job.inner), channels = least(job.inner, steps_at_once);
+  const int64_t lda = copy_step(steps_at_once);
   for (int64_t tap = 0; tap < job.taps; tap += together)
     for (int64_t c = 0; c < job.inner; c += channels) {
       const int64_t taps = least(together, job.taps - tap), count = least(channels, job.inner - c);
@@ -305,17 +308,18 @@ void run_job(const Job& job) {
   const int64_t panels = (job.outer + panel - 1) / panel;
   const int64_t parts = heavy && blocks < 4 * threads ? least(panels, threads) : 1;
   const bool in_place = job.in_place();
-  const int64_t lda = (heavy ? 2 * most_steps : most_steps) + 16;
-  Workspace space(Workspace::bytes_for(in_place ? 0 : threads * each * lda));
-  float* copies = space.floats(in_place ? 0 : threads * each * lda);
+  // Where weights come from afar sums are taken up again half as often.
+  const int64_t steps = heavy ? 2 * most_steps : most_steps, copy_floats = in_place ? 0 : each * copy_step(steps);
+  Workspace space(Workspace::bytes_for(threads * copy_floats));
+  float* copies = space.floats(threads * copy_floats);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    float* copy = copies + (in_place ? 0 : omp_get_thread_num() * each * lda);
+    float* copy = copies + omp_get_thread_num() * copy_floats;
     const auto run = [&](int64_t item) {
       const int64_t i = item % blocks, part = item / blocks;
       const Channels channels{panels * part / parts * panel, panels * (part + 1) / parts * panel};
-      run_block(job, channels, i * each, least(each, pixels - i * each), in_place, copy, lda,
+      run_block(job, channels, i * each, least(each, pixels - i * each), in_place, copy, steps,
                 job.moments ? job.moments + i * line : nullptr);
     };
     if (parts > 1 || stays) {

@@ -58,12 +58,17 @@ PYCONVOPT_INLINE void with_rows(int n, Tile tile) {
   tile.template operator()<most>();
 }
 
+// Rows in as many shares as there are blocks of registers, all of them as large.
+struct Shares {
+  int64_t count, each;
+  explicit Shares(int64_t rows) : count((rows + product_rows - 1) / product_rows), each((rows + count - 1) / count) {}
+};
+
 template <bool accumulate, bool fetch>
 PYCONVOPT_INLINE void product_blocks(const float* a, int64_t lda, const float* b, int64_t steps, float* c, int64_t ldc,
                                      int64_t rows, Next next) {
-  // In equal shares, each of which fetches its share of B.
-  const int64_t shares = (rows + product_rows - 1) / product_rows, each = (rows + shares - 1) / shares;
-  const int64_t b_step = panel / shares;
+  const auto [shares, each] = Shares(rows);
+  const int64_t b_step = panel / shares;  // of B, which they fetch together
   for (int64_t r = 0; r < rows; r += each) {
     const int64_t left = rows - r;
     const float* after = left > each ? a + (r + each) * lda : next.a;

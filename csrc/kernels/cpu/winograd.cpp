@@ -387,37 +387,24 @@ void data_gradient(const ConvDataGradient& p) {
   forward<F>(as_forward(p));
 }
 
+template <class F>
+constexpr Kernel<ConvForward> forward_kernel() {
+  return {name<F>, why<F>, forward_applies<F>, forward<F>, transformed_floats<F>, transform<F>, moment_pieces<F>};
+}
+template <class F>
+constexpr Kernel<ConvDataGradient> data_gradient_kernel() {
+  return {name<F>, why<F>, data_gradient_applies<F>, data_gradient<F>};
+}
+
 }  // namespace
 }  // namespace winograd
 
 extern const Kernel<ConvForward> winograd_f4x3_forward, winograd_f2x5_forward, winograd_f2x3_forward;
-const Kernel<ConvForward> winograd_f4x3_forward{"winograd_f4x3",
-                                                winograd::why<winograd::F4x3>,
-                                                winograd::forward_applies<winograd::F4x3>,
-                                                winograd::forward<winograd::F4x3>,
-                                                winograd::transformed_floats<winograd::F4x3>,
-                                                winograd::transform<winograd::F4x3>,
-                                                winograd::moment_pieces<winograd::F4x3>};
-const Kernel<ConvForward> winograd_f2x5_forward{"winograd_f2x5",
-                                                winograd::why<winograd::F2x5>,
-                                                winograd::forward_applies<winograd::F2x5>,
-                                                winograd::forward<winograd::F2x5>,
-                                                winograd::transformed_floats<winograd::F2x5>,
-                                                winograd::transform<winograd::F2x5>,
-                                                winograd::moment_pieces<winograd::F2x5>};
-const Kernel<ConvForward> winograd_f2x3_forward{"winograd_f2x3",
-                                                winograd::why<winograd::F2x3>,
-                                                winograd::forward_applies<winograd::F2x3>,
-                                                winograd::forward<winograd::F2x3>,
-                                                winograd::transformed_floats<winograd::F2x3>,
-                                                winograd::transform<winograd::F2x3>,
-                                                winograd::moment_pieces<winograd::F2x3>};
+constinit const Kernel<ConvForward> winograd_f4x3_forward = winograd::forward_kernel<winograd::F4x3>(),
+                                    winograd_f2x5_forward = winograd::forward_kernel<winograd::F2x5>(),
+                                    winograd_f2x3_forward = winograd::forward_kernel<winograd::F2x3>();
 extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient, winograd_f2x5_data_gradient;
-const Kernel<ConvDataGradient> winograd_f4x3_data_gradient{"winograd_f4x3", winograd::why<winograd::F4x3>,
-                                                           winograd::data_gradient_applies<winograd::F4x3>,
-                                                           winograd::data_gradient<winograd::F4x3>};
-const Kernel<ConvDataGradient> winograd_f2x5_data_gradient{"winograd_f2x5", winograd::why<winograd::F2x5>,
-                                                           winograd::data_gradient_applies<winograd::F2x5>,
-                                                           winograd::data_gradient<winograd::F2x5>};
+constinit const Kernel<ConvDataGradient> winograd_f4x3_data_gradient = winograd::data_gradient_kernel<winograd::F4x3>(),
+                                         winograd_f2x5_data_gradient = winograd::data_gradient_kernel<winograd::F2x5>();
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -166,6 +166,13 @@ bool fills_panels(int64_t channels) {
 }
 
 template <class F>
+inline constexpr const char* name = "winograd_f2x5";
+template <>
+inline constexpr const char* name<F4x3> = "winograd_f4x3";
+template <>
+inline constexpr const char* name<F2x3> = "winograd_f2x3";
+
+template <class F>
 inline constexpr const char* why = "5x5, stride 1: Winograd multiplies up to 2.8 times less";
 template <>
 inline constexpr const char* why<F4x3> = "3x3, stride 1: Winograd multiplies 2.25 to 4 times less";

@@ -326,15 +326,18 @@ void weight_gradient(const ConvWeightGradient& p) {
   if (p.bias_gradient) bias_gradient(p);
 }
 
+template <class F>
+constexpr Kernel<ConvWeightGradient> weight_gradient_kernel() {
+  return {name<F>, why<F>, gradient_applies<F>, weight_gradient<F>};
+}
+
 }  // namespace
 }  // namespace winograd
 
 extern const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient, winograd_f2x5_weight_gradient;
-const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient{"winograd_f4x3", winograd::why<winograd::F4x3>,
-                                                               winograd::gradient_applies<winograd::F4x3>,
-                                                               winograd::weight_gradient<winograd::F4x3>};
-const Kernel<ConvWeightGradient> winograd_f2x5_weight_gradient{"winograd_f2x5", winograd::why<winograd::F2x5>,
-                                                               winograd::gradient_applies<winograd::F2x5>,
-                                                               winograd::weight_gradient<winograd::F2x5>};
+constinit const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient =
+                                               winograd::weight_gradient_kernel<winograd::F4x3>(),
+                                           winograd_f2x5_weight_gradient =
+                                               winograd::weight_gradient_kernel<winograd::F2x5>();
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA
