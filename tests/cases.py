@@ -74,6 +74,16 @@ CONV_CASES = [
     ConvCase("five_many_weights", 3, 70, 7, 7, 150, kernel=(5, 5), padding=(2, 2)),
     ConvCase("five_many_tiles", 4, 48, 24, 24, 40, kernel=(5, 5), padding=(2, 2)),
     ConvCase("five_many_tiles_and_weights", 2, 96, 30, 30, 112, kernel=(5, 5)),
+    # 3×3, stride 2: Winograd where there are tiles enough, the same variety.
+    ConvCase("strided_tiles", 4, 16, 31, 32, 16, stride=(2, 2), padding=(1, 1)),
+    ConvCase("strided_no_padding", 6, 16, 33, 33, 24, stride=(2, 2)),
+    ConvCase("strided_uneven_padding", 6, 16, 32, 31, 16, stride=(2, 2), padding=(1, 2)),
+    ConvCase("strided_tails", 8, 19, 30, 33, 37, stride=(2, 2), padding=(1, 1)),
+    ConvCase("strided_many_weights", 20, 70, 16, 15, 150, stride=(2, 2), padding=(1, 1)),
+    ConvCase("strided_many_tiles", 6, 48, 64, 64, 48, stride=(2, 2), padding=(1, 1)),
+    ConvCase(
+        "strided_many_tiles_and_weights", 5, 130, 32, 32, 130, stride=(2, 2), padding=(1, 1)
+    ),
     # Few input channels: the first layer of a network.
     ConvCase("gray_padded", 3, 1, 12, 9, 16, padding=(1, 1)),
     ConvCase("rgb", 2, 3, 16, 16, 64, padding=(1, 1)),

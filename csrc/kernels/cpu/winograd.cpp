@@ -1,8 +1,8 @@
-// Winograd F(4×4, 3×3), F(2×2, 5×5) and F(2×2, 3×3), forward and data gradient.  (The method: winograd.hpp.)
+// Winograd's convolutions, forward and data gradient.  (The method: winograd.hpp.)
 //
 // Activations are NHWC, so channels are the vector axis and the transforms need no transposes.
-//   U[panel][36][C][panel width]   weights, transformed; 36 positions, or 16
-//   V[36][T][C]                    a block of T input tiles, transformed
+//   U[panel][36][C][panel width]   weights, transformed; 36 factors, or 16
+//   V[36][T][C]                    a block of T input tiles, transformed; 36 positions, or 16, or 81
 //   M[36][T][panel width]          their products for one panel of output channels
 // For each panel the products are followed at once by the output transform, bias, activation
 // and pooling, so M stays in the first- or second-level cache and V in the second.
@@ -26,30 +26,34 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace winograd {
 namespace {
 
+// A forward pass, or a data gradient as one, whose result's size does not follow from the shape.
+struct Job : ConvForward {
+  int64_t height, width;  // of the result
+  explicit Job(const ConvForward& p) : ConvForward(p), height(p.shape.out_height()), width(p.shape.out_width()) {}
+  Job(const ConvForward& p, int64_t height, int64_t width) : ConvForward(p), height(height), width(width) {}
+};
+
 // Bᵀ d B of a tile into a row of V.
 template <class F>
-void transform_tile(const ConvForward& p, const Reading& reading, const TilePlace& place, float* v,
-                    int64_t position_step, const float* zeros) {
+void transform_tile(const Job& p, const Reading& reading, const TilePlace& place, float* v, int64_t position_step,
+                    const float* zeros) {
   reading.with([&](auto way) {
-    for_each_input_vector<F::tile>(p.shape, p.input, place, zeros, way,
-                                   [&](int64_t c, auto fetch) __attribute__((always_inline)) {
-                                     input_tile<F::tile>(fetch, v + c, position_step);
-                                   });
+    for_each_input_vector<F>(p.shape, p.input, place, zeros, way,
+                             [&](int64_t c, auto fetch)
+                                 __attribute__((always_inline)) { input_tile<F>(fetch, v + c, position_step); });
   });
 }
 
 // 2×2 maxima of a tile of outputs; rows and columns of windows that lie inside the map.
 template <int side>
-PYCONVOPT_INLINE void store_pooled(const ConvForward& p, const Vec* y, const TilePlace& place, int64_t k,
-                                   int64_t left) {
-  const ConvShape& s = p.shape;
-  const int64_t height = s.out_height() / 2, width = s.out_width() / 2;
+PYCONVOPT_INLINE void store_pooled(const Job& p, const Vec* y, const TilePlace& place, int64_t k, int64_t left) {
+  const int64_t height = p.height / 2, width = p.width / 2;
   for (int i = 0; i < side / 2 && place.row / 2 + i < height; ++i)
     for (int j = 0; j < side / 2 && place.column / 2 + j < width; ++j) {
       const Vec* window = y + i * 2 * side + j * 2;
       const Vec pixels[4] = {window[0], window[1], window[side], window[side + 1]};
       const int64_t at =
-          ((place.image * height + place.row / 2 + i) * width + place.column / 2 + j) * s.out_channels + k;
+          ((place.image * height + place.row / 2 + i) * width + place.column / 2 + j) * p.shape.out_channels + k;
       store_window(pixels, p.activation, p.output + at, p.argmax + at, left);
     }
 }
@@ -58,8 +62,8 @@ PYCONVOPT_INLINE void store_pooled(const ConvForward& p, const Vec* y, const Til
 template <class F>
 struct Inside {
   int64_t rows, columns;
-  Inside(const ConvShape& s, const TilePlace& place)
-      : rows(least(F::outputs, s.out_height() - place.row)), columns(least(F::outputs, s.out_width() - place.column)) {}
+  Inside(const Job& p, const TilePlace& place)
+      : rows(least(F::outputs, p.height - place.row)), columns(least(F::outputs, p.width - place.column)) {}
   int64_t count() const { return rows * columns; }
 };
 
@@ -76,9 +80,9 @@ PYCONVOPT_INLINE void add_tile(const Vec* y, int64_t rows, int64_t columns, cons
 
 // Adds the residual, applies the activation and writes a tile's outputs from the float `first` of the map on.
 template <int side>
-PYCONVOPT_INLINE void store_inside(const ConvForward& p, const Vec* y, int64_t first, int64_t rows, int64_t columns,
+PYCONVOPT_INLINE void store_inside(const Job& p, const Vec* y, int64_t first, int64_t rows, int64_t columns,
                                    int64_t left) {
-  const int64_t pixel = p.shape.out_channels, line = p.shape.out_width() * pixel;
+  const int64_t pixel = p.shape.out_channels, line = p.width * pixel;
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j) {
       const int64_t at = first + i * line + j * pixel;
@@ -90,8 +94,8 @@ PYCONVOPT_INLINE void store_inside(const ConvForward& p, const Vec* y, int64_t f
 
 // The same where the whole tile and vector lie inside: nothing is asked between the stores.
 template <int side>
-PYCONVOPT_INLINE void store_whole(const ConvForward& p, Vec* y, int64_t first) {
-  const int64_t pixel = p.shape.out_channels, line = p.shape.out_width() * pixel;
+PYCONVOPT_INLINE void store_whole(const Job& p, Vec* y, int64_t first) {
+  const int64_t pixel = p.shape.out_channels, line = p.width * pixel;
   const auto each = [&](auto body) __attribute__((always_inline)) {
 #pragma GCC unroll 4
     for (int i = 0; i < side; ++i)
@@ -108,27 +112,28 @@ PYCONVOPT_INLINE void store_whole(const ConvForward& p, Vec* y, int64_t first) {
 // Aᵀ M A of one tile, bias, activation, pooling; writes what lies inside the map. `piece` without a line: no
 // statistics are wanted.
 template <class F>
-void transform_outputs(const ConvForward& p, const TilePlace& place, const float* m, int64_t position_step,
-                       int64_t panel_index, const Piece& piece) {
-  constexpr int side = F::outputs, tile = F::tile;
+void transform_outputs(const Job& p, const TilePlace& place, const float* m, int64_t position_step, int64_t panel_index,
+                       const Piece& piece) {
+  using Points = typename F::Points;
+  constexpr int side = F::outputs, values = F::values;
   const ConvShape& s = p.shape;
-  const auto [rows, columns] = Inside<F>(s, place);
+  const auto [rows, columns] = Inside<F>(p, place);
   for (int half = 0; half < 2; ++half) {
     const int64_t k = panel_index * panel + half * lanes, left = s.out_channels - k;
     if (left <= 0) return;
-    Vec half_way[side * tile], y[side * side];
-#pragma GCC unroll 6
-    for (int j = 0; j < tile; ++j) {
-      Vec column[tile];
-#pragma GCC unroll 6
-      for (int i = 0; i < tile; ++i) column[i] = load(m + (i * tile + j) * position_step + half * lanes);
-      transform_output<side, tile>(column, 1, half_way + j, tile);
+    Vec half_way[side * values], y[side * side];
+#pragma GCC unroll 9
+    for (int j = 0; j < values; ++j) {
+      Vec column[values];
+#pragma GCC unroll 9
+      for (int i = 0; i < values; ++i) column[i] = load(m + Points::place(i, j) * position_step + half * lanes);
+      Points::template output<side>(column, 1, half_way + j, values);
     }
     const Vec bias = p.bias ? load_channels(p.bias + k, left) : Vec{};
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < side; ++i) {
-      transform_output<side, tile>(half_way + i * tile, 1, y + i * side, 1);
-#pragma GCC unroll 4
+      Points::template output<side>(half_way + i * values, 1, y + i * side, 1);
+#pragma GCC unroll 8
       for (int j = 0; j < side; ++j) y[i * side + j] += bias;
     }
     if (p.pool) {
@@ -136,8 +141,7 @@ void transform_outputs(const ConvForward& p, const TilePlace& place, const float
       continue;
     }
     if (piece.line) add_tile<side>(y, rows, columns, piece, s.out_channels, k, left);
-    const int64_t first =
-        ((place.image * s.out_height() + place.row) * s.out_width() + place.column) * s.out_channels + k;
+    const int64_t first = ((place.image * p.height + place.row) * p.width + place.column) * s.out_channels + k;
     if (rows == side && columns == side && left >= lanes) store_whole<side>(p, y, first);
     else store_inside<side>(p, y, first, rows, columns, left);
   }
@@ -146,16 +150,18 @@ void transform_outputs(const ConvForward& p, const TilePlace& place, const float
 // Products of `count` tiles and some channels for one panel of output channels, whose weights are u_step apart.
 // `next_u`: the panel after it, where U lies behind the second-level cache: what comes next is fetched from there. Or
 // null, and with it whether to add to M.
+template <class F>
 void multiply_panel(const Layout& layout, int64_t count, const float* v, int64_t v_step, const float* panel_u,
                     int64_t u_step, int64_t channels, const float* next_u, bool add, float* m) {
   const int64_t m_step = count * panel + 16;
-  for (int at = 0; at < layout.positions; ++at) {
-    const float *tiles = v + at * v_step, *weights = panel_u + at * u_step;
-    const bool last = at == layout.positions - 1;
+  const auto weights = [&](int at) { return panel_u + F::Points::factor_of(at) * u_step; };
+  for (int at = 0; at < F::positions; ++at) {
+    const float* tiles = v + at * v_step;
+    const bool last = at == F::positions - 1;
     Next next;
-    if (next_u) next = {last ? v : tiles + v_step, last ? next_u : weights + u_step};
-    if (add) product<true>(tiles, layout.channels, weights, channels, m + at * m_step, panel, count, next);
-    else product(tiles, layout.channels, weights, channels, m + at * m_step, panel, count, next);
+    if (next_u) next = {last ? v : tiles + v_step, last ? next_u : weights(at + 1)};
+    if (add) product<true>(tiles, layout.channels, weights(at), channels, m + at * m_step, panel, count, next);
+    else product(tiles, layout.channels, weights(at), channels, m + at * m_step, panel, count, next);
   }
 }
 
@@ -185,23 +191,22 @@ int64_t piece_tiles(const Layout& layout, const Tiles<F>& tiles) {
 template <class F>
 int64_t moment_pieces(const ConvForward& p) {
   const Tiles<F> tiles(p.shape);
-  const int64_t each = piece_tiles(Layout(p.shape, F::positions), tiles);
+  const int64_t each = piece_tiles(Layout(p.shape, F{}), tiles);
   return (tiles.count + each - 1) / each;
 }
 
 // Output transforms of `count` tiles, from `first`. Statistics: a panel's tiles come in their order.
 template <class F>
-void finish_panel(const ConvForward& p, const Layout& layout, const Tiles<F>& tiles, int64_t first, int64_t count,
+void finish_panel(const Job& p, const Layout& layout, const Tiles<F>& tiles, int64_t first, int64_t count,
                   int64_t panel_index, const float* m) {
-  const ConvShape& s = p.shape;
-  const int64_t each = piece_tiles(layout, tiles), line = moment_line(s.out_channels);
+  const int64_t each = piece_tiles(layout, tiles), channels = p.shape.out_channels, line = moment_line(channels);
   TilePlace place(tiles, first);
   int64_t in_piece = 0;  // tiles of the piece that are finished
   Piece piece{nullptr, 0};
   if (p.moments) {
     in_piece = first % each;
     piece.line = p.moments + first / each * line;
-    for (int64_t t = first - in_piece; t < first; ++t) piece.before += Inside<F>(s, TilePlace(tiles, t)).count();
+    for (int64_t t = first - in_piece; t < first; ++t) piece.before += Inside<F>(p, TilePlace(tiles, t)).count();
   }
   for (int64_t t = 0; t < count; ++t, place.advance(tiles)) {
     if (p.moments && in_piece == each) {
@@ -211,8 +216,8 @@ void finish_panel(const ConvForward& p, const Layout& layout, const Tiles<F>& ti
     transform_outputs<F>(p, place, m + t * panel, count * panel + 16, panel_index, piece);
     if (!p.moments) continue;
     ++in_piece;
-    piece.before += Inside<F>(s, place).count();
-    if (panel_index == 0) piece.line[2 * s.out_channels] = float(piece.before);
+    piece.before += Inside<F>(p, place).count();
+    if (panel_index == 0) piece.line[2 * channels] = float(piece.before);
   }
 }
 
@@ -227,19 +232,19 @@ void transform_all(const ConvForward& p, const Layout& layout, float* u) {
 
 template <class F>
 int64_t transformed_floats(const ConvForward& p) {
-  const Layout layout(p.shape, F::positions);
+  const Layout layout(p.shape, F{});
   return layout.panels * layout.panel_weights;
 }
 
 template <class F>
 void transform(const ConvForward& p, float* u) {
-  const Layout layout(p.shape, F::positions);
+  const Layout layout(p.shape, F{});
 #pragma omp parallel
   transform_all<F>(p, layout, u);
 }
 
 template <class F>
-void few_weights(const ConvForward& p, const Layout& layout, const Tiles<F>& tiles) {
+void few_weights(const Job& p, const Layout& layout, const Tiles<F>& tiles) {
   constexpr int positions = F::positions;
   const int threads = omp_get_max_threads();
   const bool far = is_far(layout);
@@ -275,8 +280,8 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<F>& til
       for (int64_t k = 0; k < layout.panels; ++k) {
         const float *panel_u = u + k * layout.panel_weights,
                     *next_u = k + 1 < layout.panels ? panel_u + layout.panel_weights : u;
-        multiply_panel(layout, count, v, v_step, panel_u, layout.u_step, layout.channels, far ? next_u : nullptr, false,
-                       m);
+        multiply_panel<F>(layout, count, v, v_step, panel_u, layout.u_step, layout.channels, far ? next_u : nullptr,
+                          false, m);
         finish_panel(p, layout, tiles, first, count, k, m);
       }
     }
@@ -284,7 +289,7 @@ void few_weights(const ConvForward& p, const Layout& layout, const Tiles<F>& til
 }
 
 template <class F>
-void many_weights(const ConvForward& p, const Layout& layout, const Tiles<F>& tiles) {
+void many_weights(const Job& p, const Layout& layout, const Tiles<F>& tiles) {
   constexpr int positions = F::positions;
   const int threads = omp_get_max_threads();
   const int64_t block = least(tiles.count, greatest(128, tiles_in(int64_t(10) << 20, layout)));
@@ -293,8 +298,8 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<F>& ti
   // more M itself would not stay there, and a whole panel of U goes behind it and is fetched from there.
   const bool whole = p.prepared || block > 64;
   const int64_t few =
-      whole ? layout.channels : least(layout.channels, (int64_t(80) << 10) / (positions * panel) / lanes * lanes);
-  const int64_t u_step = few * panel + 16, u_size = p.prepared ? 0 : positions * u_step;
+      whole ? layout.channels : least(layout.channels, (int64_t(80) << 10) / (F::weights * panel) / lanes * lanes);
+  const int64_t u_step = few * panel + 16, u_size = p.prepared ? 0 : F::weights * u_step;
   Workspace space(Workspace::bytes_for(positions * v_step) + Workspace::bytes_for(layout.channels) +
                   threads * (Workspace::bytes_for(u_size) + Workspace::bytes_for(m_size)));
   float* v = space.floats(positions * v_step);
@@ -320,8 +325,8 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<F>& ti
           if (!p.prepared)
             for (int64_t c = c0; c < c0 + channels; c += lanes) transform_weights<F>(p, u_step, k, c, u - c0 * panel);
           const float* weights = p.prepared ? p.prepared + k * layout.panel_weights : u;
-          multiply_panel(layout, count, v + c0, v_step, weights, u_step, channels, whole ? weights : nullptr, c0 > 0,
-                         m);
+          multiply_panel<F>(layout, count, v + c0, v_step, weights, u_step, channels, whole ? weights : nullptr, c0 > 0,
+                            m);
         }
         finish_panel(p, layout, tiles, first, count, k, m);
       }
@@ -330,51 +335,61 @@ void many_weights(const ConvForward& p, const Layout& layout, const Tiles<F>& ti
 }
 
 template <class F>
-void forward(const ConvForward& p) {
-  const Layout layout(p.shape, F::positions);
-  const Tiles<F> tiles(p.shape);
+void run(const Job& p) {
+  const Layout layout(p.shape, F{});
+  const Tiles<F> tiles(p.shape.batch, p.height, p.width);
   // Below this many tiles the weights weigh more than the activations.
   if (tiles.count <= 256 && layout.panels >= 2 * omp_get_max_threads()) many_weights(p, layout, tiles);
   else few_weights(p, layout, tiles);
 }
 
+template <class F>
+void forward(const ConvForward& p) {
+  run<F>(Job(p));
+}
+
 // The gradient of the input is the convolution of the output's gradient with the weights flipped
 // in both directions and the channels exchanged: negative strides say just that.
-ConvForward as_forward(const ConvDataGradient& p) {
+template <class F>
+void data_gradient(const ConvDataGradient& p) {
   ConvShape s = p.shape;
   s.in_channels = p.shape.out_channels;
   s.out_channels = p.shape.in_channels;
   s.in_height = p.shape.out_height();
   s.in_width = p.shape.out_width();
-  s.padding_height = s.kernel_height - 1 - p.shape.padding_height;
-  s.padding_width = s.kernel_width - 1 - p.shape.padding_width;
+  const bool strided = s.stride_height > 1;  // then a tile begins at a pixel that meets the middle tap
+  s.padding_height = strided ? 0 : s.kernel_height - 1 - p.shape.padding_height;
+  s.padding_width = strided ? 0 : s.kernel_width - 1 - p.shape.padding_width;
   const WeightStrides& w = p.weight_strides;
-  return {.shape = s,
-          .input = p.output_gradient,
-          .weight = p.weight + (s.kernel_height - 1) * w.row + (s.kernel_width - 1) * w.column,
-          .weight_strides = {w.in_channel, w.out_channel, -w.row, -w.column},
-          .output = p.input_gradient};
+  const ConvForward as_forward{.shape = s,
+                               .input = p.output_gradient,
+                               .weight = p.weight + (s.kernel_height - 1) * w.row + (s.kernel_width - 1) * w.column,
+                               .weight_strides = {w.in_channel, w.out_channel, -w.row, -w.column},
+                               .output = p.input_gradient};
+  run<F>(Job(as_forward, p.shape.in_height, p.shape.in_width));
 }
 
 // What a 3×3 convolution costs with weights that stay as they are, in multiplications a channel pair: those of its
-// pieces, and the weights' way to the processor, which takes as long as 16 pieces more.
-int64_t kept_cost(int64_t pieces, int64_t multiplications) { return (pieces + 16) * multiplications; }
+// pieces, and the weights' way to the processor, which takes as long as those of 16 pieces more.
 template <class F>
 int64_t kept_cost(const ConvShape& s) {
-  return kept_cost(Tiles<F>(s).count, F::positions);
+  return Tiles<F>(s).count * F::positions + 16 * F::weights;
 }
 template <class F>
 bool is_cheapest(const ConvShape& s) {
-  const int64_t direct = kept_cost(s.batch * s.out_height() * s.out_width(), F4x3::taps * F4x3::taps);
+  const int64_t direct = (s.batch * s.out_height() * s.out_width() + 16) * F::taps * F::taps;
   return kept_cost<F>(s) <= least(direct, least(kept_cost<F4x3>(s), kept_cost<F2x3>(s)));
 }
 
 template <class F>
 bool forward_applies(const ConvForward& p) {
-  if (p.keeps && F::taps == 3 && !is_cheapest<F>(p.shape)) return false;
+  const ConvShape& s = p.shape;
+  if (!takes_shape<F>(s) || !fills_panels<F>(s.out_channels)) return false;
+  if constexpr (F::step > F::outputs) {
+    if (!strided_saves(s, p.keeps ? 16 : 40)) return false;
+  } else if (p.keeps && F::taps == 3 && !is_cheapest<F>(s)) return false;
   if (p.pool && (p.residual || p.activation > Activation::relu)) return false;
-  if (p.moments && !is_plain(p)) return false;
-  return takes_shape<F>(p.shape) && fills_panels<F>(p.shape.out_channels);
+  return !p.moments || is_plain(p);
 }
 template <class F>
 bool data_gradient_applies(const ConvDataGradient& p) {
@@ -382,9 +397,9 @@ bool data_gradient_applies(const ConvDataGradient& p) {
   return !p.argmax && s.padding_height < F::taps && s.padding_width < F::taps && takes_shape<F>(s) &&
          fills_panels<F>(s.in_channels);
 }
-template <class F>
-void data_gradient(const ConvDataGradient& p) {
-  forward<F>(as_forward(p));
+bool strided_gradient_applies(const ConvDataGradient& p) {
+  const ConvShape& s = p.shape;
+  return !p.argmax && s.padding_height == 1 && s.padding_width == 1 && takes_shape<Strided>(s) && strided_saves(s, 40);
 }
 
 template <class F>
@@ -392,19 +407,27 @@ constexpr Kernel<ConvForward> forward_kernel() {
   return {name<F>, why<F>, forward_applies<F>, forward<F>, transformed_floats<F>, transform<F>, moment_pieces<F>};
 }
 template <class F>
-constexpr Kernel<ConvDataGradient> data_gradient_kernel() {
-  return {name<F>, why<F>, data_gradient_applies<F>, data_gradient<F>};
+constexpr Kernel<ConvDataGradient> data_gradient_kernel(bool (*applies)(const ConvDataGradient&)) {
+  return {name<F>, why<F>, applies, data_gradient<F>};
 }
 
 }  // namespace
 }  // namespace winograd
 
-extern const Kernel<ConvForward> winograd_f4x3_forward, winograd_f2x5_forward, winograd_f2x3_forward;
+extern const Kernel<ConvForward> winograd_f4x3_forward, winograd_f2x5_forward, winograd_f2x3_forward,
+    winograd_strided_forward;
 constinit const Kernel<ConvForward> winograd_f4x3_forward = winograd::forward_kernel<winograd::F4x3>(),
                                     winograd_f2x5_forward = winograd::forward_kernel<winograd::F2x5>(),
-                                    winograd_f2x3_forward = winograd::forward_kernel<winograd::F2x3>();
-extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient, winograd_f2x5_data_gradient;
-constinit const Kernel<ConvDataGradient> winograd_f4x3_data_gradient = winograd::data_gradient_kernel<winograd::F4x3>(),
-                                         winograd_f2x5_data_gradient = winograd::data_gradient_kernel<winograd::F2x5>();
+                                    winograd_f2x3_forward = winograd::forward_kernel<winograd::F2x3>(),
+                                    winograd_strided_forward = winograd::forward_kernel<winograd::Strided>();
+extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient, winograd_f2x5_data_gradient,
+    winograd_strided_data_gradient;
+constinit const Kernel<ConvDataGradient> winograd_f4x3_data_gradient = winograd::data_gradient_kernel<winograd::F4x3>(
+                                             winograd::data_gradient_applies<winograd::F4x3>),
+                                         winograd_f2x5_data_gradient = winograd::data_gradient_kernel<winograd::F2x5>(
+                                             winograd::data_gradient_applies<winograd::F2x5>),
+                                         winograd_strided_data_gradient =
+                                             winograd::data_gradient_kernel<winograd::StridedGradient>(
+                                                 winograd::strided_gradient_applies);
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -1,13 +1,16 @@
-// Winograd's F(4×4, 3×3), F(2×2, 5×5) and F(2×2, 3×3): the transforms, and the geometry of tiles.
+// Winograd's F(4×4, 3×3), F(2×2, 5×5) and F(2×2, 3×3), and F(4×4, 3×3) of stride 2: the geometry of tiles.
 //
 // A tile of 4×4 outputs of a 3×3 filter, or of 2×2 outputs of a 5×5 filter, comes from a 6×6 tile of the
 // input by 36 multiplications a channel pair instead of 144 or 100:  Y = Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A
-// (Lavin and Gray 2015, arXiv:1509.09308). The interpolation points are 0, ±5/8, ±3/2, ∞: half the
-// rounding error of the textbook's 0, ±1, ±2, ∞ (relative RMS error 1.2e-6 against 2.4e-6 at 256
-// channels). On the same points both sizes have the same input transform and the same products.
+// (Lavin and Gray 2015, arXiv:1509.09308; the transforms: winograd_points.hpp). On the same points both sizes have
+// the same input transform and the same products.
 //
-// 2×2 outputs of a 3×3 filter, on the points 0, ±1, ∞, take 16 multiplications instead of 36, and transformed weights
-// less than twice the weights: for maps so small that the weights' way from memory is what counts.
+// 2×2 outputs of a 3×3 filter take 16 multiplications instead of 36, and transformed weights less than twice the
+// weights: for maps so small that the weights' way from memory is what counts.
+//
+// With stride 2 the outer two taps meet every second pixel and the middle one those between: F(4, 2) and a plain
+// product along each dimension, 81 multiplications a tile of 4×4 outputs instead of 144. So does its data gradient,
+// where the two give every second pixel each.
 //
 // The weight gradient is F(3×3, 4×4) or F(5×5, 2×2) on these points: the tile of the output's gradient
 // takes the place of the filter.
@@ -17,127 +20,33 @@
 #include "gemm.hpp"
 #include "place.hpp"
 #include "reading.hpp"
+#include "winograd_points.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 
-// F(outputs×outputs, taps×taps), from tile×tile pixels.
-template <int outputs_, int taps_>
+// Tiles of outputs×outputs results, each from tile×tile pixels, `step` pixels from one to the next.
+template <int outputs_, int taps_, int step_, int tile_, class Points_>
 struct Size {
-  static constexpr int outputs = outputs_, taps = taps_, tile = outputs + taps - 1, positions = tile * tile;
+  using Points = Points_;
+  static constexpr int outputs = outputs_, taps = taps_, step = step_, tile = tile_;
+  static constexpr int values = Points::values, positions = values * values;
+  static constexpr int factors = Points::factors, weights = factors * factors;
 };
-using F4x3 = Size<4, 3>;
-using F2x5 = Size<2, 5>;
-using F2x3 = Size<2, 3>;
-
-inline constexpr float p1 = 5.0f / 8, p2 = 3.0f / 2;  // the points ±p1, ±p2
-inline constexpr float s1 = p1 * p1, s2 = p2 * p2;    // their squares
-inline constexpr float scale0 = 1 / (s1 * s2);        // 1 / Π (point - other points)
-inline constexpr float scale1 = 1 / (2 * s1 * (s1 - s2));
-inline constexpr float scale2 = 1 / (2 * s2 * (s2 - s1));
-
-// The one-dimensional transforms; `in` and `out` are walked with the given strides.
-
-// Bᵀ d: a tile's values, six or four. No sum of two products: a compiler may fuse either with the sum, and the result's
-// last bit would depend on what else is done here.
-template <int tile>
-PYCONVOPT_INLINE void transform_input(const Vec* in, int step, Vec* out, int out_step) {
-  if constexpr (tile == 4) {
-    out[0] = in[0] - in[2 * step];
-    out[out_step] = in[2 * step] + in[step];
-    out[2 * out_step] = in[2 * step] - in[step];
-    out[3 * out_step] = in[3 * step] - in[step];
-    return;
-  }
-  const Vec d0 = in[0], d1 = in[step], d2 = in[2 * step], d3 = in[3 * step], d4 = in[4 * step], d5 = in[5 * step];
-  out[0] = (d4 - d2 * (s1 + s2)) + d0 * (s1 * s2);
-  const Vec even1 = d4 - d2 * s2, odd1 = (d3 - d1 * s2) * p1;
-  const Vec even2 = d4 - d2 * s1, odd2 = (d3 - d1 * s1) * p2;
-  out[out_step] = even1 + odd1;
-  out[2 * out_step] = even1 - odd1;
-  out[3 * out_step] = even2 + odd2;
-  out[4 * out_step] = even2 - odd2;
-  out[5 * out_step] = (d5 - d3 * (s1 + s2)) + d1 * (s1 * s2);
-}
-
-// A polynomial with n coefficients at 0, ±p1, ±p2 and ∞: six values, the pairs of points scaled.
-template <int n>
-PYCONVOPT_INLINE void evaluate(const Vec* in, int step, Vec* out, int out_step, float at0, float at1, float at2) {
-  constexpr int last_even = (n - 1) / 2 * 2, last_odd = n / 2 * 2 - 1;
-  out[0] = in[0] * at0;
-  const auto pair = [&](float point, float scale, Vec* values) __attribute__((always_inline)) {
-    Vec even = in[last_even * step], odd = in[last_odd * step];
-#pragma GCC unroll 2
-    for (int k = last_even - 2; k >= 0; k -= 2) even = in[k * step] + even * (point * point);
-#pragma GCC unroll 2
-    for (int k = last_odd - 2; k >= 0; k -= 2) odd = in[k * step] + odd * (point * point);
-    even = even * scale;
-    odd = odd * (point * scale);
-    values[0] = even + odd;
-    values[out_step] = even - odd;
-  };
-  pair(p1, at1, out + out_step);
-  pair(p2, at2, out + 3 * out_step);
-  out[5 * out_step] = in[(n - 1) * step];
-}
-
-// G g: n filter values, or a row of the output's gradient in the filter's place, to a tile's six or four.
-template <int n, int tile>
-PYCONVOPT_INLINE void transform_filter(const Vec* in, int step, Vec* out, int out_step) {
-  if constexpr (tile == 6) return evaluate<n>(in, step, out, out_step, scale0, scale1, scale2);
-  static_assert(tile == 6 || n == 3);
-  const Vec even = (in[0] + in[2 * step]) * 0.5f, odd = in[step] * 0.5f;
-  out[0] = in[0];
-  out[out_step] = even + odd;
-  out[2 * out_step] = even - odd;
-  out[3 * out_step] = in[2 * step];
-}
-
-// A g for the transposed algorithm: a row of the output's gradient at the six points.
-template <int n>
-PYCONVOPT_INLINE void transform_gradient(const Vec* in, int step, Vec* out, int out_step) {
-  evaluate<n>(in, step, out, out_step, 1, 1, 1);
-}
-
-// Aᵀ m: a tile's six or four products to n results.
-template <int n, int tile>
-PYCONVOPT_INLINE void transform_output(const Vec* in, int step, Vec* out, int out_step) {
-  if constexpr (tile == 4) {
-    static_assert(n == 2);
-    out[0] = in[0] + (in[step] + in[2 * step]);
-    out[out_step] = (in[step] - in[2 * step]) + in[3 * step];
-    return;
-  }
-  const Vec sum1 = in[step] + in[2 * step], difference1 = in[step] - in[2 * step];
-  const Vec sum2 = in[3 * step] + in[4 * step], difference2 = in[3 * step] - in[4 * step];
-  out[0] = in[0] + sum1 + sum2;
-  out[out_step] = difference1 * p1 + difference2 * p2;
-  if constexpr (n > 2) out[2 * out_step] = sum1 * s1 + sum2 * s2;
-  if constexpr (n > 3) out[3 * out_step] = difference1 * (s1 * p1) + difference2 * (s2 * p2);
-  if constexpr (n > 4) out[4 * out_step] = sum1 * (s1 * s1) + sum2 * (s2 * s2);
-  out[(n - 1) * out_step] += in[5 * step];
-}
-
-// B m: six products to the six inputs they came from, the transpose of `transform_input`.
-PYCONVOPT_INLINE void transform_scatter(const Vec* in, int step, Vec* out, int out_step) {
-  const Vec m0 = in[0], m5 = in[5 * step];
-  const Vec sum1 = in[step] + in[2 * step], difference1 = (in[step] - in[2 * step]) * p1;
-  const Vec sum2 = in[3 * step] + in[4 * step], difference2 = (in[3 * step] - in[4 * step]) * p2;
-  out[0] = m0 * (s1 * s2);
-  out[out_step] = m5 * (s1 * s2) - difference1 * s2 - difference2 * s1;
-  out[2 * out_step] = -(m0 * (s1 + s2)) - sum1 * s2 - sum2 * s1;
-  out[3 * out_step] = difference1 + difference2 - m5 * (s1 + s2);
-  out[4 * out_step] = m0 + sum1 + sum2;
-  out[5 * out_step] = m5;
-}
+using F4x3 = Size<4, 3, 4, 6, SixPoints>;
+using F2x5 = Size<2, 5, 2, 6, SixPoints>;
+using F2x3 = Size<2, 3, 2, 4, FourPoints>;
+using Strided = Size<4, 3, 8, 9, StridedPoints>;
+using StridedGradient = Size<8, 3, 4, 5, StridedPoints>;  // of the input, with padding 1
 
 // The tiles of a feature map, numbered image by image, row by row.
 template <class F>
 struct Tiles {
   int64_t rows, columns, count;
-  explicit Tiles(const ConvShape& s)
-      : rows((s.out_height() + F::outputs - 1) / F::outputs),
-        columns((s.out_width() + F::outputs - 1) / F::outputs),
-        count(s.batch * rows * columns) {}
+  Tiles(int64_t batch, int64_t height, int64_t width)
+      : rows((height + F::outputs - 1) / F::outputs),
+        columns((width + F::outputs - 1) / F::outputs),
+        count(batch * rows * columns) {}
+  explicit Tiles(const ConvShape& s) : Tiles(s.batch, s.out_height(), s.out_width()) {}
 };
 
 // Of a tile: row and column of its first output.
@@ -150,12 +59,20 @@ struct TilePlace : Place {
   }
 };
 
-// The convolutions that Winograd takes: taps×taps, stride 1, and channels enough to fill vectors.
+// The convolutions that Winograd takes: taps×taps, the stride of the size, and channels enough to fill vectors.
 template <class F>
 bool takes_shape(const ConvShape& s) {
-  return winograd_enabled() && s.kernel_height == F::taps && s.kernel_width == F::taps && s.stride_height == 1 &&
-         s.stride_width == 1 && s.dilation_height == 1 && s.dilation_width == 1 && s.groups == 1 &&
+  constexpr int stride = F::step / F::outputs;
+  return winograd_enabled() && s.kernel_height == F::taps && s.kernel_width == F::taps && s.stride_height == stride &&
+         s.stride_width == stride && s.dilation_height == 1 && s.dilation_width == 1 && s.groups == 1 &&
          s.in_channels >= 16 && s.out_channels >= 16 && s.out_height() >= 2 && s.out_width() >= 2;
+}
+
+// Whether stride 2 has clearly fewer multiplications a channel pair than a direct product. Tiles that lie half outside
+// the map count as whole ones; what is done with the weights takes as long as the multiplications of so many tiles.
+inline bool strided_saves(const ConvShape& s, int64_t tiles_for_weights) {
+  const int64_t direct = s.batch * s.out_height() * s.out_width() * Strided::taps * Strided::taps;
+  return 10 * (Tiles<Strided>(s).count * Strided::positions + tiles_for_weights * Strided::weights) <= 9 * direct;
 }
 
 // Whether the products' panels of result channels are full enough: with 5×5 filters the gain is too small to
@@ -171,6 +88,10 @@ template <>
 inline constexpr const char* name<F4x3> = "winograd_f4x3";
 template <>
 inline constexpr const char* name<F2x3> = "winograd_f2x3";
+template <>
+inline constexpr const char* name<Strided> = "winograd_strided";
+template <>
+inline constexpr const char* name<StridedGradient> = name<Strided>;
 
 template <class F>
 inline constexpr const char* why = "5x5, stride 1: Winograd multiplies up to 2.8 times less";
@@ -178,6 +99,10 @@ template <>
 inline constexpr const char* why<F4x3> = "3x3, stride 1: Winograd multiplies 2.25 to 4 times less";
 template <>
 inline constexpr const char* why<F2x3> = "3x3, stride 1, few pixels: Winograd multiplies up to 2.25 times less";
+template <>
+inline constexpr const char* why<Strided> = "3x3, stride 2: Winograd multiplies up to 1.8 times less";
+template <>
+inline constexpr const char* why<StridedGradient> = why<Strided>;
 
 // Where the size×size pixels of a tile lie; pixels outside the map point to `zeros`.
 template <int size>
@@ -195,31 +120,35 @@ struct PixelPointers {
 };
 
 // Bᵀ d B of one tile for `lanes` channels; the results go to out + position·position_step.
-template <int tile, class Fetch>
+template <class F, class Fetch>
 PYCONVOPT_INLINE void input_tile(Fetch fetch, float* out, int64_t position_step) {
-  Vec columns[tile * tile];
-#pragma GCC unroll 6
+  using Points = typename F::Points;
+  constexpr int tile = F::tile, values = F::values;
+  Vec columns[values * tile];
+#pragma GCC unroll 9
   for (int j = 0; j < tile; ++j) {
     Vec d[tile];
-#pragma GCC unroll 6
+#pragma GCC unroll 9
     for (int i = 0; i < tile; ++i) d[i] = fetch(i * tile + j);
-    transform_input<tile>(d, 1, columns + j, tile);
+    Points::template input<tile>(d, 1, columns + j, tile);
   }
-#pragma GCC unroll 6
-  for (int i = 0; i < tile; ++i) {
-    Vec v[tile];
-    transform_input<tile>(columns + i * tile, 1, v, 1);
-#pragma GCC unroll 6
-    for (int j = 0; j < tile; ++j) store(out + (i * tile + j) * position_step, v[j]);
+#pragma GCC unroll 9
+  for (int i = 0; i < values; ++i) {
+    Vec v[values];
+    Points::template input<tile>(columns + i * tile, 1, v, 1);
+#pragma GCC unroll 9
+    for (int j = 0; j < values; ++j) store(out + Points::place(i, j) * position_step, v[j]);
   }
 }
 
 // use(c, fetch) for each vector of channels of a tile's input, where fetch(at) gives pixel number `at` of the tile from
 // channel c on, read in the given way. Tiles inside the map, most of them, need no list of pointers.
-template <int tile, class Way, class Use>
+template <class F, class Way, class Use>
 PYCONVOPT_INLINE void for_each_input_vector(const ConvShape& s, const float* input, const TilePlace& place,
                                             const float* zeros, const Way& way, Use use) {
-  const int64_t row = place.row - s.padding_height, column = place.column - s.padding_width;
+  constexpr int tile = F::tile;
+  const int64_t row = place.row / F::outputs * F::step - s.padding_height;
+  const int64_t column = place.column / F::outputs * F::step - s.padding_width;
   const float* image = input + place.image * s.in_height * s.in_width * s.in_channels;
   const bool interior = row >= 0 && column >= 0 && row + tile <= s.in_height && column + tile <= s.in_width;
   const int64_t whole = s.in_channels / lanes * lanes, rest = s.in_channels - whole;

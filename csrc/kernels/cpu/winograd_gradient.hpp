@@ -7,9 +7,6 @@
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::winograd {
 
-inline constexpr int tile = F4x3::tile, positions = F4x3::positions;  // of all sizes whose gradients are taken
-static_assert(F2x5::tile == tile);
-
 template <class F>
 class MapTile {
  public:
@@ -75,22 +72,22 @@ class PooledTile {
   const uint8_t* argmax_[windows];
 };
 
-// A transform of a side's values to six, along both axes of a tile that `gradient` reads from channel k on;
-// the 36 results go to out + position·step.
-template <class GradientTile, class Transform>
+// A transform of a side's values to `values`, along both axes of a tile that `gradient` reads from channel k on;
+// the results go to out + position·step.
+template <class Points, class GradientTile, class Transform>
 PYCONVOPT_INLINE void transform_tile(const GradientTile& gradient, int64_t k, int64_t left, Transform transform,
                                      float* out, int64_t step) {
-  constexpr int side = GradientTile::side;
-  Vec values[side * side], half_way[tile * side];
-  gradient.read(k, left, values);
+  constexpr int side = GradientTile::side, values = Points::values;
+  Vec pixels[side * side], half_way[values * side];
+  gradient.read(k, left, pixels);
 #pragma GCC unroll 4
-  for (int j = 0; j < side; ++j) transform(values + j, side, half_way + j, side);
-#pragma GCC unroll 6
-  for (int i = 0; i < tile; ++i) {
-    Vec d[tile];
+  for (int j = 0; j < side; ++j) transform(pixels + j, side, half_way + j, side);
+#pragma GCC unroll 9
+  for (int i = 0; i < values; ++i) {
+    Vec d[values];
     transform(half_way + i * side, 1, d, 1);
-#pragma GCC unroll 6
-    for (int j = 0; j < tile; ++j) store(out + (i * tile + j) * step, d[j]);
+#pragma GCC unroll 9
+    for (int j = 0; j < values; ++j) store(out + Points::place(i, j) * step, d[j]);
   }
 }
 

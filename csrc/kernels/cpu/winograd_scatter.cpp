@@ -19,16 +19,18 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace winograd {
 namespace {
 
+constexpr int tile = F4x3::tile, positions = F4x3::positions;  // and F2x5's
+
 // A dY Aᵀ of one tile for all channels of the output.
 template <class GradientTile>
 void transform_gradient_tile(const ConvDataGradient& p, const Layout& layout, const TilePlace& place, float* v,
                              int64_t position_step, const float* zeros) {
   const GradientTile gradient(p, place, zeros);
   const auto transform = [](const Vec* in, int step, Vec* out, int out_step) __attribute__((always_inline)) {
-    transform_gradient<GradientTile::side>(in, step, out, out_step);
+    SixPoints::spread<GradientTile::side>(in, step, out, out_step);
   };
   for (int64_t k = 0; k < layout.channels; k += lanes)
-    transform_tile(gradient, k, p.shape.out_channels - k, transform, v + k, position_step);
+    transform_tile<SixPoints>(gradient, k, p.shape.out_channels - k, transform, v + k, position_step);
 }
 
 // Adds B M Bᵀ of one tile to the map of sums, at the tile's first pixel.
@@ -40,12 +42,12 @@ void add_tile(const float* m, int64_t position_step, float* sums, int64_t line) 
       Vec column[tile];
 #pragma GCC unroll 6
       for (int i = 0; i < tile; ++i) column[i] = load(m + (i * tile + j) * position_step + half);
-      transform_scatter(column, 1, half_way + j, tile);
+      SixPoints::scatter(column, 1, half_way + j, tile);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < tile; ++i) {
       Vec d[tile];
-      transform_scatter(half_way + i * tile, 1, d, 1);
+      SixPoints::scatter(half_way + i * tile, 1, d, 1);
 #pragma GCC unroll 6
       for (int j = 0; j < tile; ++j) {
         float* at = sums + i * line + j * panel + half;
@@ -66,7 +68,7 @@ void scatter_from(const ConvDataGradient& p) {
   weights.shape.out_channels = s.in_channels;
   weights.weight_strides.out_channel = p.weight_strides.in_channel;
   weights.weight_strides.in_channel = p.weight_strides.out_channel;
-  const Layout layout(weights.shape, positions);
+  const Layout layout(weights.shape, F{});
 
   const int threads = omp_get_max_threads();
   const int64_t fit = greatest(1, (int64_t(256) << 10) / int64_t(sizeof(float)) / (positions * layout.channels));

@@ -1,8 +1,10 @@
-// Winograd F(3×3, 4×4) and F(5×5, 2×2): the weight gradient of a 3×3 or 5×5 convolution.  (The method: winograd.hpp.)
+// Winograd F(3×3, 4×4) and F(5×5, 2×2): the weight gradient of a 3×3 or 5×5 convolution, and of a 3×3 one of stride 2.
+// (The method: winograd.hpp.)
 //
-//   V[36][C/16][T][16]              input tiles, transformed as in the forward pass
+//   V[36][C/16][T][16]              input tiles, transformed as in the forward pass; 36 positions, or 81
 //   D[36][K/panel][T][panel]        tiles of the output's gradient, transformed
-//   W[36][C][K] = Σ_t Vᵀ D          summed over all tiles before the one inverse transform
+//   W[36][C][K] = Σ_t Vᵀ D          of each factor, summed over its positions and all tiles before the one inverse
+//                                   transform
 //
 // Both are stored in packs as wide as the product reads them: rows of C or K floats apart would map
 // to the same few cache sets. Sums run over tiles in their order, whatever the number of threads:
@@ -45,35 +47,36 @@ struct Block {  // the transformed tiles
   const float* zeros;
 };
 
+template <class F>
 void transform_input_tile(const ConvWeightGradient& p, const Reading& reading, const GradientLayout& layout,
                           const TilePlace& place, int64_t t, const Block& block) {
   reading.with([&](auto way) {
-    for_each_input_vector<tile>(p.shape, p.input, place, block.zeros, way,
-                                [&](int64_t c, auto fetch) __attribute__((always_inline)) {
-                                  float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
-                                  input_tile<tile>(fetch, out, layout.v_step);
-                                });
+    for_each_input_vector<F>(p.shape, p.input, place, block.zeros, way,
+                             [&](int64_t c, auto fetch) __attribute__((always_inline)) {
+                               float* out = block.v + (c / pack * layout.tiles + t) * pack + c % pack;
+                               input_tile<F>(fetch, out, layout.v_step);
+                             });
   });
   for (int64_t c = round_up(p.shape.in_channels, lanes); c < layout.packs * pack; c += lanes)
-    for (int at = 0; at < positions; ++at)
+    for (int at = 0; at < F::positions; ++at)
       store(block.v + (c / pack * layout.tiles + t) * pack + c % pack + at * layout.v_step, Vec{});
 }
 
-template <class GradientTile>
+template <class F, class GradientTile>
 void transform_gradient_tile(const ConvWeightGradient& p, const GradientLayout& layout, const TilePlace& place,
                              int64_t t, const Block& block) {
   const GradientTile gradient(p, place, block.zeros);
   const auto transform = [](const Vec* in, int step, Vec* out, int out_step) __attribute__((always_inline)) {
-    transform_filter<GradientTile::side, tile>(in, step, out, out_step);
+    F::Points::template gradient<F::outputs>(in, step, out, out_step);
   };
   for (int64_t k = 0; k < layout.panels * panel; k += lanes) {
     float* out = block.d + (k / panel * layout.tiles + t) * panel + k % panel;
     const int64_t left = p.shape.out_channels - k;
     if (left <= 0) {
-      for (int at = 0; at < positions; ++at) store(out + at * layout.d_step, Vec{});
+      for (int at = 0; at < F::positions; ++at) store(out + at * layout.d_step, Vec{});
       continue;
     }
-    transform_tile(gradient, k, left, transform, out, layout.d_step);
+    transform_tile<typename F::Points>(gradient, k, left, transform, out, layout.d_step);
   }
 }
 
@@ -104,8 +107,9 @@ bool store_turned(const ConvWeightGradient& p, const float (*results)[pack][lane
 
 // W[c0..][k0..] of one pack × panel: Aᵀ W A, then to the weight gradient's own layout.
 template <class F>
-void finish_weights(const ConvWeightGradient& p, const float* w, int64_t position_step, int64_t c0, int64_t k0) {
-  constexpr int taps = F::taps;
+void finish_weights(const ConvWeightGradient& p, const float* w, int64_t w_step, int64_t c0, int64_t k0) {
+  using Points = typename F::Points;
+  constexpr int taps = F::taps, factors = F::factors;
   const WeightStrides& strides = p.weight_strides;
   const int64_t cs = least(pack, p.shape.in_channels - c0);
   for (int half = 0; half < 2; ++half) {
@@ -113,18 +117,18 @@ void finish_weights(const ConvWeightGradient& p, const float* w, int64_t positio
     if (ks <= 0) return;
     float results[taps * taps][pack][lanes];
     for (int64_t c = 0; c < cs; ++c) {
-      Vec half_way[taps * tile];
+      Vec half_way[taps * factors];
 #pragma GCC unroll 6
-      for (int j = 0; j < tile; ++j) {
-        Vec column[tile];
+      for (int j = 0; j < factors; ++j) {
+        Vec column[factors];
 #pragma GCC unroll 6
-        for (int i = 0; i < tile; ++i) column[i] = load(w + (i * tile + j) * position_step + c * panel + half * lanes);
-        transform_output<taps, tile>(column, 1, half_way + j, tile);
+        for (int i = 0; i < factors; ++i) column[i] = load(w + (i * factors + j) * w_step + c * panel + half * lanes);
+        Points::template weights<taps>(column, 1, half_way + j, factors);
       }
 #pragma GCC unroll 5
       for (int i = 0; i < taps; ++i) {
         Vec g[taps];
-        transform_output<taps, tile>(half_way + i * tile, 1, g, 1);
+        Points::template weights<taps>(half_way + i * factors, 1, g, 1);
 #pragma GCC unroll 5
         for (int j = 0; j < taps; ++j) store(results[i * taps + j][c], g[j]);
       }
@@ -143,14 +147,21 @@ template <class F, class GradientTile>
 void transform_block(const ConvWeightGradient& p, const Reading& reading, const GradientLayout& layout,
                      const Tiles<F>& tiles, int64_t first, int64_t count, const Block& block) {
 #pragma omp for schedule(static) nowait
-  for (int64_t t = 0; t < count; ++t) transform_input_tile(p, reading, layout, TilePlace(tiles, first + t), t, block);
+  for (int64_t t = 0; t < count; ++t)
+    transform_input_tile<F>(p, reading, layout, TilePlace(tiles, first + t), t, block);
 #pragma omp for schedule(static)
   for (int64_t t = 0; t < count; ++t)
-    transform_gradient_tile<GradientTile>(p, layout, TilePlace(tiles, first + t), t, block);
+    transform_gradient_tile<F, GradientTile>(p, layout, TilePlace(tiles, first + t), t, block);
 }
 
 inline constexpr int64_t sums_size = pack * panel;  // of one product: pack × panel, one after the other
 inline constexpr int64_t group = 4;                 // packs and panels in a block of channels that one thread takes
+
+// Whether a position is the first of its factor.
+template <class F>
+bool is_first(int at) {
+  return F::Points::first(F::Points::factor_of(at)) == at;
+}
 
 template <class F, class GradientTile>
 void tiles_at_once(const ConvWeightGradient& p, const Reading& reading, const Tiles<F>& tiles) {
@@ -158,46 +169,53 @@ void tiles_at_once(const ConvWeightGradient& p, const Reading& reading, const Ti
   const int threads = omp_get_max_threads();
   const GradientLayout layout(s, tiles.count);
   const int64_t zeros_size = greatest(s.in_channels, s.out_channels) + lanes;
-  const int64_t w_step = sums_size * group + 16;  // one position: a pack × a group of panels
-  Workspace space(Workspace::bytes_for(positions * layout.v_step) + Workspace::bytes_for(positions * layout.d_step) +
-                  Workspace::bytes_for(zeros_size) + Workspace::bytes_for(threads * positions * w_step));
-  float* v = space.floats(positions * layout.v_step);
-  float* d = space.floats(positions * layout.d_step);
+  const int64_t w_step = sums_size * group + 16;  // one factor: a pack × a group of panels
+  const int64_t v_size = F::positions * layout.v_step, d_size = F::positions * layout.d_step;
+  const int64_t w_size = F::weights * w_step;
+  Workspace space(Workspace::bytes_for(v_size) + Workspace::bytes_for(d_size) + Workspace::bytes_for(zeros_size) +
+                  Workspace::bytes_for(threads * w_size));
+  float* v = space.floats(v_size);
+  float* d = space.floats(d_size);
   float* zeros = space.floats(zeros_size);
-  float* all_w = space.floats(threads * positions * w_step);
+  float* all_w = space.floats(threads * w_size);
   for (int64_t i = 0; i < zeros_size; ++i) zeros[i] = 0;
   const int64_t panel_groups = (layout.panels + group - 1) / group;
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
     transform_block<F, GradientTile>(p, reading, layout, tiles, 0, tiles.count, {v, d, zeros});
-    float* w = all_w + omp_get_thread_num() * positions * w_step;
+    float* w = all_w + omp_get_thread_num() * w_size;
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t kg = 0; kg < panel_groups; ++kg)
       for (int64_t c = 0; c < layout.packs; ++c) {
         const int64_t first = kg * group, last = least(first + group, layout.panels);
-        for (int at = 0; at < positions; ++at)
-          for (int64_t k = first; k < last; ++k)
-            outer_product<false>(v + at * layout.v_step + c * tiles.count * pack,
-                                 d + at * layout.d_step + k * tiles.count * panel, tiles.count,
-                                 w + at * w_step + (k - first) * sums_size, panel);
+        for (int at = 0; at < F::positions; ++at)
+          for (int64_t k = first; k < last; ++k) {
+            const float* a = v + at * layout.v_step + c * tiles.count * pack;
+            const float* b = d + at * layout.d_step + k * tiles.count * panel;
+            float* sums = w + F::Points::factor_of(at) * w_step + (k - first) * sums_size;
+            if (is_first<F>(at)) outer_product<false>(a, b, tiles.count, sums, panel);
+            else outer_product<true>(a, b, tiles.count, sums, panel);
+          }
         for (int64_t k = first; k < last; ++k)
           finish_weights<F>(p, w + (k - first) * sums_size, w_step, c * pack, k * panel);
       }
   }
 }
 
-// W[at] (+)= Σ over the block's tiles, for all channels × channels.
-void add_products(const GradientLayout& layout, int at, int64_t count, const float* v, const float* d, float* w,
+// W[u] (+)= Σ over the factor's positions and the block's tiles, for all channels × channels.
+template <class F>
+void add_products(const GradientLayout& layout, int u, int64_t count, const float* v, const float* d, float* w,
                   bool accumulate) {
-  for (int64_t c = 0; c < layout.packs; ++c)
-    for (int64_t k = 0; k < layout.panels; ++k) {
-      const float* a = v + at * layout.v_step + c * layout.tiles * pack;
-      const float* b = d + at * layout.d_step + k * layout.tiles * panel;
-      float* sums = w + (c * layout.panels + k) * sums_size;
-      if (accumulate) outer_product<true>(a, b, count, sums, panel, sums + sums_size);
-      else outer_product<false>(a, b, count, sums, panel, sums + sums_size);
-    }
+  for (int at = F::Points::first(u); at < F::Points::first(u + 1); ++at, accumulate = true)
+    for (int64_t c = 0; c < layout.packs; ++c)
+      for (int64_t k = 0; k < layout.panels; ++k) {
+        const float* a = v + at * layout.v_step + c * layout.tiles * pack;
+        const float* b = d + at * layout.d_step + k * layout.tiles * panel;
+        float* sums = w + (c * layout.panels + k) * sums_size;
+        if (accumulate) outer_product<true>(a, b, count, sums, panel, sums + sums_size);
+        else outer_product<false>(a, b, count, sums, panel, sums + sums_size);
+      }
 }
 
 template <class F, class GradientTile>
@@ -207,12 +225,14 @@ void block_by_block(const ConvWeightGradient& p, const Reading& reading, const T
   const GradientLayout layout(s, block);
   const int64_t zeros_size = greatest(s.in_channels, s.out_channels) + lanes;
   const int64_t w_step = layout.packs * layout.panels * sums_size + 16;
-  Workspace space(Workspace::bytes_for(positions * layout.v_step) + Workspace::bytes_for(positions * layout.d_step) +
-                  Workspace::bytes_for(zeros_size) + Workspace::bytes_for(positions * w_step));
-  float* v = space.floats(positions * layout.v_step);
-  float* d = space.floats(positions * layout.d_step);
+  const int64_t v_size = F::positions * layout.v_step, d_size = F::positions * layout.d_step;
+  const int64_t w_size = F::weights * w_step;
+  Workspace space(Workspace::bytes_for(v_size) + Workspace::bytes_for(d_size) + Workspace::bytes_for(zeros_size) +
+                  Workspace::bytes_for(w_size));
+  float* v = space.floats(v_size);
+  float* d = space.floats(d_size);
   float* zeros = space.floats(zeros_size);
-  float* w = space.floats(positions * w_step);
+  float* w = space.floats(w_size);
   for (int64_t i = 0; i < zeros_size; ++i) zeros[i] = 0;
 #pragma omp parallel num_threads(threads)
   {
@@ -221,7 +241,7 @@ void block_by_block(const ConvWeightGradient& p, const Reading& reading, const T
       const int64_t count = least(block, tiles.count - first);
       transform_block<F, GradientTile>(p, reading, layout, tiles, first, count, {v, d, zeros});
 #pragma omp for schedule(static)
-      for (int at = 0; at < positions; ++at) add_products(layout, at, count, v, d, w + at * w_step, first != 0);
+      for (int u = 0; u < F::weights; ++u) add_products<F>(layout, u, count, v, d, w + u * w_step, first != 0);
     }
 #pragma omp for collapse(2) schedule(static)
     for (int64_t c = 0; c < layout.packs; ++c)
@@ -238,7 +258,8 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Reading& reading, const T
   const GradientLayout layout(s, block);
   const int64_t zeros_size = greatest(s.in_channels, s.out_channels) + lanes;
   const int64_t w_step = layout.packs * layout.panels * sums_size + 16;
-  const int64_t w_size = positions * w_step, v_size = positions * layout.v_step, d_size = positions * layout.d_step;
+  const int64_t v_size = F::positions * layout.v_step, d_size = F::positions * layout.d_step;
+  const int64_t w_size = F::weights * w_step;
   Workspace space(Workspace::bytes_for(threads * v_size) + Workspace::bytes_for(threads * d_size) +
                   Workspace::bytes_for(zeros_size) + Workspace::bytes_for(chunks * w_size));
   float* all_v = space.floats(threads * v_size);
@@ -258,11 +279,11 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Reading& reading, const T
         const int64_t count = least(block, end - first);
         TilePlace input_place(tiles, first), gradient_place = input_place;
         for (int64_t t = 0; t < count; ++t, input_place.advance(tiles))
-          transform_input_tile(p, reading, layout, input_place, t, {v, d, zeros});
+          transform_input_tile<F>(p, reading, layout, input_place, t, {v, d, zeros});
         for (int64_t t = 0; t < count; ++t, gradient_place.advance(tiles))
-          transform_gradient_tile<GradientTile>(p, layout, gradient_place, t, {v, d, zeros});
-        for (int at = 0; at < positions; ++at)
-          add_products(layout, at, count, v, d, all_w + chunk * w_size + at * w_step, first != begin);
+          transform_gradient_tile<F, GradientTile>(p, layout, gradient_place, t, {v, d, zeros});
+        for (int u = 0; u < F::weights; ++u)
+          add_products<F>(layout, u, count, v, d, all_w + chunk * w_size + u * w_step, first != begin);
       }
     }
 #pragma omp for collapse(2) schedule(static)
@@ -270,9 +291,9 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Reading& reading, const T
       for (int64_t k = 0; k < layout.panels; ++k) {
         float* w = all_w + (c * layout.panels + k) * sums_size;
         for (int64_t chunk = 1; chunk < chunks; ++chunk)
-          for (int at = 0; at < positions; ++at)
+          for (int u = 0; u < F::weights; ++u)
             for (int64_t i = 0; i < sums_size; i += lanes) {
-              float* sum = w + at * w_step + i;
+              float* sum = w + u * w_step + i;
               store(sum, load(sum) + load(sum + chunk * w_size));
             }
         finish_weights<F>(p, w, w_step, c * pack, k * panel);
@@ -282,6 +303,7 @@ void chunk_by_chunk(const ConvWeightGradient& p, const Reading& reading, const T
 
 template <class F>
 bool gradient_applies(const ConvWeightGradient& p) {
+  if (F::step > F::outputs && !strided_saves(p.shape, 80)) return false;
   return takes_shape<F>(p.shape) && fills_panels<F>(p.shape.out_channels);
 }
 
@@ -290,8 +312,8 @@ void weight_gradient_from(const ConvWeightGradient& p) {
   const Tiles<F> tiles(p.shape);
   const Reading reading(p.norm, p.shape.in_channels);
   const GradientLayout one(p.shape, 1);
-  const int64_t tile_bytes = positions * int64_t(sizeof(float)) * (one.packs * pack + one.panels * panel);
-  const int64_t w_bytes = positions * int64_t(sizeof(float)) * one.packs * pack * one.panels * panel;
+  const int64_t tile_bytes = F::positions * int64_t(sizeof(float)) * (one.packs * pack + one.panels * panel);
+  const int64_t w_bytes = F::weights * int64_t(sizeof(float)) * one.packs * pack * one.panels * panel;
   const bool few_weights = w_bytes <= (int64_t(5) << 19);
   // All at once reads D again for each pack of V, 128 bytes a tile, where a whole W would be written and read, 4 KiB;
   // but a W of tens of megabytes is not worth its memory for a few tiles more.
@@ -334,10 +356,13 @@ constexpr Kernel<ConvWeightGradient> weight_gradient_kernel() {
 }  // namespace
 }  // namespace winograd
 
-extern const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient, winograd_f2x5_weight_gradient;
+extern const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient, winograd_f2x5_weight_gradient,
+    winograd_strided_weight_gradient;
 constinit const Kernel<ConvWeightGradient> winograd_f4x3_weight_gradient =
                                                winograd::weight_gradient_kernel<winograd::F4x3>(),
                                            winograd_f2x5_weight_gradient =
-                                               winograd::weight_gradient_kernel<winograd::F2x5>();
+                                               winograd::weight_gradient_kernel<winograd::F2x5>(),
+                                           winograd_strided_weight_gradient =
+                                               winograd::weight_gradient_kernel<winograd::Strided>();
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA

@@ -1,6 +1,6 @@
 // The weights of a Winograd convolution, U = G g Gᵀ, in the panels that the product reads.
 //
-//   U[panel][positions][C][panel width]
+//   U[panel][factors²][C][panel width]
 #pragma once
 #include "gemm.hpp"
 #include "transpose.hpp"
@@ -13,14 +13,15 @@ struct Layout {
   int64_t channels;       // C, rounded up to whole vectors
   int64_t panels;         // of output channels
   int positions;          // of a tile
-  int64_t u_step;         // from one position of a panel of U to the next
+  int64_t u_step;         // from one factor of a panel of U to the next
   int64_t panel_weights;  // one panel of U
-  Layout(const ConvShape& s, int positions)
+  template <class F>
+  Layout(const ConvShape& s, F)
       : channels(round_up(s.in_channels, lanes)),
         panels((s.out_channels + panel - 1) / panel),
-        positions(positions),
+        positions(F::positions),
         u_step(channels * panel + 16),
-        panel_weights(positions * u_step) {}
+        panel_weights(F::weights * u_step) {}
   // One cache line more than the data, here and in u_step: strides of a power of two would map to the same
   // cache sets.
   int64_t position_step(int64_t tiles) const { return tiles * channels + 16; }
@@ -66,10 +67,11 @@ void gather_taps(const ConvForward& p, int64_t k, int64_t c, Vec values[taps * t
   }
 }
 
-// G g Gᵀ for the channels c..c+lanes of one panel, to panel_u[position][c][panel width].
+// G g Gᵀ for the channels c..c+lanes of one panel, to panel_u[factor][c][panel width].
 template <class F>
 void transform_weights(const ConvForward& p, int64_t u_step, int64_t panel_index, int64_t c, float* panel_u) {
-  constexpr int taps = F::taps, tile = F::tile;
+  using Points = typename F::Points;
+  constexpr int taps = F::taps, factors = F::factors;
   for (int half = 0; half < 2; ++half) {
     Vec values[taps * taps][lanes];
     const int64_t k = panel_index * panel + half * lanes;
@@ -78,21 +80,21 @@ void transform_weights(const ConvForward& p, int64_t u_step, int64_t panel_index
       for (auto& tap : values)
         for (Vec& v : tap) v = Vec{};
     for (int i = 0; i < lanes; ++i) {
-      Vec columns[tile * taps];
+      Vec columns[factors * taps];
 #pragma GCC unroll 5
       for (int j = 0; j < taps; ++j) {
         Vec g[taps];
 #pragma GCC unroll 5
         for (int y = 0; y < taps; ++y) g[y] = values[y * taps + j][i];
-        transform_filter<taps, tile>(g, 1, columns + j, taps);
+        Points::template filter<taps>(g, 1, columns + j, taps);
       }
       float* out = panel_u + (c + i) * panel + half * lanes;
 #pragma GCC unroll 6
-      for (int y = 0; y < tile; ++y) {
-        Vec u[tile];
-        transform_filter<taps, tile>(columns + y * taps, 1, u, 1);
+      for (int y = 0; y < factors; ++y) {
+        Vec u[factors];
+        Points::template filter<taps>(columns + y * taps, 1, u, 1);
 #pragma GCC unroll 6
-        for (int x = 0; x < tile; ++x) store(out + (y * tile + x) * u_step, u[x]);
+        for (int x = 0; x < factors; ++x) store(out + (y * factors + x) * u_step, u[x]);
       }
     }
   }
