@@ -81,9 +81,7 @@ CONV_CASES = [
     ConvCase("strided_tails", 8, 19, 30, 33, 37, stride=(2, 2), padding=(1, 1)),
     ConvCase("strided_many_weights", 20, 70, 16, 15, 150, stride=(2, 2), padding=(1, 1)),
     ConvCase("strided_many_tiles", 6, 48, 64, 64, 48, stride=(2, 2), padding=(1, 1)),
-    ConvCase(
-        "strided_many_tiles_and_weights", 5, 130, 32, 32, 130, stride=(2, 2), padding=(1, 1)
-    ),
+    ConvCase("strided_many_tiles_and_weights", 5, 130, 32, 32, 130, stride=(2, 2), padding=(1, 1)),
     # Few input channels: the first layer of a network.
     ConvCase("gray_padded", 3, 1, 12, 9, 16, padding=(1, 1)),
     ConvCase("rgb", 2, 3, 16, 16, 64, padding=(1, 1)),

@@ -104,8 +104,10 @@ PYCONVOPT_INLINE void store_whole(const Job& p, Vec* y, int64_t first) {
   };
   if (p.residual) each([&](Vec& value, int64_t at) __attribute__((always_inline)) { value += load(p.residual + at); });
   with_activation(p.activation, [&]<Activation activation>() __attribute__((always_inline)) {
-    each([&](Vec value, int64_t at)
-             __attribute__((always_inline)) { store(p.output + at, activated<activation>(value)); });
+    each([&](Vec value, int64_t at) __attribute__((always_inline)) {
+      __builtin_prefetch(p.output + at + side * pixel, 1);  // of the tile beside this one
+      store(p.output + at, activated<activation>(value));
+    });
   });
 }
 

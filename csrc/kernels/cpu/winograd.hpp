@@ -158,7 +158,9 @@ PYCONVOPT_INLINE void for_each_input_vector(const ConvShape& s, const float* inp
     for (int64_t c = 0; c < whole; c += lanes) {
       const auto made = way.at(c);
       use(c, [&](int at) __attribute__((always_inline)) {
-        return made(load(corner + at / tile * line + at % tile * pixel + c));
+        const float* from = corner + at / tile * line + at % tile * pixel + c;
+        if (at % tile >= tile - F::step) __builtin_prefetch(from + F::step * pixel);  // new in the tile beside this one
+        return made(load(from));
       });
     }
     if (rest == 0) return;

@@ -15,13 +15,17 @@ class MapTile {
   template <class Problem>
   MapTile(const Problem& p, const TilePlace& place, const float* zeros)
       : pixels_(p.output_gradient + place.image * p.shape.out_height() * p.shape.out_width() * p.shape.out_channels,
-                p.shape.out_height(), p.shape.out_width(), p.shape.out_channels, place.row, place.column, zeros) {}
+                p.shape.out_height(), p.shape.out_width(), p.shape.out_channels, place.row, place.column, zeros),
+        next_(side * p.shape.out_channels) {}
 
   // Channels from k on, of which `left` exist; pixels row by row.
   PYCONVOPT_INLINE void read(int64_t k, int64_t left, Vec values[side * side]) const {
     if (left >= lanes) {
 #pragma GCC unroll 16
-      for (int at = 0; at < side * side; ++at) values[at] = load(pixels_.at[at] + k);
+      for (int at = 0; at < side * side; ++at) {
+        values[at] = load(pixels_.at[at] + k);
+        __builtin_prefetch(pixels_.at[at] + k + next_);
+      }
     } else {
 #pragma GCC unroll 16
       for (int at = 0; at < side * side; ++at) values[at] = load_first(pixels_.at[at] + k, int(left));
@@ -30,6 +34,7 @@ class MapTile {
 
  private:
   PixelPointers<side> pixels_;
+  int64_t next_;  // floats to the tile beside this one, which comes next
 };
 
 template <class F>
