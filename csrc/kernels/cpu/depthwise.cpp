@@ -53,6 +53,8 @@ void forward_row(const ConvForward& p, const PackedWeights& weights, InputRows& 
     const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
     if (from < 0 || from >= s.in_height) continue;
     const float* pixels = input.at(n, from);
+    if (r + s.stride_height >= s.kernel_height)
+      row.fetch(p.norm ? p.input + (n * s.in_height + from + s.stride_height) * s.in_width * channels : pixels);
     for (int64_t q = 0; q < s.kernel_width; ++q) {
       const int64_t x = q * s.dilation_width - s.padding_width;  // of the result's pixel 0
       row.add(pixels + x * channels, weights.tap(r, q), greatest(0, divide_up(-x, s.stride_width)),
@@ -106,6 +108,8 @@ void data_gradient(const ConvDataGradient& p) {
       for (int64_t r = 0; r < s.kernel_height; ++r) {
         const int64_t down = y + s.padding_height - r * s.dilation_height;
         if (down < 0 || down % s.stride_height || down / s.stride_height >= height) continue;
+        if (r < s.stride_height)
+          row.fetch(p.output_gradient + (n * height + down / s.stride_height) * width * channels);
         for (int64_t q = 0; q < s.kernel_width; ++q) {
           const int64_t across = phase + s.padding_width - q * s.dilation_width;
           if (across % s.stride_width) continue;

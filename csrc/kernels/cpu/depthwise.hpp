@@ -19,6 +19,7 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise {
 
 inline constexpr int64_t most_taps = 121;
 inline constexpr int block_pixels = 8;
+inline constexpr int64_t most_fresh = 2;
 
 inline bool takes_shape(const ConvShape& s) {
   return s.groups == s.in_channels && s.out_channels == s.in_channels && s.in_channels >= lanes &&
@@ -41,6 +42,8 @@ struct Row {
   int64_t result_step;  // floats from one pixel of the result to the next
   int64_t source_step;
   int64_t inside_first, inside_end;  // pixels that every tap counts for
+  const float* fresh[most_fresh];    // sources whose rows are read for the first time, and are fetched ahead
+  int64_t fresh_count = 0;
 
   Row(int64_t pixels, float* result, int64_t result_step, int64_t source_step)
       : pixels(pixels),
@@ -56,6 +59,9 @@ struct Row {
     inside_first = greatest(inside_first, first);
     inside_end = least(inside_end, end);
   }
+  void fetch(const float* source) {
+    if (fresh_count < most_fresh) fresh[fresh_count++] = source;
+  }
 };
 
 // Pixels x..x+rows of the result, all taps inside. Channels are the inner loop: memory is read in its
@@ -70,6 +76,11 @@ PYCONVOPT_INLINE void pixels_inside(const Row& row, int64_t x, int64_t channels,
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) sum[i] = start;
     const int64_t at = x * row.source_step + c;
+    if constexpr (rows == block_pixels)
+      for (int64_t i = 0; i < row.fresh_count; ++i) {
+        const float* from = row.fresh[i] + at + rows * row.source_step;
+        for (const float* next = from; next < from + rows * row.source_step; next += channels) __builtin_prefetch(next);
+      }
     for (int64_t t = 0; t < row.count; ++t) {
       const Vec w = load(row.taps[t].weights + c, part);
       const float* from = row.taps[t].source + at;

@@ -15,14 +15,25 @@ namespace {
 
 inline constexpr int group = 9;
 
+// What the next row reads for the first time, in pieces as long as its gradient: with each pixel goes a vector of each.
+struct Ahead {
+  static constexpr int most = 5;
+  const float* piece[most];
+  int count = 0;
+  void add(const float* row, int64_t floats, int64_t piece_floats) {
+    for (int64_t at = 0; at < floats && count < most; at += piece_floats) piece[count++] = row + at;
+  }
+};
+
 // sums[t][C] += Σ over pixels x of gradient[x] · source_t[x·step], for `taps` taps and one vector of channels.
 template <int taps, class Part>
 PYCONVOPT_INLINE void add_taps(const float* const* source, int64_t step, const float* gradient, int64_t channels,
-                               int64_t pixels, int64_t c, Part part, float* const* sums) {
+                               int64_t pixels, int64_t c, Part part, float* const* sums, const Ahead& ahead) {
   Vec sum[taps];
 #pragma GCC unroll 16
   for (int t = 0; t < taps; ++t) sum[t] = load(sums[t] + c, part);
   for (int64_t x = 0; x < pixels; ++x) {
+    for (int i = 0; i < ahead.count; ++i) __builtin_prefetch(ahead.piece[i] + c * pixels + x * lanes);
     const Vec g = load(gradient + x * channels + c, part);
 #pragma GCC unroll 16
     for (int t = 0; t < taps; ++t) sum[t] += load(source[t] + x * step + c, part) * g;
@@ -32,10 +43,10 @@ PYCONVOPT_INLINE void add_taps(const float* const* source, int64_t step, const f
 }
 
 void add_pixels(const float* const* source, int64_t step, const float* gradient, int64_t channels, int64_t pixels,
-                int taps, float* const* sums) {
+                int taps, float* const* sums, const Ahead& ahead) {
   with_rows<group>(taps, [&]<int n>() __attribute__((always_inline)) {
     for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
-      add_taps<n>(source, step, gradient, channels, pixels, c, part, sums);
+      add_taps<n>(source, step, gradient, channels, pixels, c, part, sums, ahead);
     });
   });
 }
@@ -45,6 +56,9 @@ void add_row(const ConvWeightGradient& p, InputRows& input, int64_t n, int64_t y
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, width = s.out_width(), step = s.stride_width * channels;
   const float* gradient = p.output_gradient + (n * s.out_height() + y) * width * channels;
+  Ahead ahead;
+  const int64_t line = width * channels;
+  ahead.add(gradient + line, line, line);
   const float* source[most_taps];
   float* to[most_taps];
   int64_t first[most_taps], end[most_taps], count = 0, inside_first = 0, inside_end = width;
@@ -52,6 +66,9 @@ void add_row(const ConvWeightGradient& p, InputRows& input, int64_t n, int64_t y
     const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
     if (from < 0 || from >= s.in_height) continue;
     const float* pixels = input.at(n, from);
+    if (r + s.stride_height >= s.kernel_height)
+      ahead.add(p.input + (n * s.in_height + from + s.stride_height) * s.in_width * channels, s.in_width * channels,
+                line);
     for (int64_t q = 0; q < s.kernel_width; ++q) {
       const int64_t x = q * s.dilation_width - s.padding_width;  // of the gradient's pixel 0
       first[count] = least(width, greatest(0, divide_up(-x, s.stride_width)));
@@ -68,11 +85,12 @@ void add_row(const ConvWeightGradient& p, InputRows& input, int64_t n, int64_t y
     const float* at[group];
     const auto border = [&](int64_t x) {
       for (int i = 0; i < taps; ++i) at[i] = first[t + i] <= x && x < end[t + i] ? source[t + i] + x * step : zeros;
-      add_pixels(at, 0, gradient + x * channels, channels, 1, taps, to + t);
+      add_pixels(at, 0, gradient + x * channels, channels, 1, taps, to + t, {});
     };
     for (int64_t x = 0; x < inside_first; ++x) border(x);
     for (int i = 0; i < taps; ++i) at[i] = source[t + i] + inside_first * step;
-    add_pixels(at, step, gradient + inside_first * channels, channels, inside_end - inside_first, taps, to + t);
+    add_pixels(at, step, gradient + inside_first * channels, channels, inside_end - inside_first, taps, to + t,
+               t == 0 ? ahead : Ahead{});
     for (int64_t x = inside_end; x < width; ++x) border(x);
   }
 }
