@@ -332,12 +332,6 @@ void run_job(const Job& job) {
   }
 }
 
-// Each result's pixel has one source, at the same place of the map.
-bool pointwise(const ConvShape& s) {
-  return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_height == 1 && s.stride_width == 1 &&
-         s.padding_height == 0 && s.padding_width == 0;
-}
-
 // W of some taps of one group, or of all.
 void pack(const WeightView& view, const int32_t* taps, int64_t count, float* packed) {
   WeightView chosen = view;

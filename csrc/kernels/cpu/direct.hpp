@@ -16,6 +16,12 @@
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::direct {
 
+// Each result's pixel has one source, at the same place of the map.
+inline bool pointwise(const ConvShape& s) {
+  return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_height == 1 && s.stride_width == 1 &&
+         s.padding_height == 0 && s.padding_width == 0;
+}
+
 // A weight seen as [outer][inner][tap]: `outer` channels become panels, `inner` ones are summed over.
 struct WeightView {
   const float* data;

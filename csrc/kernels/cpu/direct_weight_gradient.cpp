@@ -121,13 +121,23 @@ void run_item(const ConvWeightGradient& p, const Reading& reading, const Plan& p
                               return outside ? x : way.at(group * plan.inner + c0 + c)(x);
                             });
       });
+      // Maps without a tap's offsets are gone through in their order: the next pixels are fetched during the products.
+      Streams later;
+      if (pointwise(s) && end - first > count) {
+        const int64_t walks =
+            (vector_registers == 32 ? 2 : 3) * count * ((ks + pack - 1) / pack) * ((cs + panel - 1) / panel);
+        const int64_t bytes = count * int64_t(sizeof(float));
+        later = {reinterpret_cast<const char*>(gradient_at(first + count)),
+                 reinterpret_cast<const char*>(inputs[0] + count * s.in_channels),
+                 (bytes * s.out_channels + walks - 1) / walks, (bytes * s.in_channels + walks - 1) / walks};
+      }
       float* own = sums + range * plan.sums() + (group * plan.taps + tap) * plan.rows * plan.columns;
       for (int64_t c = 0; c < cs; c += panel)
         for (int64_t k = 0; k < ks; k += pack) {
           float* to = own + (k0 + k) * plan.columns + c0 + c;
           const float *a = packed_g + k * block, *b = packed_x + c * block;
-          if (first == begin) outer_product<false>(a, b, count, to, plan.columns);
-          else outer_product<true>(a, b, count, to, plan.columns);
+          if (first == begin) later = outer_product<false, true>(a, b, count, to, plan.columns, nullptr, later);
+          else later = outer_product<true, true>(a, b, count, to, plan.columns, nullptr, later);
         }
     }
   }

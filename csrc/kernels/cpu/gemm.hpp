@@ -90,9 +90,15 @@ inline void product(const float* a, int64_t lda, const float* b, int64_t steps, 
 // The rows of outer_product come in packs of 16 elements (a cache line), walked 8+8 or 6+6+4.
 inline constexpr int pack = 16;
 
-template <int rows, bool accumulate>
+// What is fetched while sums are taken: some bytes of two pieces of memory each step.
+struct Streams {
+  const char *a = nullptr, *b = nullptr;
+  int64_t a_bytes = 0, b_bytes = 0;
+};
+
+template <int rows, bool accumulate, bool fetch>
 PYCONVOPT_INLINE void outer_product_tile(const float* a, const float* b, int64_t steps, float* c, int64_t ldc,
-                                         const float* next_c) {
+                                         const float* next_c, Streams& later) {
   if (next_c)
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -106,6 +112,12 @@ PYCONVOPT_INLINE void outer_product_tile(const float* a, const float* b, int64_t
     sum[r][1] = accumulate ? load(c + r * ldc + lanes) : Vec{};
   }
   for (int64_t s = 0; s < steps; ++s) {
+    if constexpr (fetch) {
+      __builtin_prefetch(later.a);
+      __builtin_prefetch(later.b);
+      later.a += later.a_bytes;
+      later.b += later.b_bytes;
+    }
     const Vec b0 = load(b + s * panel), b1 = load(b + s * panel + lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -123,12 +135,12 @@ PYCONVOPT_INLINE void outer_product_tile(const float* a, const float* b, int64_t
 
 // C[pack][panel] (+)= Σ A[steps][pack] ᵀ· B[steps][panel]. `next_c`: the sums that come after these, to be fetched
 // while they are taken, or null.
-template <bool accumulate>
-inline void outer_product(const float* a, const float* b, int64_t steps, float* c, int64_t ldc,
-                          const float* next_c = nullptr) {
+template <bool accumulate, bool fetch = false>
+inline Streams outer_product(const float* a, const float* b, int64_t steps, float* c, int64_t ldc,
+                             const float* next_c = nullptr, Streams later = {}) {
   const auto part = [&]<int first, int rows>() __attribute__((always_inline)) {
-    outer_product_tile<rows, accumulate>(a + first, b, steps, c + first * ldc, ldc,
-                                         next_c ? next_c + first * ldc : nullptr);
+    outer_product_tile<rows, accumulate, fetch>(a + first, b, steps, c + first * ldc, ldc,
+                                                next_c ? next_c + first * ldc : nullptr, later);
   };
   if constexpr (vector_registers == 32) {
     part.template operator()<0, 8>();
@@ -138,6 +150,7 @@ inline void outer_product(const float* a, const float* b, int64_t steps, float* 
     part.template operator()<6, 6>();
     part.template operator()<12, 4>();
   }
+  return later;
 }
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA
