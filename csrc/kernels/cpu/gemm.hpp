@@ -96,7 +96,7 @@ struct Streams {
   int64_t a_bytes = 0, b_bytes = 0;
 };
 
-template <int rows, bool accumulate, bool fetch>
+template <int rows, int vectors, bool accumulate, bool fetch>
 PYCONVOPT_INLINE void outer_product_tile(const float* a, const float* b, int64_t steps, float* c, int64_t ldc,
                                          const float* next_c, Streams& later) {
   if (next_c)
@@ -105,12 +105,11 @@ PYCONVOPT_INLINE void outer_product_tile(const float* a, const float* b, int64_t
       __builtin_prefetch(next_c + r * ldc, 1);
       __builtin_prefetch(next_c + r * ldc + panel - 1, 1);
     }
-  Vec sum[rows][2];
+  Vec sum[rows][vectors];
 #pragma GCC unroll 16
-  for (int r = 0; r < rows; ++r) {
-    sum[r][0] = accumulate ? load(c + r * ldc) : Vec{};
-    sum[r][1] = accumulate ? load(c + r * ldc + lanes) : Vec{};
-  }
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) sum[r][v] = accumulate ? load(c + r * ldc + v * lanes) : Vec{};
   for (int64_t s = 0; s < steps; ++s) {
     if constexpr (fetch) {
       __builtin_prefetch(later.a);
@@ -118,29 +117,30 @@ PYCONVOPT_INLINE void outer_product_tile(const float* a, const float* b, int64_t
       later.a += later.a_bytes;
       later.b += later.b_bytes;
     }
-    const Vec b0 = load(b + s * panel), b1 = load(b + s * panel + lanes);
+    Vec factor[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) factor[v] = load(b + s * panel + v * lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
       const Vec av = broadcast(a[s * pack + r]);
-      sum[r][0] += av * b0;
-      sum[r][1] += av * b1;
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sum[r][v] += av * factor[v];
     }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < rows; ++r) {
-    store(c + r * ldc, sum[r][0]);
-    store(c + r * ldc + lanes, sum[r][1]);
-  }
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) store(c + r * ldc + v * lanes, sum[r][v]);
 }
 
-// C[pack][panel] (+)= Σ A[steps][pack] ᵀ· B[steps][panel]. `next_c`: the sums that come after these, to be fetched
-// while they are taken, or null.
-template <bool accumulate, bool fetch = false>
+// C[pack][panel] (+)= Σ A[steps][pack] ᵀ· B[steps][panel], or the first vector of each panel. `next_c`: the sums that
+// come after these, to be fetched while they are taken, or null.
+template <bool accumulate, bool fetch = false, int vectors = 2>
 inline Streams outer_product(const float* a, const float* b, int64_t steps, float* c, int64_t ldc,
                              const float* next_c = nullptr, Streams later = {}) {
   const auto part = [&]<int first, int rows>() __attribute__((always_inline)) {
-    outer_product_tile<rows, accumulate, fetch>(a + first, b, steps, c + first * ldc, ldc,
-                                                next_c ? next_c + first * ldc : nullptr, later);
+    outer_product_tile<rows, vectors, accumulate, fetch>(a + first, b, steps, c + first * ldc, ldc,
+                                                         next_c ? next_c + first * ldc : nullptr, later);
   };
   if constexpr (vector_registers == 32) {
     part.template operator()<0, 8>();

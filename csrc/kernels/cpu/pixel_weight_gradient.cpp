@@ -14,37 +14,38 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace pixel {
 namespace {
 
-// sums[tap][panel] += Σ over the pixels of some rows of x[pixel + offset(tap)] · g[pixel][k], for `taps` taps.
-template <int taps>
+// sums[tap][panel] += Σ over the pixels of some rows of x[pixel + offset(tap)] · g[pixel][k], for `taps` taps and a
+// panel or its first vector.
+template <int taps, int vectors>
 PYCONVOPT_INLINE void taps_times_pixels(const float* x, const Geometry& g, const int32_t* offset, const float* gradient,
                                         int64_t gradient_step, int64_t width, int64_t rows, int64_t gradient_row,
                                         float* sums) {
-  Vec sum[taps][2];
+  Vec sum[taps][vectors];
   const float* from[taps];
 #pragma GCC unroll 16
-  for (int t = 0; t < taps; ++t) {
-    sum[t][0] = load(sums + t * panel);
-    sum[t][1] = load(sums + t * panel + lanes);
-  }
+  for (int t = 0; t < taps; ++t)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) sum[t][v] = load(sums + t * panel + v * lanes);
   for (int64_t y = 0; y < rows; ++y) {
 #pragma GCC unroll 16
     for (int t = 0; t < taps; ++t) from[t] = x + y * g.row_step + offset[t];
     const float* line = gradient + y * gradient_row;
     for (int64_t pixel = 0; pixel < width; ++pixel) {
-      const Vec g0 = load(line + pixel * gradient_step), g1 = load(line + pixel * gradient_step + lanes);
+      Vec factor[vectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) factor[v] = load(line + pixel * gradient_step + v * lanes);
 #pragma GCC unroll 16
       for (int t = 0; t < taps; ++t) {
         const Vec value = broadcast(from[t][pixel * g.pixel_step]);
-        sum[t][0] += value * g0;
-        sum[t][1] += value * g1;
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) sum[t][v] += value * factor[v];
       }
     }
   }
 #pragma GCC unroll 16
-  for (int t = 0; t < taps; ++t) {
-    store(sums + t * panel, sum[t][0]);
-    store(sums + t * panel + lanes, sum[t][1]);
-  }
+  for (int t = 0; t < taps; ++t)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) store(sums + t * panel + v * lanes, sum[t][v]);
 }
 
 // The gradient of some output rows for one panel, zeros behind the last channel, into buffer[pixel][panel].
@@ -143,7 +144,7 @@ void sum_rows(const ConvWeightGradient& p, const Geometry& g, const float* x, in
   constexpr int64_t near = 16384;  // floats of the gradient
   const ConvShape& s = p.shape;
   const int64_t width = s.out_width(), few = greatest(1, near / (width * s.out_channels));
-  const bool straight = s.out_channels % panel == 0;
+  const bool straight = s.out_channels % lanes == 0;
   for (int64_t first = 0; first < rows; first += few) {
     const int64_t count = least(few, rows - first);
     const float* map = p.output_gradient + (n * s.out_height() + y + first) * width * s.out_channels;
@@ -153,8 +154,11 @@ void sum_rows(const ConvWeightGradient& p, const Geometry& g, const float* x, in
       const int64_t step = straight ? s.out_channels : panel;
       for (int64_t t = 0; t < g.taps; t += most)
         with_rows<most>(int(least(most, g.taps - t)), [&]<int taps>() {
-          taps_times_pixels<taps>(x + first * g.row_step, g, g.offset + t, gradient, step, width, count, width * step,
-                                  sums + (k * (g.taps + 1) + t) * panel);
+          const float* from = x + first * g.row_step;
+          float* to = sums + (k * (g.taps + 1) + t) * panel;
+          if (s.out_channels - k * panel > lanes)
+            taps_times_pixels<taps, 2>(from, g, g.offset + t, gradient, step, width, count, width * step, to);
+          else taps_times_pixels<taps, 1>(from, g, g.offset + t, gradient, step, width, count, width * step, to);
         });
     }
   }
