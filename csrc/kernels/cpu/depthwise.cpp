@@ -53,15 +53,16 @@ void forward_row(const ConvForward& p, const PackedWeights& weights, InputRows& 
     const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
     if (from < 0 || from >= s.in_height) continue;
     const float* pixels = input.at(n, from);
-    if (r + s.stride_height >= s.kernel_height)
-      row.fetch(p.norm ? p.input + (n * s.in_height + from + s.stride_height) * s.in_width * channels : pixels);
+    if (r + s.stride_height >= s.kernel_height) row.fetch(input.next(n, from));
     for (int64_t q = 0; q < s.kernel_width; ++q) {
       const int64_t x = q * s.dilation_width - s.padding_width;  // of the result's pixel 0
-      row.add(pixels + x * channels, weights.tap(r, q), greatest(0, divide_up(-x, s.stride_width)),
-              least(width, divide_up(s.in_width - x, s.stride_width)));
+      const int64_t first = greatest(0, divide_up(-x, s.stride_width));
+      const int64_t end = least(width, divide_up(s.in_width - x, s.stride_width));
+      row.add(pixels + x * channels, weights.tap(r, q), p.norm ? 0 : first, p.norm ? width : end);
     }
   }
-  run_row(row, channels, p.bias, p.activation, piece);
+  run_row(row, channels, p.bias, p.activation);
+  if (piece.line) add_row(row, channels, piece);
 }
 
 // Rows of a piece of the statistics.
@@ -75,20 +76,20 @@ int64_t moment_pieces(const ConvForward& p) {
 void forward(const ConvForward& p) {
   const ConvShape& s = p.shape;
   const PackedWeights weights(s, p.weight, p.weight_strides, p.prepared);
-  const int64_t rows = s.batch * s.out_height(), each = p.moments ? piece_rows(s) : 1;
+  const int64_t lines = s.batch * s.out_height(), each = p.moments ? piece_rows(s) : 1;
   const Reading reading(p.norm, s.in_channels);
-  const int64_t kept = round_up(InputRows::floats(s, p.norm), 16);
+  const int64_t copied = p.norm ? InputRows::floats(s) : 0;
   const int threads = omp_get_max_threads();
-  Workspace space(Workspace::bytes_for(threads * kept));
-  float* all_kept = space.floats(threads * kept);
+  Workspace space(Workspace::bytes_for(threads * copied));
+  float* copies = space.floats(threads * copied);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    InputRows input(s, p.input, reading, all_kept + omp_get_thread_num() * kept);
+    InputRows input(s, p.input, reading, p.norm, copies + omp_get_thread_num() * copied);
 #pragma omp for schedule(static)
-    for (int64_t first = 0; first < rows; first += each) {
+    for (int64_t first = 0; first < lines; first += each) {
       Piece piece{p.moments ? p.moments + first / each * moment_line(s.out_channels) : nullptr, 0};
-      for (int64_t line = first; line < least(rows, first + each); ++line) forward_row(p, weights, input, line, piece);
+      for (int64_t line = first; line < least(lines, first + each); ++line) forward_row(p, weights, input, line, piece);
       if (piece.line) piece.line[2 * s.out_channels] = float(piece.before);
     }
   }
@@ -118,14 +119,14 @@ void data_gradient(const ConvDataGradient& p) {
                   greatest(0, -x), least(pixels, width - x));
         }
       }
-      Piece none{nullptr, 0};
-      run_row(row, channels, nullptr, Activation::none, none);
+      run_row(row, channels, nullptr, Activation::none);
     }
   }
 }
 
 bool forward_applies(const ConvForward& p) {
-  return !p.pool && !p.residual && (!p.moments || is_plain(p)) && takes_shape(p.shape) && keeps_rows(p.shape, p.norm);
+  return !p.pool && !p.residual && (!p.moments || is_plain(p)) && takes_shape(p.shape) &&
+         (!p.norm || can_copy(p.shape));
 }
 bool data_gradient_applies(const ConvDataGradient& p) { return !p.argmax && takes_shape(p.shape); }
 

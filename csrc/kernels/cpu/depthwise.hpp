@@ -65,11 +65,10 @@ struct Row {
 };
 
 // Pixels x..x+rows of the result, all taps inside. Channels are the inner loop: memory is read in its
-// order, and the weights, a few kilobytes, come from the first-level cache once for all the pixels. `piece` without a
-// line: no statistics are wanted.
+// order, and the weights, a few kilobytes, come from the first-level cache once for all the pixels.
 template <int rows>
 PYCONVOPT_INLINE void pixels_inside(const Row& row, int64_t x, int64_t channels, const float* bias,
-                                    Activation activation, const Piece& piece) {
+                                    Activation activation) {
   for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
     Vec sum[rows];
     const Vec start = bias ? load(bias + c, part) : Vec{};
@@ -90,14 +89,12 @@ PYCONVOPT_INLINE void pixels_inside(const Row& row, int64_t x, int64_t channels,
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
       store(row.result + (x + i) * row.result_step + c, activated(activation, sum[i]), part);
-    if (piece.line) add_moments(sum, rows, piece, channels, c, channels - c);
   });
 }
 
 // One pixel with the taps that lie inside the map for it; several vectors of channels at once take the
 // place of the neighbours.
-inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const float* bias, Activation activation,
-                            const Piece& piece) {
+inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const float* bias, Activation activation) {
   constexpr int vectors = 4;
   const float *source[most_taps], *weights[most_taps];
   int64_t count = 0;
@@ -116,10 +113,7 @@ inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const f
       for (int i = 0; i < n; ++i)
         sum[i] += load(source[t] + c + i * lanes, part) * load(weights[t] + c + i * lanes, part);
 #pragma GCC unroll 4
-    for (int i = 0; i < n; ++i) {
-      store(result + c + i * lanes, activated(activation, sum[i]), part);
-      if (piece.line) add_moments(sum + i, 1, piece, channels, c + i * lanes, channels - c - i * lanes);
-    }
+    for (int i = 0; i < n; ++i) store(result + c + i * lanes, activated(activation, sum[i]), part);
   };
   int64_t c = 0;
   for (; c + vectors * lanes <= channels; c += vectors * lanes) sum_taps.template operator()<vectors>(c, Whole{});
@@ -127,16 +121,28 @@ inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const f
   if (c < channels) sum_taps.template operator()<1>(c, First{int(channels - c)});
 }
 
-// A whole row: activation(Σ taps + bias), its pixels added to the piece.
-inline void run_row(const Row& row, int64_t channels, const float* bias, Activation activation, Piece& piece) {
+// Adds a row of the result to the statistics, a few pixels at a time.
+inline void add_row(const Row& row, int64_t channels, Piece& piece) {
+  for (int64_t x = 0; x < row.pixels; x += block_pixels) {
+    const int64_t count = least(block_pixels, row.pixels - x);
+    for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
+      Vec values[block_pixels];
+      for (int64_t i = 0; i < count; ++i) values[i] = load(row.result + (x + i) * row.result_step + c, part);
+      add_moments(values, count, piece, channels, c, channels - c);
+    });
+    piece.before += count;
+  }
+}
+
+// A whole row: activation(Σ taps + bias).
+inline void run_row(const Row& row, int64_t channels, const float* bias, Activation activation) {
   const int64_t first = least(row.inside_first, row.pixels), end = greatest(first, row.inside_end);
   int64_t x = 0;
   const auto inside = [&]<int pixels>() {
-    for (; x + pixels <= end; x += pixels, piece.before += pixels)
-      pixels_inside<pixels>(row, x, channels, bias, activation, piece);
+    for (; x + pixels <= end; x += pixels) pixels_inside<pixels>(row, x, channels, bias, activation);
   };
   const auto border = [&](int64_t until) {
-    for (; x < until; ++x, ++piece.before) pixel_at_border(row, x, channels, bias, activation, piece);
+    for (; x < until; ++x) pixel_at_border(row, x, channels, bias, activation);
   };
   border(first);
   inside.template operator()<block_pixels>();
@@ -145,31 +151,31 @@ inline void run_row(const Row& row, int64_t channels, const float* bias, Activat
   border(row.pixels);
 }
 
-// The input's rows as a convolution reads them. Those that are normalised on the way are made once, and kept while a
+// The input's rows, as they lie or copied between zeros, so that every tap counts for every pixel: those of a batch
+// norm, which are normalised on the way, or where a convolution asks for it. Copies are made once, and kept while a
 // window over them moves down; each thread has its own.
 class InputRows {
  public:
-  InputRows(const ConvShape& s, const float* input, const Reading& reading, float* space)
+  InputRows(const ConvShape& s, const float* input, const Reading& reading, bool copied, float* space)
       : shape_(s),
         input_(input),
         reading_(reading),
-        kept_(space),
+        copied_(copied),
+        copies_(space),
         held_(reinterpret_cast<int64_t*>(space + window(s) * row_floats(s))) {
-    if (reading.changes())
-      for (int64_t i = 0; i < window(s); ++i) held_[i] = -1;
+    if (!copied) return;
+    for (int64_t i = 0; i < window(s); ++i) held_[i] = -1;
+    for (int64_t i = 0; i < window(s) * row_floats(s); ++i) copies_[i] = 0;
   }
 
   // Of the space for the rows of a window, and for their numbers.
-  static int64_t floats(const ConvShape& s, const InputNorm* norm) {
-    return norm ? window(s) * (row_floats(s) + 2) : 0;
-  }
+  static int64_t floats(const ConvShape& s) { return round_up(window(s) * (row_floats(s) + 2), 16); }
   // Pixel 0 of row y of image n.
   const float* at(int64_t n, int64_t y) {
-    const int64_t line = n * shape_.in_height + y, channels = shape_.in_channels;
-    const float* from = input_ + line * shape_.in_width * channels;
-    if (!reading_.changes()) return from;
-    const int64_t slot = y % window(shape_);
-    float* to = kept_ + slot * row_floats(shape_);
+    const float* from = in_place(n, y);
+    if (!copied_) return from;
+    const int64_t line = n * shape_.in_height + y, slot = y % window(shape_), channels = shape_.in_channels;
+    float* to = copies_ + slot * row_floats(shape_) + shape_.padding_width * channels;
     if (held_[slot] == line) return to;
     held_[slot] = line;
     reading_.with([&](auto way) {
@@ -180,22 +186,30 @@ class InputRows {
     });
     return to;
   }
+  const float* in_place(int64_t n, int64_t y) const {
+    return input_ + (n * shape_.in_height + y) * shape_.in_width * shape_.in_channels;
+  }
+  // What to fetch meanwhile, if y is among the last rows that a row of the output reads.
+  const float* next(int64_t n, int64_t y) const { return in_place(n, copied_ ? y + shape_.stride_height : y); }
 
  private:
   static int64_t window(const ConvShape& s) { return (s.kernel_height - 1) * s.dilation_height + 1; }
-  static int64_t row_floats(const ConvShape& s) { return round_up(s.in_width * s.in_channels, 16); }
+  // A row with what is read on both sides of it.
+  static int64_t row_floats(const ConvShape& s) {
+    const int64_t read = (s.out_width() - 1) * s.stride_width + (s.kernel_width - 1) * s.dilation_width + 1;
+    return round_up(greatest(read, s.in_width + s.padding_width) * s.in_channels, 16);
+  }
 
   const ConvShape& shape_;
   const float* input_;
   const Reading& reading_;
-  float* kept_;
+  bool copied_;
+  float* copies_;
   int64_t* held_;
 };
 
-// Whether the rows that are made on the way are few enough to be kept.
-inline bool keeps_rows(const ConvShape& s, const InputNorm* norm) {
-  return InputRows::floats(s, norm) <= int64_t(1) << 20;
-}
+// Whether the rows of a window are few enough to be copied.
+inline bool can_copy(const ConvShape& s) { return InputRows::floats(s) <= int64_t(1) << 20; }
 
 // Integer division that rounds up, for a positive divisor.
 PYCONVOPT_INLINE int64_t divide_up(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }

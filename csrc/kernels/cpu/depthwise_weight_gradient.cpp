@@ -52,7 +52,8 @@ void add_pixels(const float* const* source, int64_t step, const float* gradient,
 }
 
 // One row of the gradient (image n, row y) into sums[tap][C]. At the borders taps outside read `zeros`.
-void add_row(const ConvWeightGradient& p, InputRows& input, int64_t n, int64_t y, const float* zeros, float* sums) {
+void add_row(const ConvWeightGradient& p, InputRows& input, bool copied, int64_t n, int64_t y, const float* zeros,
+             float* sums) {
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, width = s.out_width(), step = s.stride_width * channels;
   const float* gradient = p.output_gradient + (n * s.out_height() + y) * width * channels;
@@ -67,12 +68,11 @@ void add_row(const ConvWeightGradient& p, InputRows& input, int64_t n, int64_t y
     if (from < 0 || from >= s.in_height) continue;
     const float* pixels = input.at(n, from);
     if (r + s.stride_height >= s.kernel_height)
-      ahead.add(p.input + (n * s.in_height + from + s.stride_height) * s.in_width * channels, s.in_width * channels,
-                line);
+      ahead.add(input.in_place(n, from + s.stride_height), s.in_width * channels, line);
     for (int64_t q = 0; q < s.kernel_width; ++q) {
       const int64_t x = q * s.dilation_width - s.padding_width;  // of the gradient's pixel 0
-      first[count] = least(width, greatest(0, divide_up(-x, s.stride_width)));
-      end[count] = greatest(first[count], least(width, divide_up(s.in_width - x, s.stride_width)));
+      first[count] = copied ? 0 : least(width, greatest(0, divide_up(-x, s.stride_width)));
+      end[count] = copied ? width : greatest(first[count], least(width, divide_up(s.in_width - x, s.stride_width)));
       inside_first = greatest(inside_first, first[count]);
       inside_end = least(inside_end, end[count]);
       source[count] = pixels + x * channels;
@@ -102,24 +102,25 @@ void weight_gradient(const ConvWeightGradient& p) {
   const int64_t lines = s.batch * s.out_height(), each = greatest(1, (lines + 63) / 64);
   const int64_t groups = (lines + each - 1) / each;
   const Reading reading(p.norm, channels);
-  const int64_t kept = round_up(InputRows::floats(s, p.norm), 16);
+  const bool copied = p.norm || (taps >= 25 && can_copy(s));
+  const int64_t copy_floats = copied ? InputRows::floats(s) : 0;
   const int threads = omp_get_max_threads();
   Workspace space(Workspace::bytes_for(groups * size) + Workspace::bytes_for(channels) +
-                  Workspace::bytes_for(threads * kept));
+                  Workspace::bytes_for(threads * copy_floats));
   float* partial = space.floats(groups * size);
   float* zeros = space.floats(channels);
-  float* all_kept = space.floats(threads * kept);
+  float* copies = space.floats(threads * copy_floats);
   for (int64_t c = 0; c < channels; ++c) zeros[c] = 0;
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    InputRows input(s, p.input, reading, all_kept + omp_get_thread_num() * kept);
+    InputRows input(s, p.input, reading, copied, copies + omp_get_thread_num() * copy_floats);
 #pragma omp for schedule(static)
     for (int64_t g = 0; g < groups; ++g) {
       float* sums = partial + g * size;
       for (int64_t i = 0; i < size; ++i) sums[i] = 0;
       for (int64_t line = g * each; line < least(lines, (g + 1) * each); ++line)
-        add_row(p, input, line / s.out_height(), line % s.out_height(), zeros, sums);
+        add_row(p, input, copied, line / s.out_height(), line % s.out_height(), zeros, sums);
     }
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < taps; ++t)
@@ -133,7 +134,7 @@ void weight_gradient(const ConvWeightGradient& p) {
 }
 
 bool weight_gradient_applies(const ConvWeightGradient& p) {
-  return !p.argmax && takes_shape(p.shape) && keeps_rows(p.shape, p.norm);
+  return !p.argmax && takes_shape(p.shape) && (!p.norm || can_copy(p.shape));
 }
 
 }  // namespace
