@@ -168,6 +168,13 @@ class InputRows {
     for (int64_t i = 0; i < window(s) * row_floats(s); ++i) copies_[i] = 0;
   }
 
+  static int64_t window(const ConvShape& s) { return (s.kernel_height - 1) * s.dilation_height + 1; }
+  // A row with what is read on both sides of it.
+  static int64_t row_pixels(const ConvShape& s) {
+    const int64_t read = (s.out_width() - 1) * s.stride_width + (s.kernel_width - 1) * s.dilation_width + 1;
+    return greatest(read, s.in_width + s.padding_width);
+  }
+  static int64_t row_floats(const ConvShape& s) { return round_up(row_pixels(s) * s.in_channels, 16); }
   // Of the space for the rows of a window, and for their numbers.
   static int64_t floats(const ConvShape& s) { return round_up(window(s) * (row_floats(s) + 2), 16); }
   // Pixel 0 of row y of image n.
@@ -193,13 +200,6 @@ class InputRows {
   const float* next(int64_t n, int64_t y) const { return in_place(n, copied_ ? y + shape_.stride_height : y); }
 
  private:
-  static int64_t window(const ConvShape& s) { return (s.kernel_height - 1) * s.dilation_height + 1; }
-  // A row with what is read on both sides of it.
-  static int64_t row_floats(const ConvShape& s) {
-    const int64_t read = (s.out_width() - 1) * s.stride_width + (s.kernel_width - 1) * s.dilation_width + 1;
-    return round_up(greatest(read, s.in_width + s.padding_width) * s.in_channels, 16);
-  }
-
   const ConvShape& shape_;
   const float* input_;
   const Reading& reading_;
@@ -208,8 +208,10 @@ class InputRows {
   int64_t* held_;
 };
 
-// Whether the rows of a window are few enough to be copied.
-inline bool can_copy(const ConvShape& s) { return InputRows::floats(s) <= int64_t(1) << 20; }
+// Whether the rows of a window are few enough to be copied. In floating point: the product may pass 64 bits.
+inline bool can_copy(const ConvShape& s) {
+  return double(InputRows::window(s)) * double(InputRows::row_pixels(s)) * double(s.in_channels) <= double(1 << 20);
+}
 
 // Integer division that rounds up, for a positive divisor.
 PYCONVOPT_INLINE int64_t divide_up(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
