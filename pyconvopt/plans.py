@@ -49,10 +49,10 @@ def _direct(pass_: str, size: ConvSize) -> bool:
 def _depthwise(pass_: str, size: ConvSize) -> bool:
     """Both end at the memory's bandwidth for large maps.
 
-    Forward and data gradient of up to 9 taps 1.0 to 1.4 times as fast (on AMD 0.65 to 1.5 forward, the least with
-    few channels), and the forward pass takes the statistics for the batch norm behind it. Data gradients of 5×5 and
-    7×7 filters 1.0 to 1.4 times (AMD). Weight gradients 1.0 to 1.6 times, of 5×5 and 7×7 filters 1.6 to 7 times;
-    narrow maps of many channels are torch's.
+    Forward and data gradient of up to 9 taps 1.0 to 1.4 times as fast (on AMD 0.65 to 1.5 forward, the least
+    with few channels), and the forward pass takes the statistics for the batch norm behind it. Data gradients
+    of 5×5 and 7×7 filters 1.0 to 1.4 times (AMD). Weight gradients 1.0 to 1.6 times, of 5×5 and 7×7 filters
+    1.6 to 7 times; narrow maps of many channels are torch's.
     """
     if pass_.startswith("weight_gradient"):
         return size.taps >= 25 or size.width >= 16
