@@ -58,11 +58,11 @@ void forward_row(const ConvForward& p, const PackedWeights& weights, InputRows& 
       const int64_t x = q * s.dilation_width - s.padding_width;  // of the result's pixel 0
       const int64_t first = greatest(0, divide_up(-x, s.stride_width));
       const int64_t end = least(width, divide_up(s.in_width - x, s.stride_width));
-      row.add(pixels + x * channels, weights.tap(r, q), p.norm ? 0 : first, p.norm ? width : end);
+      row.add(pixels + x * channels, weights.tap(r, q), input.copied() ? 0 : first, input.copied() ? width : end);
     }
   }
   run_row(row, channels, p.bias, p.activation);
-  if (piece.line) add_row(row, channels, piece);
+  if (piece.line) take_statistics(row, channels, piece);
 }
 
 // Rows of a piece of the statistics.

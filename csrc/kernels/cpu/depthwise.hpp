@@ -122,7 +122,7 @@ inline void pixel_at_border(const Row& row, int64_t x, int64_t channels, const f
 }
 
 // Adds a row of the result to the statistics, a few pixels at a time.
-inline void add_row(const Row& row, int64_t channels, Piece& piece) {
+inline void take_statistics(const Row& row, int64_t channels, Piece& piece) {
   for (int64_t x = 0; x < row.pixels; x += block_pixels) {
     const int64_t count = least(block_pixels, row.pixels - x);
     for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
@@ -175,6 +175,7 @@ class InputRows {
     return greatest(read, s.in_width + s.padding_width);
   }
   static int64_t row_floats(const ConvShape& s) { return round_up(row_pixels(s) * s.in_channels, 16); }
+  bool copied() const { return copied_; }
   // Of the space for the rows of a window, and for their numbers.
   static int64_t floats(const ConvShape& s) { return round_up(window(s) * (row_floats(s) + 2), 16); }
   // Pixel 0 of row y of image n.

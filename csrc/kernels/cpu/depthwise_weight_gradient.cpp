@@ -52,8 +52,7 @@ void add_pixels(const float* const* source, int64_t step, const float* gradient,
 }
 
 // One row of the gradient (image n, row y) into sums[tap][C]. At the borders taps outside read `zeros`.
-void add_row(const ConvWeightGradient& p, InputRows& input, bool copied, int64_t n, int64_t y, const float* zeros,
-             float* sums) {
+void add_row(const ConvWeightGradient& p, InputRows& input, int64_t n, int64_t y, const float* zeros, float* sums) {
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, width = s.out_width(), step = s.stride_width * channels;
   const float* gradient = p.output_gradient + (n * s.out_height() + y) * width * channels;
@@ -71,8 +70,9 @@ void add_row(const ConvWeightGradient& p, InputRows& input, bool copied, int64_t
       ahead.add(input.in_place(n, from + s.stride_height), s.in_width * channels, line);
     for (int64_t q = 0; q < s.kernel_width; ++q) {
       const int64_t x = q * s.dilation_width - s.padding_width;  // of the gradient's pixel 0
-      first[count] = copied ? 0 : least(width, greatest(0, divide_up(-x, s.stride_width)));
-      end[count] = copied ? width : greatest(first[count], least(width, divide_up(s.in_width - x, s.stride_width)));
+      first[count] = input.copied() ? 0 : least(width, greatest(0, divide_up(-x, s.stride_width)));
+      end[count] =
+          input.copied() ? width : greatest(first[count], least(width, divide_up(s.in_width - x, s.stride_width)));
       inside_first = greatest(inside_first, first[count]);
       inside_end = least(inside_end, end[count]);
       source[count] = pixels + x * channels;
@@ -120,7 +120,7 @@ void weight_gradient(const ConvWeightGradient& p) {
       float* sums = partial + g * size;
       for (int64_t i = 0; i < size; ++i) sums[i] = 0;
       for (int64_t line = g * each; line < least(lines, (g + 1) * each); ++line)
-        add_row(p, input, copied, line / s.out_height(), line % s.out_height(), zeros, sums);
+        add_row(p, input, line / s.out_height(), line % s.out_height(), zeros, sums);
     }
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < taps; ++t)

@@ -157,12 +157,6 @@ void transform_block(const ConvWeightGradient& p, const Reading& reading, const 
 inline constexpr int64_t sums_size = pack * panel;  // of one product: pack × panel, one after the other
 inline constexpr int64_t group = 4;                 // packs and panels in a block of channels that one thread takes
 
-// Whether a position is the first of its factor.
-template <class F>
-bool is_first(int at) {
-  return F::Points::first(F::Points::factor_of(at)) == at;
-}
-
 template <class F, class GradientTile>
 void tiles_at_once(const ConvWeightGradient& p, const Reading& reading, const Tiles<F>& tiles) {
   const ConvShape& s = p.shape;
@@ -189,14 +183,15 @@ void tiles_at_once(const ConvWeightGradient& p, const Reading& reading, const Ti
     for (int64_t kg = 0; kg < panel_groups; ++kg)
       for (int64_t c = 0; c < layout.packs; ++c) {
         const int64_t first = kg * group, last = least(first + group, layout.panels);
-        for (int at = 0; at < F::positions; ++at)
-          for (int64_t k = first; k < last; ++k) {
-            const float* a = v + at * layout.v_step + c * tiles.count * pack;
-            const float* b = d + at * layout.d_step + k * tiles.count * panel;
-            float* sums = w + F::Points::factor_of(at) * w_step + (k - first) * sums_size;
-            if (is_first<F>(at)) outer_product<false>(a, b, tiles.count, sums, panel);
-            else outer_product<true>(a, b, tiles.count, sums, panel);
-          }
+        for (int u = 0; u < F::weights; ++u)
+          for (int at = F::Points::first(u); at < F::Points::first(u + 1); ++at)
+            for (int64_t k = first; k < last; ++k) {
+              const float* a = v + at * layout.v_step + c * tiles.count * pack;
+              const float* b = d + at * layout.d_step + k * tiles.count * panel;
+              float* sums = w + u * w_step + (k - first) * sums_size;
+              if (at == F::Points::first(u)) outer_product<false>(a, b, tiles.count, sums, panel);
+              else outer_product<true>(a, b, tiles.count, sums, panel);
+            }
         for (int64_t k = first; k < last; ++k)
           finish_weights<F>(p, w + (k - first) * sums_size, w_step, c * pack, k * panel);
       }
