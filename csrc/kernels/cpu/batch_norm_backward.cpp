@@ -8,7 +8,7 @@
 //
 // Behind a pool only the maxima of the windows carry a gradient: the reducing pass walks the pooled
 // map and picks its x by the argmax; the dense pass writes all four pixels of a window.
-#include "affine.hpp"
+#include "norm_gradient.hpp"
 #include "pool2x2.hpp"
 #include "rows.hpp"
 
@@ -43,23 +43,8 @@ struct MapGradient {
   }
 };
 
-struct Lines : AffineLines {
-  float *p, *q, *r;
-
-  Lines(const BatchNormBackward& problem, int64_t channels, float* space)
-      : AffineLines({problem.saved_mean, problem.saved_invstd, problem.weight, problem.bias}, channels, space),
-        p(space + AffineLines::floats(channels)),
-        q(p + line(channels)),
-        r(q + line(channels)) {
-    for (int64_t i = 0; i < 3 * line(channels); ++i) p[i] = 0;
-    for (int64_t c = 0; c < channels; ++c)
-      p[c] = float((problem.weight ? double(problem.weight[c]) : 1.0) * problem.saved_invstd[c]);
-  }
-  static int64_t floats(int64_t channels) { return 6 * line(channels); }
-};
-
 template <Mask mask, bool keep>
-void reduce_rows(const BatchNormBackward& p, const Lines& lines, const Chunks& chunks, ChunkSums<2>& sums) {
+void reduce_rows(const BatchNormBackward& p, const NormGradientLines& lines, const Chunks& chunks, ChunkSums<2>& sums) {
   const int64_t channels = p.shape.channels;
   const MapGradient<mask> gradient(p, p.output_gradient, p.dropout_probability);
   for_each_chunk(chunks.count, [&](int64_t chunk, int64_t thread) {
@@ -74,13 +59,8 @@ void reduce_rows(const BatchNormBackward& p, const Lines& lines, const Chunks& c
   });
 }
 
-struct Coefficients {
-  Affine affine;
-  Vec p, q, r;
-};
-
 template <Mask mask, bool training>
-void apply_rows(const BatchNormBackward& p, const Lines& lines, const MapGradient<mask>& gradient) {
+void apply_rows(const BatchNormBackward& p, const NormGradientLines& lines, const MapGradient<mask>& gradient) {
   const int64_t channels = p.shape.channels;
   const Chunks chunks(p.shape.rows(), channels);
   for_each_chunk(
@@ -88,14 +68,11 @@ void apply_rows(const BatchNormBackward& p, const Lines& lines, const MapGradien
       [&](int64_t chunk, int64_t) {
         for_each_row_vector(
             in_blocks(p.shape.rows() * channels), chunks.begin(chunk), chunks.end(chunk), channels,
-            [&](int64_t c, auto) __attribute__((always_inline)) {
-              return Coefficients{lines.at(c), load(lines.p + c), load(lines.q + c), load(lines.r + c)};
-            },
-            [&](const Coefficients& k, int64_t row, int64_t c, auto part) __attribute__((always_inline)) {
+            [&](int64_t c, auto) __attribute__((always_inline)) { return lines.gradient_at(c); },
+            [&](const NormGradient& k, int64_t row, int64_t c, auto part) __attribute__((always_inline)) {
               const int64_t at = row * channels + c;
               const Vec g = gradient.at(at, k.affine, part);
-              if constexpr (training)
-                store(p.input_gradient + at, k.p * (g - k.r) + k.q * (load(p.input + at, part) - k.affine.mean), part);
+              if constexpr (training) store(p.input_gradient + at, k(g, load(p.input + at, part)), part);
               else store(p.input_gradient + at, k.p * g, part);
             });
       },
@@ -107,7 +84,8 @@ PYCONVOPT_INLINE Vec pooled_gradient(const BatchNormBackward& p, int64_t at, IVe
   return live_gradient(p.output_gradient + at, position, part) * scale;
 }
 
-void reduce_windows(const BatchNormBackward& p, const Lines& lines, const Chunks& chunks, ChunkSums<2>& sums) {
+void reduce_windows(const BatchNormBackward& p, const NormGradientLines& lines, const Chunks& chunks,
+                    ChunkSums<2>& sums) {
   const Windows windows(p.shape);
   const int64_t channels = p.shape.channels;
   const Vec scale = broadcast(DropoutKey{.probability = p.dropout_probability}.scale());
@@ -143,17 +121,13 @@ void reduce_windows(const BatchNormBackward& p, const Lines& lines, const Chunks
 }
 
 template <bool training>
-void apply_windows(const BatchNormBackward& p, const Lines& lines) {
+void apply_windows(const BatchNormBackward& p, const NormGradientLines& lines) {
   const Windows windows(p.shape);
   const int64_t channels = p.shape.channels;
   const Vec scale = broadcast(DropoutKey{.probability = p.dropout_probability}.scale());
   const Chunks chunks(windows.lines, 2 * windows.row, 1);
   const auto write = [&](int64_t at, int64_t c, Vec g, auto part) __attribute__((always_inline)) {
-    if constexpr (training)
-      store(p.input_gradient + at,
-            load(lines.p + c) * (g - load(lines.r + c)) +
-                load(lines.q + c) * (load(p.input + at, part) - load(lines.mean + c)),
-            part);
+    if constexpr (training) store(p.input_gradient + at, lines.gradient_at(c)(g, load(p.input + at, part)), part);
     else store(p.input_gradient + at, load(lines.p + c) * g, part);
   };
   const auto write_rest = [&](int64_t begin, int64_t count) {
@@ -189,7 +163,9 @@ void with_mask(Mask mask, Use use) {
   else use.template operator()<Mask::hardswish>();
 }
 
-void reduce(const BatchNormBackward& p, Lines& lines, Mask mask) {
+InputNorm norm_of(const BatchNormBackward& p) { return {p.saved_mean, p.saved_invstd, p.weight, p.bias}; }
+
+void reduce(const BatchNormBackward& p, NormGradientLines& lines, Mask mask) {
   const int64_t channels = p.shape.channels, rows = p.shape.rows();
   const Chunks chunks =
       p.pool ? Chunks(Windows(p.shape).lines, 2 * p.shape.width * channels, 1) : Chunks(rows, channels);
@@ -202,20 +178,18 @@ void reduce(const BatchNormBackward& p, Lines& lines, Mask mask) {
     });
   const double *gradient = sums.total(0), *product = sums.total(1);
   for (int64_t c = 0; c < channels; ++c) {
-    const double invstd = p.saved_invstd[c];
-    if (p.weight_gradient) p.weight_gradient[c] = float(product[c] * invstd);
-    if (p.bias_gradient) p.bias_gradient[c] = float(gradient[c]);
-    const double scale = (p.weight ? double(p.weight[c]) : 1.0) * invstd;
-    lines.q[c] = float(-scale * invstd * invstd * product[c] / double(rows));
-    lines.r[c] = float(gradient[c] / double(rows));
+    const float weight_gradient = float(product[c] * p.saved_invstd[c]), bias_gradient = float(gradient[c]);
+    if (p.weight_gradient) p.weight_gradient[c] = weight_gradient;
+    if (p.bias_gradient) p.bias_gradient[c] = bias_gradient;
+    lines.set_sums(norm_of(p), c, weight_gradient, bias_gradient, rows);
   }
 }
 
 void backward(const BatchNormBackward& p) {
   const int64_t channels = p.shape.channels;
   if (channels == 0) return;
-  Workspace space(Workspace::bytes_for(Lines::floats(channels)));
-  Lines lines(p, channels, space.floats(Lines::floats(channels)));
+  Workspace space(Workspace::bytes_for(NormGradientLines::floats(channels)));
+  NormGradientLines lines(norm_of(p), channels, space.floats(NormGradientLines::floats(channels)));
   Mask mask = Mask::none;
   if (p.activation == Activation::relu && !p.pool) mask = p.output ? Mask::output : Mask::relu;
   if (p.activation == Activation::relu6) mask = Mask::relu6;
