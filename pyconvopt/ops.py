@@ -90,6 +90,12 @@ def _(input, norm_weight, norm_bias, mean, invstd, activation, output_gradient, 
     return _empty_like_weight(weight)
 
 
+@torch.library.register_fake("pyconvopt::conv2d_gradients")
+def _(input, *others):
+    *_, weight, _, _, _, _, _, _, _ = others
+    return torch.empty_like(input), _empty_like_weight(weight)
+
+
 @torch.library.register_fake("pyconvopt::conv2d_max_pool_weight_gradient")
 def _(input, output_gradient, argmax, weight, sh, sw, ph, pw, dh, dw, groups):
     return _empty_like_weight(weight), weight.new_empty(weight.shape[0])

@@ -82,6 +82,8 @@ class ConvPlan(NamedTuple):
     """Whether this library's forward takes the statistics of its output in the same pass."""
     normalizes: bool
     """Whether its forward and weight gradient normalise their input while they read it."""
+    one_pass: bool
+    """Whether there is a kernel of both gradients, which makes that of a batch norm behind on its way."""
 
     @property
     def native(self) -> bool:
@@ -92,6 +94,11 @@ class ConvPlan(NamedTuple):
     def joins_norm(self) -> bool:
         """Whether the kernels chosen do."""
         return self.normalizes and TORCH not in (self.forward, self.weight_gradient)
+
+    @property
+    def joins_gradients(self) -> bool:
+        """Whether that one takes their place behind a convolution that a batch norm alone reads."""
+        return self.one_pass and TORCH not in (self.data_gradient, self.weight_gradient)
 
     @property
     def why(self) -> dict[str, str]:
@@ -173,7 +180,13 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, on_
             ("weight_gradient", "normalized"),
         )
     )
-    return ConvPlan(hyper, *chosen, tuple(reasons), out_size, moments, all(normalizes))
+    one_pass = own_kernel("gradients", input_shape, weight_shape, hyper)[0] != REFERENCE
+    if one_pass and TORCH not in chosen[1:3]:
+        for place in (1, 2):
+            reasons[place] += (
+                "; both gradients in one pass where a batch norm alone reads the output"
+            )
+    return ConvPlan(hyper, *chosen, tuple(reasons), out_size, moments, all(normalizes), one_pass)
 
 
 def own_kernel(
@@ -211,4 +224,4 @@ def _cuda_conv_plan(input_shape, weight_shape, hyper, out_size) -> ConvPlan:
     moments = kernel == "cuda_implicit_gemm"
     reasons = (reason,) * 6
     pooled = (TORCH,) * 3
-    return ConvPlan(hyper, *(kernel,) * 3, *pooled, reasons, out_size, moments, False)
+    return ConvPlan(hyper, *(kernel,) * 3, *pooled, reasons, out_size, moments, False, False)

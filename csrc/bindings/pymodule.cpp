@@ -67,6 +67,15 @@ std::pair<std::string, std::string> choose_conv(const std::string& pass, const C
   if (pass == "forward_normalized") forward.norm = &any_norm;
   if (pass == "forward_pool") forward.pool = true;
   if (pass == "forward" || forward.moments || forward.norm || forward.pool) return describe(pick(forward, name));
+  if (pass == "gradients")
+    return describe(pick(ConvGradients{.shape = s,
+                                       .input = {},
+                                       .output_gradient = {},
+                                       .output_norm = {},
+                                       .weight = {},
+                                       .weight_strides = {},
+                                       .weight_gradient_strides = {}},
+                         name));
   const uint8_t* pooled = pass.ends_with("_pool") ? &byte : nullptr;
   const InputNorm* norm = pass.ends_with("_normalized") ? &any_norm : nullptr;
   if (pass.starts_with("data_gradient"))

@@ -213,6 +213,47 @@ Tensor conv2d_normalized_weight_gradient(const Tensor& input, const std::optiona
   return run_into_gradient(p, weight);
 }
 
+// Both gradients of a convolution whose output, `map`, a batch norm in training alone read: from the gradient behind
+// that and its activation, and what batch_norm_backward made of it for the norm's weight and bias. The first five
+// describe the input: as conv2d_normalized takes it, or without mean and invstd the input itself.
+std::tuple<Tensor, Tensor> conv2d_gradients(
+    const Tensor& input, const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias,
+    const std::optional<Tensor>& mean, const std::optional<Tensor>& invstd, int64_t activation,
+    const Tensor& output_gradient, const Tensor& map, const std::optional<Tensor>& map_weight,
+    const std::optional<Tensor>& map_bias, const Tensor& map_mean, const Tensor& map_invstd, int64_t map_activation,
+    const Tensor& map_weight_gradient, const Tensor& map_bias_gradient, const Tensor& weight, int64_t stride_height,
+    int64_t stride_width, int64_t padding_height, int64_t padding_width, int64_t dilation_height,
+    int64_t dilation_width, int64_t groups) {
+  const char* op = "conv2d_gradients";
+  const ConvWeightGradient known = weight_gradient_problem(
+      op, input, output_gradient, weight,
+      {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
+  check_map(map, op, "map");
+  check_same_shape(map, output_gradient, op, "map");
+  const InputNorm map_norm = norm_of(op, map, map_weight, map_bias, map_mean, map_invstd, map_activation);
+  check_vector(map_weight_gradient, map.size(1), op, "map_weight_gradient");
+  check_vector(map_bias_gradient, map.size(1), op, "map_bias_gradient");
+  STD_TORCH_CHECK(mean.has_value() == invstd.has_value(), op, ": expected mean and invstd, or neither");
+  const InputNorm norm = mean ? norm_of(op, input, norm_weight, norm_bias, *mean, *invstd, activation) : InputNorm{};
+  const ConvShape& s = known.shape;
+  Tensor input_gradient = empty_map(s.batch, s.in_channels, s.in_height, s.in_width);
+  Tensor weight_gradient = empty_like_weight(weight);
+  if (!input_gradient.numel() || !map.numel())
+    return {torch::stable::zero_(input_gradient), torch::stable::zero_(weight_gradient)};
+  run(ConvGradients{.shape = s,
+                    .input = known.input,
+                    .norm = mean ? &norm : nullptr,
+                    .output_gradient = known.output_gradient,
+                    .output_norm = {map.const_data_ptr<float>(), map_norm, map_weight_gradient.const_data_ptr<float>(),
+                                    map_bias_gradient.const_data_ptr<float>()},
+                    .weight = weight.const_data_ptr<float>(),
+                    .weight_strides = strides_of(weight),
+                    .input_gradient = input_gradient.mutable_data_ptr<float>(),
+                    .weight_gradient = weight_gradient.mutable_data_ptr<float>(),
+                    .weight_gradient_strides = strides_of(weight_gradient)});
+  return {input_gradient, weight_gradient};
+}
+
 // Weight and bias gradients from the gradient of a 2×2-pooled output; see conv2d_max_pool.
 std::tuple<Tensor, Tensor> conv2d_max_pool_weight_gradient(const Tensor& input, const Tensor& output_gradient,
                                                            const Tensor& argmax, const Tensor& weight,
@@ -260,6 +301,12 @@ STABLE_TORCH_LIBRARY(pyconvopt, m) {
       "Tensor invstd, int activation, Tensor output_gradient, Tensor weight, int stride_height, int stride_width, "
       "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups) -> Tensor");
   m.def(
+      "conv2d_gradients(Tensor input, Tensor? norm_weight, Tensor? norm_bias, Tensor? mean, Tensor? invstd, "
+      "int activation, Tensor output_gradient, Tensor map, Tensor? map_weight, Tensor? map_bias, Tensor map_mean, "
+      "Tensor map_invstd, int map_activation, Tensor map_weight_gradient, Tensor map_bias_gradient, Tensor weight, "
+      "int stride_height, int stride_width, int padding_height, int padding_width, int dilation_height, "
+      "int dilation_width, int groups) -> (Tensor input_gradient, Tensor weight_gradient)");
+  m.def(
       "conv2d_max_pool(Tensor input, Tensor weight, Tensor? bias, int stride_height, int stride_width, "
       "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups, bool relu) "
       "-> (Tensor, Tensor)");
@@ -286,6 +333,7 @@ STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("conv2d_moments", TORCH_BOX(&conv2d_moments));
   m.impl("conv2d_normalized", TORCH_BOX(&conv2d_normalized));
   m.impl("conv2d_normalized_weight_gradient", TORCH_BOX(&conv2d_normalized_weight_gradient));
+  m.impl("conv2d_gradients", TORCH_BOX(&conv2d_gradients));
   m.impl("conv2d_max_pool", TORCH_BOX(&conv2d_max_pool));
   m.impl("conv2d_data_gradient", TORCH_BOX(&conv2d_data_gradient));
   m.impl("conv2d_max_pool_data_gradient", TORCH_BOX(&conv2d_max_pool_data_gradient));

@@ -88,4 +88,28 @@ struct ConvWeightGradient {
   const InputNorm* norm = nullptr;  // of the input, or null
 };
 
+// What is done to the gradient of a map behind batch norm and activation while it is read, so that it becomes that of
+// the map z in front of them: with g what the activation let through,
+//   dz = weight · invstd · (g − bias_gradient / rows − (z − mean) · invstd · weight_gradient / rows).
+struct OutputNorm {
+  const float* map;                              // z
+  InputNorm norm;                                // of z, by its own statistics
+  const float *weight_gradient, *bias_gradient;  // what BatchNormBackward found
+};
+
+// Both gradients of a convolution whose output a batch norm in training alone reads: the gradient between the two is
+// never stored.
+struct ConvGradients {
+  ConvShape shape;
+  const float* input;
+  const InputNorm* norm = nullptr;  // of the input, or null
+  const float* output_gradient;     // behind the batch norm of the output
+  OutputNorm output_norm;
+  const float* weight;
+  WeightStrides weight_strides;
+  float* input_gradient = nullptr;
+  float* weight_gradient = nullptr;
+  WeightStrides weight_gradient_strides;
+};
+
 }  // namespace pyconvopt

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from ..autograd.handover import offer
 from ..functional.gate import activate, needs_gradient, pair, suits
 from ..functional.unstored import UnstoredMap, stored
 from .operations import CONVOLUTION, NORMALIZATION, POOL
@@ -96,6 +97,7 @@ def step(chain: Chain, frozen: bool) -> Callable[..., Tensor | UnstoredMap]:
         moments = None
         if use_batch:
             y, moments = functional.conv2d_moments(x, weight, bias, *geometry)
+            offer(y)
         else:
             x = stored(x)
             tensors = [weight, bias, mean, var, gamma, beta]

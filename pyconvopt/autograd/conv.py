@@ -15,6 +15,7 @@ from torch.autograd import Function
 
 from ..memory import memory_format
 from ..plans import TORCH, ConvPlan
+from .handover import Unmade
 from .pool import unpool
 from .recompute import Recipe, made_again, recipe
 
@@ -25,6 +26,7 @@ _normalized_weight_gradient = torch.ops.pyconvopt.conv2d_normalized_weight_gradi
 _conv2d_max_pool = torch.ops.pyconvopt.conv2d_max_pool.default
 _data_gradient = torch.ops.pyconvopt.conv2d_data_gradient.default
 _weight_gradient = torch.ops.pyconvopt.conv2d_weight_gradient.default
+_gradients = torch.ops.pyconvopt.conv2d_gradients.default
 _max_pool_data_gradient = torch.ops.pyconvopt.conv2d_max_pool_data_gradient.default
 _max_pool_weight_gradient = torch.ops.pyconvopt.conv2d_max_pool_weight_gradient.default
 _channel_sum = torch.ops.pyconvopt.channel_sum.default
@@ -78,6 +80,15 @@ def weight_gradient(plan: ConvPlan, x: Tensor | Recipe, weight: Tensor, dz: Tens
     if isinstance(x, Recipe) and plan.normalizes:
         return _normalized_weight_gradient(*x.norm, dz, weight, *plan.hyper)
     return _weight_gradient(stored(x), dz, weight, *plan.hyper)
+
+
+def joined_gradients(
+    plan: ConvPlan, x: Tensor | Recipe, weight: Tensor, unmade: Unmade
+) -> tuple[Tensor, Tensor]:
+    """Gradients of input and weight, from what makes the gradient of the convolution's output."""
+    if isinstance(x, Recipe) and plan.normalizes:
+        return _gradients(*x.norm, *unmade, weight, *plan.hyper)
+    return _gradients(stored(x), None, None, None, None, 0, *unmade, weight, *plan.hyper)
 
 
 def stored(x: Tensor | Recipe) -> Tensor:
@@ -167,6 +178,11 @@ class Conv2dFunction(Function):
         if torch.is_grad_enabled():
             dz = g * (y > 0) if ctx.relu else g
             return *_reference_gradients(ctx, stored(x), weight, dz), None, None
+        handover = getattr(ctx, "handover", None)
+        if handover is not None:
+            g, unmade = handover.take(g)
+            if unmade is not None:
+                return *joined_gradients(ctx.plan, x, weight, unmade), None, None, None
         dz, db = (
             g.contiguous(memory_format=memory_format(x if isinstance(x, Tensor) else x.input)),
             None,

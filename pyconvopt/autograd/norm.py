@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..memory import memory_format
+from .handover import Unmade, offered
 
 _forward = torch.ops.pyconvopt.batch_norm_forward.default
 _backward = torch.ops.pyconvopt.batch_norm_backward.default
@@ -40,6 +41,11 @@ class NormOptions(NamedTuple):
     dropout: float = 0.0
     seed: int = 0
 
+    def hands_over(self, residual: bool, need_residual: bool) -> bool:
+        """Whether the input's gradient can be made elsewhere."""
+        plain = self.training and not self.pool and not self.dropout
+        return plain and residual == need_residual
+
 
 class BatchNormFunction(Function):
     """``dropout(pool(activation((x − mean) / √(var + eps) · weight + bias + residual)))``."""
@@ -64,7 +70,7 @@ class BatchNormFunction(Function):
             0,
             moments,
         )
-        ctx.options = options
+        ctx.options, ctx.handover = options, offered(x)
         ctx.save_for_backward(
             x,
             weight,
@@ -89,10 +95,17 @@ class BatchNormFunction(Function):
                 *[None] * 4,
             )
         g = g.contiguous(memory_format=memory_format(x))
+        fits = need_x and options.hands_over(residual is not None, need_residual)
+        handover = ctx.handover if fits else None
         dx, dresidual, dweight, dbias = _backward(
             g, x, y, argmax, weight, mean, invstd, options.training, options.activation, options.pool,
-            options.dropout, need_x, need_residual, bias,
+            options.dropout, need_x and handover is None, need_residual, bias,
         )  # fmt: skip
+        if handover is not None:
+            # The residual's gradient is what the activation let through.
+            g, activation = (g, options.activation) if residual is None else (dresidual, 0)
+            vectors = x, weight, bias, mean, invstd
+            dx = handover.leave(Unmade(g, *vectors, activation, dweight, dbias))
         return (
             dx if need_x else None,
             dweight if need_weight else None,

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import settings
+from .handover import offered
 from .norm import BatchNormFunction, NormOptions, reference_forward
 
 _again = torch.ops.pyconvopt.batch_norm_again.default
@@ -51,7 +52,7 @@ class UnstoredNormFunction(BatchNormFunction):
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, mean, invstd, options, _):  # type: ignore[override]  # noqa: D102
-        ctx.options = options
+        ctx.options, ctx.handover = options, offered(x)
         ctx.save_for_backward(x, weight, bias, residual, None, None, mean, invstd)
         return mean.new_empty(1).expand(x.shape)
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pyconvopt import activations, explanation
+from pyconvopt.autograd.handover import offer
 from pyconvopt.functional.unstored import UnstoredMap
 from pyconvopt.hooks import has_hooks
 from pyconvopt.layers import (
@@ -75,6 +76,7 @@ def with_moments(convolution: Conv2D, normalize: Callable[..., Any]) -> Step:
 
     def step(x: Tensor | UnstoredMap) -> Tensor | UnstoredMap:
         y, moments = convolution.with_moments(x)
+        offer(y)
         return normalize(y, moments=moments)
 
     return step

@@ -156,6 +156,30 @@ void weight_gradient(const ConvWeightGradient& p) {
         }
 }
 
+// The gradient between the convolution and its batch norm, then the two of the convolution.
+void gradients(const ConvGradients& p) {
+  const ConvShape& s = p.shape;
+  const OutputNorm& o = p.output_norm;
+  const InputNorm& norm = o.norm;
+  const int64_t channels = s.out_channels, rows = s.batch * s.out_height() * s.out_width();
+  float* between = new float[std::size_t(rows * channels)];
+  for (int64_t i = 0; i < rows * channels; ++i) {
+    const int64_t k = i % channels;
+    const double x = (double(o.map[i]) - norm.mean[k]) * norm.invstd[k], weight = norm.weight ? norm.weight[k] : 1.0;
+    const double g =
+        reference::let_through(norm.activation, p.output_gradient[i], x * weight + (norm.bias ? norm.bias[k] : 0.0));
+    between[i] = float(weight * norm.invstd[k] * (g - (o.bias_gradient[k] + x * o.weight_gradient[k]) / double(rows)));
+  }
+  data_gradient({s, between, p.weight, p.weight_strides, p.input_gradient});
+  weight_gradient({.shape = s,
+                   .input = p.input,
+                   .output_gradient = between,
+                   .weight_gradient = p.weight_gradient,
+                   .weight_strides = p.weight_gradient_strides,
+                   .norm = p.norm});
+  delete[] between;
+}
+
 }  // namespace
 
 using reference::last_resort;
@@ -167,5 +191,7 @@ extern const Kernel<ConvDataGradient> reference_conv_data_gradient;
 const Kernel<ConvDataGradient> reference_conv_data_gradient{"reference", last_resort, takes_all, data_gradient};
 extern const Kernel<ConvWeightGradient> reference_conv_weight_gradient;
 const Kernel<ConvWeightGradient> reference_conv_weight_gradient{"reference", last_resort, takes_all, weight_gradient};
+extern const Kernel<ConvGradients> reference_conv_gradients;
+const Kernel<ConvGradients> reference_conv_gradients{"reference", last_resort, takes_all, gradients};
 
 }  // namespace pyconvopt

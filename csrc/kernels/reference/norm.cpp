@@ -13,14 +13,6 @@ using Doubles = std::vector<double>;
 
 std::size_t map_size(const MapShape& s) { return std::size_t(s.rows() * s.channels); }
 
-// What it lets through of a gradient.
-double let_through(Activation activation, double g, double z) {
-  if (activation == Activation::relu) return z <= 0 ? 0 : g;
-  if (activation == Activation::relu6) return z <= 0 || z >= 6 ? 0 : g;
-  if (activation == Activation::hardswish) return z <= -3 ? 0 : z >= 3 ? g : g * (z / 3 + 0.5);
-  return g;
-}
-
 struct Window {
   int64_t pooled, first;
 };
@@ -105,7 +97,7 @@ void backward(const BatchNormBackward& p) {
     });
   } else {
     for (std::size_t i = 0; i < g.size(); ++i)
-      g[i] = let_through(p.activation, p.output_gradient[i] * scale, output_at(p, i));
+      g[i] = reference::let_through(p.activation, p.output_gradient[i] * scale, output_at(p, i));
   }
   for (int64_t c = 0; c < channels; ++c) {
     const double mean = p.saved_mean[c], invstd = p.saved_invstd[c], weight = p.weight ? p.weight[c] : 1.0;

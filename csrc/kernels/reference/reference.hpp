@@ -18,4 +18,12 @@ inline double activated(Activation activation, double z) {
   return z;
 }
 
+// What it lets through of a gradient.
+inline double let_through(Activation activation, double g, double z) {
+  if (activation == Activation::relu) return z <= 0 ? 0 : g;
+  if (activation == Activation::relu6) return z <= 0 || z >= 6 ? 0 : g;
+  if (activation == Activation::hardswish) return z <= -3 ? 0 : z >= 3 ? g : g * (z / 3 + 0.5);
+  return g;
+}
+
 }  // namespace pyconvopt::reference
