@@ -79,12 +79,7 @@ void run_item(const ConvWeightGradient& p, const Reading& reading, const Plan& p
         for (int64_t k = 0; k < ks; k += pack) {
           float* to = own + (k0 + k) * plan.columns + c0 + c;
           const float *a = packed_g + k * block, *b = packed_x + c * block;
-          const bool half = cs - c <= lanes;
-          if (first == begin && half)
-            later = outer_product<false, true, 1>(a, b, count, to, plan.columns, nullptr, later);
-          else if (first == begin) later = outer_product<false, true>(a, b, count, to, plan.columns, nullptr, later);
-          else if (half) later = outer_product<true, true, 1>(a, b, count, to, plan.columns, nullptr, later);
-          else later = outer_product<true, true>(a, b, count, to, plan.columns, nullptr, later);
+          later = add_products<true>(a, b, count, to, plan.columns, first == begin, cs - c <= lanes, later);
         }
     }
   }

@@ -62,6 +62,17 @@ struct Plan {
   int64_t sums() const { return groups * taps * rows * columns; }  // of a range
 };
 
+// Adds the products of one packed group of output channels with one of input channels to their sums, or starts these;
+// `half`: only the first vector of the panel holds any.
+template <bool fetch>
+PYCONVOPT_INLINE Streams add_products(const float* a, const float* b, int64_t count, float* sums, int64_t columns,
+                                      bool start, bool half, Streams later = {}) {
+  if (start && half) return outer_product<false, fetch, 1>(a, b, count, sums, columns, nullptr, later);
+  if (start) return outer_product<false, fetch>(a, b, count, sums, columns, nullptr, later);
+  if (half) return outer_product<true, fetch, 1>(a, b, count, sums, columns, nullptr, later);
+  return outer_product<true, fetch>(a, b, count, sums, columns, nullptr, later);
+}
+
 // One output channel and tap of the weight: the sums of all ranges.
 inline void add_ranges(const ConvWeightGradient& p, const Plan& plan, const float* sums, int64_t k, int64_t tap) {
   const ConvShape& s = p.shape;

@@ -17,11 +17,10 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace direct {
 namespace {
 
-inline constexpr int64_t some_pixels = block;  // whose gradients are made at once
 inline constexpr int64_t pixels_together = 4;  // that share what is loaded for their channels
 // From one pack of the packed gradient to the next: a cache line more than the pixels, which would all meet in the same
 // sets.
-inline constexpr int64_t pack_step = (some_pixels + 1) * pack;
+inline constexpr int64_t pack_step = (block + 1) * pack;
 
 struct Products {
   const ConvGradients& p;
@@ -112,8 +111,8 @@ struct Products {
       const int64_t left = least(panel, plan.inner - c);
       for (int64_t r = 0; r < count; r += each) {
         float* to = p.input_gradient + (first + r) * plan.inner + c;
-        const int64_t later = first + some_pixels + r, rows_here = least(each, count - r);
-        with_rows<product_rows>(int(rows_here), [&]<int rows>() {
+        const int64_t later = first + block + r;
+        with_rows<product_rows>(int(least(each, count - r)), [&]<int rows>() {
           const int64_t fetched = c == 0 && later + rows <= end ? later : -1;
           if (left > lanes) tile<rows, 2>(r, w, to, left, fetched);
           else tile<rows, 1>(r, w, to, left, fetched);
@@ -124,15 +123,9 @@ struct Products {
 
   void weight_gradient(int64_t count, bool start, float* sums) const {
     for (int64_t c = 0; c < plan.inner; c += panel)
-      for (int64_t k = 0; k < plan.outer; k += pack) {
-        float* to = sums + k * plan.columns + c;
-        const float *a = packed_g + k / pack * pack_step, *b = packed_x + c * block;
-        const bool half = plan.inner - c <= lanes;
-        if (start && half) outer_product<false, false, 1>(a, b, count, to, plan.columns);
-        else if (start) outer_product<false>(a, b, count, to, plan.columns);
-        else if (half) outer_product<true, false, 1>(a, b, count, to, plan.columns);
-        else outer_product<true>(a, b, count, to, plan.columns);
-      }
+      for (int64_t k = 0; k < plan.outer; k += pack)
+        add_products<false>(packed_g + k / pack * pack_step, packed_x + c * block, count, sums + k * plan.columns + c,
+                            plan.columns, start, plan.inner - c <= lanes);
   }
 };
 
@@ -173,8 +166,8 @@ void gradients(const ConvGradients& p) {
 #pragma omp for schedule(dynamic)
     for (int64_t range = 0; range < plan.ranges; ++range) {
       const int64_t begin = range * plan.each, end = least(plan.pixels, begin + plan.each);
-      for (int64_t first = begin; first < end; first += some_pixels) {
-        const int64_t count = least(some_pixels, end - first);
+      for (int64_t first = begin; first < end; first += block) {
+        const int64_t count = least(block, end - first);
         with_activation(output.norm.activation,
                         [&]<Activation known>() { products.pack_gradient<known>(first, count, end); });
         products.input_gradient(first, count, end);
@@ -192,8 +185,8 @@ void gradients(const ConvGradients& p) {
 bool gradients_applies(const ConvGradients& p) {
   const ConvShape& s = p.shape;
   if (!pointwise(s) || s.groups != 1 || s.in_channels < 8 || s.out_channels < 8) return false;
-  const int64_t floats = 2 * s.in_channels * s.out_channels + some_pixels * (2 * s.out_channels + s.in_channels);
-  return s.batch * s.out_height() * s.out_width() >= 32 * some_pixels &&
+  const int64_t floats = 2 * s.in_channels * s.out_channels + block * (2 * s.out_channels + s.in_channels);
+  return s.batch * s.out_height() * s.out_width() >= 32 * block &&
          floats * int64_t(sizeof(float)) <= 9 * second_level_cache() / 4;
 }
 
