@@ -147,7 +147,7 @@ class TestWinners:
         winograd = trials.conv_plan((1, 16, 9, 9), (16, 16, 3, 3), *geometry)
         assert (winograd.forward == "winograd_f4x3") == chosen
         monkeypatch.setattr(trials, "_seconds", lambda candidates: seconds[::-1])
-        by_torch = trials.conv_plan((1, 16, 9, 9), (16, 16, 5, 5), *geometry)
+        by_torch = trials.conv_plan((1, 16, 9, 9), (16, 16, 7, 7), *geometry)
         assert (by_torch.forward == "torch") == chosen
 
     @pytest.mark.parametrize("winner", TIMES)
@@ -376,7 +376,7 @@ class TestFiles:
     GEOMETRY = ((1, 1), (0, 0), (1, 1), 1)
 
     def plan(self, batch=1, **options):
-        return trials.conv_plan((batch, 16, 9, 9), (16, 16, 5, 5), *self.GEOMETRY, **options)
+        return trials.conv_plan((batch, 16, 9, 9), (16, 16, 7, 7), *self.GEOMETRY, **options)
 
     @pytest.mark.parametrize("winner", TIMES)
     def test_the_same_choice_again(self, winner, timed, tmp_path):
@@ -409,8 +409,8 @@ class TestFiles:
             (lambda text: text.replace("results", "lines"), "'results'"),
             (lambda text: text.replace('"isa"', '"set"'), "entry 0 has not the keys"),
             (lambda text: text.replace("forward", "backward"), "entry 0 is not as saved"),
-            (lambda text: text.replace("[16, 16, 5, 5]", "[16, 16, 5]"), "entry 0 is not"),
-            (lambda text: text.replace("[16, 16, 5, 5]", '"1655"'), "entry 0 is not"),
+            (lambda text: text.replace("[16, 16, 7, 7]", "[16, 16, 7]"), "entry 0 is not"),
+            (lambda text: text.replace("[16, 16, 7, 7]", '"1677"'), "entry 0 is not"),
             (lambda text: text.replace("16", "16.5"), "entry 0 is not as saved"),
             (lambda text: text.replace("0.001", '"fast"'), "entry 0 is not as saved"),
             (lambda text: text.replace("true", "1"), "entry 0 is not as saved"),

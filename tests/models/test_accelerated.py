@@ -2,7 +2,7 @@
 
 In training a gradient is compared with room: in maps of a few pixels a ReLU that opens within
 rounding of zero turns whole gradients on or off. Torch's single precision itself is up to 3 %, of
-the norm of all gradients, from its double precision there.
+the norm of all gradients, from its double precision there, and up to 0.5 % in evaluation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pyconvopt.accelerate.classes import LAYERS, PLANS
 from tests.accelerate.loss_curves import architecture
 
 FORWARD = 1e-4
-GRADIENTS = {True: 0.1, False: 1e-2}
+GRADIENTS = {True: 0.1, False: 2e-2}
 
 
 def step(model, x):
