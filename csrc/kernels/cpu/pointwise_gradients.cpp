@@ -180,14 +180,14 @@ void gradients(const ConvGradients& p) {
   }
 }
 
-// Ranges enough for many threads. What a thread goes back to is the weight, its gradient, the packed maps of some
-// pixels, and what is fetched for the next ones: the more of it a second-level cache does not hold, the less is gained.
+// Ranges enough for many threads. What a thread goes back to is the weight, its gradient, the packed gradient of some
+// pixels, and what is fetched for the next ones: of more than about stays in a second-level cache nothing is gained.
 bool gradients_applies(const ConvGradients& p) {
   const ConvShape& s = p.shape;
   if (!pointwise(s) || s.groups != 1 || s.in_channels < 8 || s.out_channels < 8) return false;
-  const int64_t floats = 2 * s.in_channels * s.out_channels + block * (2 * s.out_channels + s.in_channels);
+  const int64_t floats = 2 * (s.in_channels + block) * s.out_channels;
   return s.batch * s.out_height() * s.out_width() >= 32 * block &&
-         floats * int64_t(sizeof(float)) <= 9 * second_level_cache() / 4;
+         floats * int64_t(sizeof(float)) <= 3 * second_level_cache() / 2;
 }
 
 }  // namespace
