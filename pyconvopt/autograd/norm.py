@@ -70,7 +70,7 @@ class BatchNormFunction(Function):
             0,
             moments,
         )
-        ctx.options, ctx.handover = options, offered(x)
+        ctx.options, ctx.gives_to = options, offered(x)
         ctx.save_for_backward(
             x,
             weight,
@@ -96,7 +96,7 @@ class BatchNormFunction(Function):
             )
         g = g.contiguous(memory_format=memory_format(x))
         fits = need_x and options.hands_over(residual is not None, need_residual)
-        handover = ctx.handover if fits else None
+        handover = ctx.gives_to if fits else None
         dx, dresidual, dweight, dbias = _backward(
             g, x, y, argmax, weight, mean, invstd, options.training, options.activation, options.pool,
             options.dropout, need_x and handover is None, need_residual, bias,

@@ -52,7 +52,7 @@ class UnstoredNormFunction(BatchNormFunction):
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, mean, invstd, options, _):  # type: ignore[override]  # noqa: D102
-        ctx.options, ctx.handover = options, offered(x)
+        ctx.options, ctx.gives_to = options, offered(x)
         ctx.save_for_backward(x, weight, bias, residual, None, None, mean, invstd)
         return mean.new_empty(1).expand(x.shape)
 

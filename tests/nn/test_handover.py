@@ -132,6 +132,19 @@ def test_not_where_it_would_not_do(handed):
     assert not handed
 
 
+def test_a_batch_norm_behind_a_batch_norm(handed):
+    """The second reads what the first made, not the convolution's output."""
+    norms = nn.BatchNorm2d(72), nn.ReLU(), nn.BatchNorm2d(72), nn.ReLU()
+    model, x = nn.Sequential(nn.Conv2d(24, 72, 1, bias=False), *norms), image(4, 24, 33, 34)
+    fast = pco.accelerate(model)
+    unmade, made = run(fast, x), run(fast, x, recompute=False)
+    assert len(handed) == 1
+    assert all(torch.equal(a, b) for a, b in zip(unmade, made, strict=True))
+    # Of the norms' own gradients the second cancels almost all of the first's.
+    for a, b in list(zip(unmade, run(model.double(), x.double()), strict=True))[:3]:
+        torch.testing.assert_close(a.double(), b, rtol=2e-4, atol=2e-4 * float(b.abs().max() + 1))
+
+
 def test_backward_again(handed):
     """Twice through one graph, some of it between, and the gradient of a gradient."""
     model, x = pco.accelerate(Block(nn.ReLU())), image(4, 24, 33, 34).requires_grad_()
