@@ -92,6 +92,8 @@ CONV_CASES = [
     ConvCase("tall_gray", 1, 1, 70, 6, 16),
     # No kernel of this library yet, or too few channels for one: torch's, and the reference here.
     ConvCase("pointwise", 2, 24, 7, 7, 40, kernel=(1, 1)),
+    ConvCase("many_pixels_pointwise", 1, 17, 64, 65, 24, kernel=(1, 1)),
+    ConvCase("many_pixels_few_outputs", 3, 40, 37, 38, 9, kernel=(1, 1)),
     # Fewer pixels than output channels: threads share out the weights.
     ConvCase("few_pixels", 1, 128, 8, 7, 144, padding=(1, 1)),
     ConvCase("few_pixels_pointwise", 1, 160, 4, 4, 300, kernel=(1, 1)),

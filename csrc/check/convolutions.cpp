@@ -61,6 +61,13 @@ void check_case(const Case& the_case) {
   Floats pooled_g = draw(pooled_size);
   const Floats mean = draw(s.in_channels), invstd = draw(s.in_channels), norm_bias = draw(s.in_channels);
   const InputNorm norm{mean.data(), invstd.data(), nullptr, norm_bias.data(), Activation::relu};
+  const Floats z = draw(output_size), output_mean = draw(s.out_channels), output_invstd = draw(s.out_channels),
+               output_weight = draw(s.out_channels);
+  const OutputNorm output_norm{
+      z.data(),
+      {output_mean.data(), output_invstd.data(), output_weight.data(), b.data(), Activation::relu6},
+      output_weight.data(),
+      output_mean.data()};
   const Bytes argmax = draw_argmax(pooled_size);
   for (std::size_t i = 0; i < argmax.size(); ++i)
     if (argmax[i] == pool_dead) pooled_g[i] = INFINITY;  // of no window: must have no effect
@@ -96,35 +103,17 @@ void check_case(const Case& the_case) {
     weight.norm = nullptr;
     weight.output_gradient = pooled_g.data(), weight.argmax = argmax.data();
     if (pooled_size) check("ConvWeightGradient", text + ", pooled", weight, weight_bound, store_weight);
-  }
-}
 
-// Both gradients in front of a batch norm, of maps with pixels enough for them.
-void check_gradients(const ConvShape& s, Activation activation) {
-  const int64_t pixels = s.batch * s.in_height * s.in_width, inputs = s.in_channels, outputs = s.out_channels;
-  const Floats x = draw(pixels * inputs), z = draw(pixels * outputs), g = draw(pixels * outputs);
-  const Floats w = draw(inputs * outputs, 0.1f), vectors = draw(8 * (inputs + outputs));
-  const float* next = vectors.data();
-  const auto vector = [&](int64_t size) { return std::exchange(next, next + size); };
-  const InputNorm norm{vector(inputs), vector(inputs), nullptr, vector(inputs), Activation::relu};
-  const OutputNorm output_norm{z.data(),
-                               {vector(outputs), vector(outputs), vector(outputs), vector(outputs), activation},
-                               vector(outputs),
-                               vector(outputs)};
-  for (const bool last : {true, false}) {
-    const WeightStrides strides = last ? WeightStrides{inputs, 1, 0, 0} : WeightStrides{1, outputs, 0, 0};
-    ConvGradients problem{.shape = s,
-                          .input = x.data(),
-                          .norm = last ? &norm : nullptr,
-                          .output_gradient = g.data(),
-                          .output_norm = output_norm,
-                          .weight = w.data(),
-                          .weight_strides = strides,
-                          .weight_gradient_strides = strides};
-    const std::string text =
-        std::to_string(inputs) + " to " + std::to_string(outputs) + " channels" + (last ? ", normalized" : "");
-    check("ConvGradients", text, problem, weight_bound, [&](ConvGradients& p, Results& r) {
-      p.input_gradient = r.floats(pixels * inputs), p.weight_gradient = r.floats(inputs * outputs);
+    ConvGradients both{.shape = s,
+                       .input = x.data(),
+                       .norm = last ? &norm : nullptr,
+                       .output_gradient = g.data(),
+                       .output_norm = output_norm,
+                       .weight = w.data(),
+                       .weight_strides = strides,
+                       .weight_gradient_strides = strides};
+    check("ConvGradients", text, both, weight_bound, [&](ConvGradients& p, Results& r) {
+      p.input_gradient = r.floats(input_size), p.weight_gradient = r.floats(weight_size);
     });
   }
 }
@@ -138,8 +127,6 @@ void check_convolutions(int64_t most_multiplications) {
                                     s.kernel_width * (s.in_channels / s.groups);
     if (multiplications <= most_multiplications) check_case(the_case);
   }
-  check_gradients({1, 17, 64, 65, 24, 1, 1}, Activation::relu6);
-  check_gradients({3, 40, 37, 38, 9, 1, 1}, Activation::hardswish);
 }
 
 }  // namespace pyconvopt::check
