@@ -2,7 +2,7 @@
 
 In training a gradient is compared with room: in maps of a few pixels a ReLU that opens within
 rounding of zero turns whole gradients on or off. Torch's single precision itself is up to 3 %, of
-the norm of all gradients, from its double precision there, and up to 0.5 % in evaluation.
+the norm of all gradients, from its double precision there, and for Inception up to 0.5 % in evaluation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pyconvopt.accelerate.classes import LAYERS, PLANS
 from tests.accelerate.loss_curves import architecture
 
 FORWARD = 1e-4
-GRADIENTS = {True: 0.1, False: 2e-2}
+GRADIENTS = {True: 0.1, False: 1e-2}
+ROOM = {"inception_v3": 2}
 
 
 def step(model, x):
@@ -44,7 +45,8 @@ def test_accelerated_is_plain(name):
         (y, gradient), (wanted, other) = (step(m.train(training), x) for m in (fast, plain))
         assert y.stride() == wanted.stride()
         assert relative(y, wanted) <= FORWARD
-        assert relative(gradient, other) <= GRADIENTS[training]
+        room = 1 if training else ROOM.get(name, 1)
+        assert relative(gradient, other) <= room * GRADIENTS[training]
     for buffer, other in zip(fast.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(buffer, other, rtol=1e-3, atol=1e-4)
     with torch.no_grad():
