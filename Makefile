@@ -53,18 +53,21 @@ $(VENV)/.torch:
 	$(BIN)/pip install --quiet "$(TORCH)" numpy
 	touch $@
 
-# Editable: the Python files are used in place, the kernels are built into the environment.
+# Editable: the Python files are used in place, the kernels are built into the environment. Without isolation,
+# for its new place each time would have the bindings compiled anew.
+INSTALL := $(BIN)/pip install --quiet --no-build-isolation --editable
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(BIN)/pip install --quiet --editable ".[cli]"
+	$(BIN)/pip install --quiet scikit-build-core pybind11 cmake ninja
+	$(INSTALL) ".[cli]"
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable ".[cli,test,dev]"
+	$(INSTALL) ".[cli,test,dev]"
 	$(BIN)/pip install --quiet --no-deps keras absl-py h5py ml-dtypes namex optree pytorch-optimizer
 	touch $@
 
 $(VENV)/.documented: $(VENV)/.installed pyproject.toml
-	$(BIN)/pip install --quiet --editable ".[cli,docs]"
+	$(INSTALL) ".[cli,docs]"
 	touch $@
 
 # Debian's package where it may be installed; else the program downloads the files, checked by SHA-256.
