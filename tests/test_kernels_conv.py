@@ -64,6 +64,9 @@ def geometry(case: ConvCase):
     return case.stride, case.padding, case.dilation, case.groups
 
 
+MOST_FOR_REFERENCE = 50_000_000  # multiplications; its loops take no other way for larger cases
+
+
 def kernels_for(case: ConvCase, pass_: str) -> list[str]:
     """Every kernel that takes the case, not only the one that would be chosen."""
     problem = {
@@ -82,7 +85,7 @@ def kernels_for(case: ConvCase, pass_: str) -> list[str]:
     names = [k for p, k, of in _C.kernel_names() if p == problem and of == isa]
     usable = []
     for name in names:
-        if name == "reference" and isa != "baseline":
+        if name == "reference" and (isa != "baseline" or case.macs > MOST_FOR_REFERENCE):
             continue  # the same plain loops on every instruction set: once is enough
         try:
             _C.choose_conv(
