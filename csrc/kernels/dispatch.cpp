@@ -84,6 +84,21 @@ void add(Isa isa, const char* problem, const Kernel<P>& kernel) {
   return true;
 }();
 
+constexpr bool built_in(Isa isa) {
+  switch (isa) {
+#if PYCONVOPT_HAS_baseline
+    case Isa::baseline: return true;
+#endif
+#if PYCONVOPT_HAS_avx2
+    case Isa::avx2: return true;
+#endif
+#if PYCONVOPT_HAS_avx512
+    case Isa::avx512: return true;
+#endif
+    default: return isa == Isa::reference;
+  }
+}
+
 bool from_environment(const char* variable, bool otherwise) {
   const char* text = std::getenv(variable);
   if (!text || !*text) return otherwise;
@@ -130,6 +145,7 @@ const char* isa_name(Isa isa) {
 }
 
 bool isa_available(Isa isa) {
+  if (!built_in(isa)) return false;
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
