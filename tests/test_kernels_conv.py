@@ -199,7 +199,7 @@ def test_thread_count_changes_no_bit(case):
     x, w, b, g = make_arrays(case)
     results = []
     every = [name for name in kernels_for(case, "forward") if name != "reference"]
-    for threads in (1, 2, 3):
+    for threads in (1, 2, 3, 16):
         torch.set_num_threads(threads)
         results.append(
             [

@@ -57,6 +57,15 @@ struct Plan {
     const bool stay = bytes <= second_level_cache() / 2;
     const bool enough = ranges * groups * output_parts * input_parts >= 3 * threads;
     taps_together = stay && enough ? taps : 1;
+    // Few pixels give few ranges: channels are shared out too, which changes no sum.
+    while (items() < 4 * threads) {
+      int64_t& larger =
+          least(outputs_together, outer) > least(inputs_together, inner) ? outputs_together : inputs_together;
+      if (larger <= 64) break;  // whole packs and panels, and enough of them for what is packed
+      larger /= 2;
+      output_parts = (outer + outputs_together - 1) / outputs_together;
+      input_parts = (inner + inputs_together - 1) / inputs_together;
+    }
   }
   int64_t items() const { return ranges * groups * output_parts * (taps / taps_together) * input_parts; }
   int64_t sums() const { return groups * taps * rows * columns; }  // of a range
