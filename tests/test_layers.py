@@ -458,6 +458,7 @@ def test_every_layer_comes_back_from_its_configuration():
         "Reshape": ((2, -1),),
         "Rescaling": (0.5,),
         "PatchWhitening": (8,),
+        "MeanOfViews": (6,),
         "Architecture": ("resnet_cifar", {"depth": 8}),
     }
     for name, kind in layers.TABLE.items():

@@ -10,6 +10,7 @@ import torch
 
 import pyconvopt as pco
 from pyconvopt import layers, models, schedules
+from pyconvopt.models.export import program
 from pyconvopt.training.recipes import Recipe
 
 
@@ -194,6 +195,82 @@ class TestResidual:
             layers.Residual([{"type": "Cnv2D"}])
         with pytest.raises(TypeError, match="a layer or its type and arguments is wanted"):
             layers.Residual([3])
+
+
+class TestViews:
+    def model(self, flip: bool, shift: int, views: int):
+        torch.manual_seed(0)
+        return models.Sequential(
+            [
+                layers.Views(flip, shift, input_shape=(8, 8, 2)),
+                layers.PatchWhitening(6, activation="relu"),
+                layers.Conv2D(4, 3, use_bias=False),
+                layers.BatchNormalization(),
+                layers.Flatten(),
+                layers.Dense(3),
+                layers.MeanOfViews(views),
+                layers.Softmax(),
+            ]
+        )
+
+    @pytest.mark.parametrize(("flip", "shift", "views"), [(1, 0, 2), (0, 2, 5), (1, 1, 10)])
+    def test_evaluation_is_the_mean_of_the_logits_of_views_made_by_hand(self, flip, shift, views):
+        model = self.model(bool(flip), shift, views)
+        x = images(5, 8, 8, 2).numpy()
+        model.adapt(x)
+        assert model.layers[0].count == views
+        everything = []
+        for each in [x, x[:, :, ::-1]][: flip + 1]:
+            wide = np.pad(each, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
+            corners = {(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)} if shift else {(0, 0)}
+            everything += [
+                wide[:, y * shift : y * shift + 8, x * shift : x * shift + 8] for y, x in corners
+            ]
+        alone = models.Sequential(model.layers[1:-2])
+        logits = np.mean([alone.predict(np.ascontiguousarray(each)) for each in everything], 0)
+        model.eval()
+        with torch.no_grad():
+            np.testing.assert_allclose(model(torch.tensor(x), logits=True), logits, atol=1e-5)
+        wanted = torch.softmax(torch.tensor(logits), 1)
+        np.testing.assert_allclose(model.predict(x), wanted, atol=1e-5)
+
+    def test_training_sees_the_images_alone(self):
+        model = self.model(True, 1, 10).train()
+        plain = models.Sequential(
+            [each for each in model.layers if "iews" not in type(each).__name__]
+        )
+        x = images(6, 8, 8, 2)
+        assert torch.equal(model(x), plain.train()(x))
+
+    def test_trained_saved_and_evaluated(self, tmp_path):
+        model = self.model(True, 1, 10)
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        x, y = images(7, 8, 8, 2).numpy(), np.arange(7) % 3
+        model.adapt(x)
+        history = model.fit(x, y, batch_size=3, validation_data=(x, y), verbose=0)
+        share = float((model.predict(x).argmax(1) == y).mean())
+        assert history.history["val_accuracy"][-1] == pytest.approx(share)
+        model.save(tmp_path / "m")
+        np.testing.assert_array_equal(models.load(tmp_path / "m").predict(x), model.predict(x))
+
+    def test_exported_for_a_batch_of_any_size(self):
+        model = self.model(True, 1, 10)
+        x = images(5, 8, 8, 2).numpy()
+        model.adapt(x)
+        exported = program(model).module()
+        for count in (2, 5):
+            got = exported(torch.tensor(x[:count])).detach().numpy()
+            np.testing.assert_allclose(got, model.predict(x[:count]), atol=1e-6)
+
+    def test_refusals(self):
+        with pytest.raises(ValueError, match="shift must be a whole number >= 0, got -1"):
+            layers.Views(shift=-1)
+        with pytest.raises(ValueError, match="larger than its shift, got 3×4 pixels and shift=3"):
+            layers.Views(shift=3).eval()(torch.ones(1, 1, 3, 4))
+        with pytest.raises(ValueError, match="views must be a whole number >= 1, got 0"):
+            layers.MeanOfViews(0)
+        with pytest.raises(ValueError, match="6 views of each image, got a batch of 4"):
+            layers.MeanOfViews(6).eval()(torch.ones(4, 2))
 
 
 def test_in_a_recipe_and_in_summary(tmp_path):

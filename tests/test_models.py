@@ -190,6 +190,7 @@ class TestFiles:
             [
                 layers.Rescaling(0.5, offset=0.1, input_shape=(16, 16, 2)),
                 layers.Normalization(mean=[0.1, 0.2], variance=0.5),
+                layers.Views(shift=1),
                 layers.PatchWhitening(8, 2, padding="same"),
                 layers.Architecture("unet", {"width": 4, "depth": 1, "num_classes": 2}),
                 layers.Conv2D(4, (3, 2), strides=2, padding="same"),
@@ -232,6 +233,7 @@ class TestFiles:
                 layers.Conv1D(4, 2),
                 layers.Flatten(),
                 layers.Dense(3, use_bias=False),
+                layers.MeanOfViews(10),
                 layers.Softmax(),
             ]
         )

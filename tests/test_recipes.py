@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ import torch
 from pyconvopt import averaging, losses, models, regularizers, schedules
 from pyconvopt.data import augment
 from pyconvopt.training.recipes import Recipe, known_names
-from pyconvopt.training.run import fit_recipe
+from pyconvopt.training.run import fit_recipe, run_recipe
 from pyconvopt.training.run import images as run_images
+
+from .tiny_data import write_tiny_set
 
 
 class TestRecipes:
@@ -64,6 +68,7 @@ class TestRecipes:
             ("fit.epochs", "many", "fit.epochs must be int, got 'many'"),
             ("fit.epochs", 0, "must be 1 or more, got 0"),
             ("fit.validation", "tset", "did you mean 'test'"),
+            ("fit.validation_freq", 0, "must be 1 or more, got 0"),
             ("layers.9.filters", 3, "layers 0 ... 7"),
             ("epochs", 3, "section.key"),
         ],
@@ -332,3 +337,14 @@ def test_bytes_stay_bytes_at_a_scale_of_one():
         1,
     )
     assert run_images(pixels, 7.0).tolist() == np.ones((2, 3, 3, 1)).tolist()
+
+
+def test_validation_after_every_second_epoch(tmp_path, monkeypatch):
+    write_tiny_set(tmp_path)
+    monkeypatch.setenv("PYCONVOPT_DATA", str(tmp_path))
+    recipe = Recipe.load("seed")
+    for key, value in (("epochs", 5), ("batch_size", 10), ("validation_freq", 2)):
+        recipe.set(f"fit.{key}", value)
+    run = run_recipe(recipe, tmp_path / "run", verbose=0)
+    assert json.loads((run.folder / "history.json").read_text())["validated"] == [1, 3]
+    assert set(run.test) == {"loss", "accuracy"}

@@ -51,6 +51,7 @@ from pyconvopt.layers.reshaping import (
     ZeroPadding2D,
 )
 from pyconvopt.layers.residual import Residual
+from pyconvopt.layers.views import MeanOfViews, Views
 
 # The layers a saved model or a recipe may name: one line each.
 TABLE: dict[str, type[Layer]] = {
@@ -94,6 +95,8 @@ TABLE: dict[str, type[Layer]] = {
         Normalization,
         PatchWhitening,
         Residual,
+        Views,
+        MeanOfViews,
         Architecture,
     )
 }

@@ -34,6 +34,7 @@ OPTIONAL: dict[str, dict[str, Kinds]] = {
         "damaged": str,
         "in_memory": bool,
     },
+    "fit": {"validation_freq": int},
     "compile": {
         "learning_rate": NUMBER,
         "accumulate": int,
@@ -170,8 +171,8 @@ def check_values(table: Mapping[str, Any]) -> None:
         missing = [key for key in keys if key not in table.get(section, {})]
         if missing:
             raise ValueError(f"the recipe lacks {section}.{missing[0]}")
-    for key in ("epochs", "batch_size"):
-        if table["fit"][key] < 1:
+    for key in ("epochs", "batch_size", "validation_freq"):
+        if table["fit"].get(key, 1) < 1:
             raise ValueError(f"fit.{key} must be 1 or more, got {table['fit'][key]}")
     registry.find("fit.validation", {"test": None, "none": None}, table["fit"]["validation"])
 

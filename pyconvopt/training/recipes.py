@@ -6,7 +6,8 @@
                    pictures,
                    standardize (by the training images' mean and deviation, kept with the model),
                    image_size and test_share (of folders and files), classes (their names)
-    [fit]          epochs, batch_size, seed, validation ("test" or "none")
+    [fit]          epochs, batch_size, seed, validation ("test" or "none"); may:
+                   validation_freq (epochs from one validation to the next)
     [compile]      optimizer, loss, metrics; may: learning_rate, accumulate, clip_norm, clip_value,
                    adaptive_clip (a number, or {clipping = 0.01, eps = 1e-3, leave_out = [...]})
     [[layers]]     type, and the arguments of that layer, in order; or instead

@@ -167,6 +167,7 @@ def run_recipe(
         test if recipe.table["fit"]["validation"] == "test" else None,
         callbacks=[CSVLogger(folder / "history.csv")],
         verbose=verbose,
+        validation_freq=recipe.table["fit"].get("validation_freq", 1),
         checkpoint=folder / CHECKPOINT,
     )
     failure = model.trainer().failure
