@@ -242,6 +242,13 @@ class TestViews:
         x = images(6, 8, 8, 2)
         assert torch.equal(model(x), plain.train()(x))
 
+    def test_layers_adapt_to_the_images_alone(self):
+        x = images(6, 8, 8, 2).numpy()
+        model, plain = self.model(True, 1, 10), models.Sequential([layers.PatchWhitening(6)])
+        model.adapt(x)
+        plain.adapt(x)
+        np.testing.assert_array_equal(model.layers[1].get_weights(), plain.get_weights())
+
     def test_trained_saved_and_evaluated(self, tmp_path):
         model = self.model(True, 1, 10)
         model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pyconvopt.layers.base import Layer, Shape, show, to_array_axes, to_torch_axes
 from pyconvopt.layers.core import InputLayer
 from pyconvopt.layers.preprocessing import Adapting
+from pyconvopt.layers.views import Views
 from pyconvopt.models import fusion, saving, summary
 
 if TYPE_CHECKING:
@@ -249,15 +250,16 @@ class Sequential(nn.Module):
             # Some thousand images, from all parts of the data, are enough for patches.
             most = layer.samples_to_adapt or len(x)
             part = x if most >= len(x) else x[:: max(1, len(x) // most)][:most]
-            layer.adapt(part if place == 0 else self.output_of(place, part))
+            layer.adapt(self.output_of(place, part))
 
     def output_of(self, place: int, x: Any) -> np.ndarray:
-        """What the first `place` layers make of images, in evaluation mode."""
+        """What the first `place` layers make of images: in evaluation mode, but without views."""
         front = Sequential(name="front")
         front.input_shape = self.input_shape
         for layer in self.layers[:place]:
-            front.add_module(layer.name, layer)
-        return front.predict(x)
+            if not isinstance(layer, Views):
+                front.add_module(layer.name, layer)
+        return front.predict(x) if front.layers else x
 
     def fit(
         self,
