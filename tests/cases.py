@@ -93,10 +93,10 @@ CONV_CASES = [
     # No kernel of this library yet, or too few channels for one: torch's, and the reference here.
     ConvCase("pointwise", 2, 24, 7, 7, 40, kernel=(1, 1)),
     ConvCase("many_pixels_pointwise", 1, 17, 64, 65, 24, kernel=(1, 1)),
+    ConvCase("many_pixels_few_outputs", 3, 40, 37, 38, 9, kernel=(1, 1)),
+    # Few pixels: threads share out the channels of the weight gradient, or the weights where those are more.
     ConvCase("few_pixels_few_outputs", 2, 100, 5, 5, 8, kernel=(1, 1)),
     ConvCase("few_pixels_many_inputs", 1, 520, 7, 7, 130, kernel=(1, 1)),
-    ConvCase("many_pixels_few_outputs", 3, 40, 37, 38, 9, kernel=(1, 1)),
-    # Fewer pixels than output channels: threads share out the weights.
     ConvCase("few_pixels", 1, 128, 8, 7, 144, padding=(1, 1)),
     ConvCase("few_pixels_pointwise", 1, 160, 4, 4, 300, kernel=(1, 1)),
     ConvCase("strided", 2, 16, 9, 9, 32, stride=(2, 2), padding=(1, 1)),
