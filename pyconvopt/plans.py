@@ -16,10 +16,9 @@ REFERENCE = "reference"
 
 
 class ConvSize(NamedTuple):
-    """What decides whether a kernel beats torch's: numbers of the input map, and of the filter."""
+    """What decides whether a kernel beats torch's: of the input map, and of the filter."""
 
     elements: int
-    width: int
     taps: int
     channels: int
     """The fewer of the input's and the output's."""
@@ -46,22 +45,9 @@ def _direct(pass_: str, size: ConvSize) -> bool:
     return not pass_.startswith("forward") or size.elements >= 1 << 20
 
 
-def _depthwise(pass_: str, size: ConvSize) -> bool:
-    """Both end at the memory's bandwidth for large maps.
-
-    Forward and data gradient of up to 9 taps 1.0 to 1.4 times as fast (on AMD 0.65 to 1.5 forward, the least
-    with few channels), and the forward pass takes the statistics for the batch norm behind it. Data gradients
-    of 5×5 and 7×7 filters 1.0 to 1.4 times (AMD). Weight gradients 1.0 to 1.6 times, of 5×5 and 7×7 filters
-    1.6 to 7 times; narrow maps of many channels are torch's.
-    """
-    if pass_.startswith("weight_gradient"):
-        return size.taps >= 25 or size.width >= 16
-    return size.taps <= (49 if pass_.startswith("data_gradient") else 9)
-
-
 # Kernels of this library that are not always the faster choice: where the rule says no, torch's is
 # called, and these serve the numpy entries.
-FASTER_THAN_TORCH = {"direct": _direct, "depthwise": _depthwise}
+FASTER_THAN_TORCH = {"direct": _direct}
 
 
 class ConvPlan(NamedTuple):
@@ -155,7 +141,6 @@ def _conv_plan(input_shape, weight_shape, stride, padding, dilation, groups, on_
         return _cuda_conv_plan(input_shape, weight_shape, hyper, out_size)
     size = ConvSize(
         batch * channels * height * width,
-        width,
         kernel[0] * kernel[1],
         min(channels, out_channels),
         max(stride) > 1,

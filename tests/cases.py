@@ -116,6 +116,26 @@ CONV_CASES = [
     ConvCase(
         "depthwise_smaller_than_kernel", 2, 16, 2, 3, 16, kernel=(5, 5), padding=(3, 2), groups=16
     ),
+    # Runs of neighbouring taps, in blocks of eight or seven pixels and what is left of a row.
+    ConvCase("depthwise_sevens", 3, 70, 7, 14, 70, padding=(1, 1), groups=70),
+    ConvCase("depthwise_3x5", 2, 24, 7, 19, 24, kernel=(3, 5), padding=(0, 4), groups=24),
+    ConvCase(
+        "depthwise_5x5_strided",
+        2,
+        40,
+        14,
+        29,
+        40,
+        kernel=(5, 5),
+        stride=(2, 2),
+        padding=(2, 2),
+        groups=40,
+    ),
+    ConvCase("depthwise_7x7_narrow", 2, 33, 7, 7, 33, kernel=(7, 7), padding=(3, 3), groups=33),
+    ConvCase("depthwise_even", 2, 24, 9, 13, 24, kernel=(2, 2), groups=24),
+    ConvCase("depthwise_beyond_padding", 2, 16, 6, 9, 16, padding=(4, 5), groups=16),
+    ConvCase("depthwise_stride_3", 2, 20, 10, 28, 20, stride=(3, 3), padding=(1, 1), groups=20),
+    ConvCase("depthwise_many_channels", 6, 500, 10, 10, 500, padding=(1, 1), groups=500),
     ConvCase("few_outputs", 2, 20, 8, 8, 5, padding=(1, 1)),
     ConvCase("one_output_pixel", 2, 16, 3, 3, 16),
 ]

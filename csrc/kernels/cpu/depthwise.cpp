@@ -2,11 +2,10 @@
 //
 // In the data gradient of a strided convolution the pixels of a row at the same offset modulo the
 // stride meet the same taps: each such phase is a row of its own.
-#include "depthwise.hpp"
-
 #include <omp.h>
 
 #include "../arena.hpp"
+#include "depthwise_input.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace depthwise {
@@ -48,18 +47,15 @@ void forward_row(const ConvForward& p, const PackedWeights& weights, InputRows& 
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, width = s.out_width();
   const int64_t n = line / s.out_height(), y = line % s.out_height();
-  Row row(width, p.output + line * width * channels, channels, s.stride_width * channels);
+  const int64_t taps = run_taps(s.kernel_width, s.dilation_width, s.stride_width);
+  Row row(taps, channels, input.columns(), s.stride_width, width, p.output + line * width * channels, channels);
   for (int64_t r = 0; r < s.kernel_height; ++r) {
     const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
     if (from < 0 || from >= s.in_height) continue;
     const float* pixels = input.at(n, from);
     if (r + s.stride_height >= s.kernel_height) row.fetch(input.next(n, from));
-    for (int64_t q = 0; q < s.kernel_width; ++q) {
-      const int64_t x = q * s.dilation_width - s.padding_width;  // of the result's pixel 0
-      const int64_t first = greatest(0, divide_up(-x, s.stride_width));
-      const int64_t end = least(width, divide_up(s.in_width - x, s.stride_width));
-      row.add(pixels + x * channels, weights.tap(r, q), input.copied() ? 0 : first, input.copied() ? width : end);
-    }
+    for (int64_t q = 0; q < s.kernel_width; q += taps)
+      row.add(pixels, q * s.dilation_width - s.padding_width, weights.tap(r, q));
   }
   run_row(row, channels, p.bias, p.activation);
   if (piece.line) take_statistics(row, channels, piece);
@@ -85,7 +81,7 @@ void forward(const ConvForward& p) {
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    InputRows input(s, p.input, reading, p.norm, copies + omp_get_thread_num() * copied);
+    InputRows input(s, p.input, reading, {0, s.in_channels}, copies + omp_get_thread_num() * copied);
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < lines; first += each) {
       Piece piece{p.moments ? p.moments + first / each * moment_line(s.out_channels) : nullptr, 0};
@@ -94,6 +90,23 @@ void forward(const ConvForward& p) {
     }
   }
 }
+
+// The taps of a row of the filter through which an output reads the input's columns of one phase. From the last one
+// on: the output's columns that they meet ascend.
+struct PhaseTaps {
+  int64_t count = 0, last = 0, step = 1;  // of taps, from one to the next
+  int64_t column = 0, apart = 1;          // of the output, for the phase's first pixel
+  PhaseTaps(const ConvShape& s, int64_t phase) {
+    for (int64_t q = s.kernel_width - 1; q >= 0; --q) {
+      const int64_t across = phase + s.padding_width - q * s.dilation_width;
+      if (across % s.stride_width) continue;
+      const int64_t met = across / s.stride_width;
+      if (count == 0) last = q, column = met;
+      if (count == 1) step = last - q, apart = met - column;
+      ++count;
+    }
+  }
+};
 
 void data_gradient(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
@@ -104,20 +117,18 @@ void data_gradient(const ConvDataGradient& p) {
     const FlushDenormals flush;
     const int64_t n = line / s.in_height, y = line % s.in_height;
     for (int64_t phase = 0; phase < least(s.stride_width, s.in_width); ++phase) {
-      const int64_t pixels = (s.in_width - phase + s.stride_width - 1) / s.stride_width;
-      Row row(pixels, p.input_gradient + (line * s.in_width + phase) * channels, s.stride_width * channels, channels);
+      const PhaseTaps met(s, phase);
+      const int64_t taps = run_taps(met.count, met.apart, 1);
+      Row row(taps, -met.step * channels, {0, width, channels}, 1,
+              (s.in_width - phase + s.stride_width - 1) / s.stride_width,
+              p.input_gradient + (line * s.in_width + phase) * channels, s.stride_width * channels);
       for (int64_t r = 0; r < s.kernel_height; ++r) {
         const int64_t down = y + s.padding_height - r * s.dilation_height;
         if (down < 0 || down % s.stride_height || down / s.stride_height >= height) continue;
-        if (r < s.stride_height)
-          row.fetch(p.output_gradient + (n * height + down / s.stride_height) * width * channels);
-        for (int64_t q = 0; q < s.kernel_width; ++q) {
-          const int64_t across = phase + s.padding_width - q * s.dilation_width;
-          if (across % s.stride_width) continue;
-          const int64_t x = across / s.stride_width;  // the output's pixel for the row's pixel 0
-          row.add(p.output_gradient + ((n * height + down / s.stride_height) * width + x) * channels, weights.tap(r, q),
-                  greatest(0, -x), least(pixels, width - x));
-        }
+        const float* pixels = p.output_gradient + (n * height + down / s.stride_height) * width * channels;
+        if (r < s.stride_height) row.fetch(pixels);
+        for (int64_t i = 0; i < met.count; i += taps)
+          row.add(pixels, met.column + i * met.apart, weights.tap(r, met.last - i * met.step));
       }
       run_row(row, channels, nullptr, Activation::none);
     }

@@ -1,19 +1,27 @@
 // Depthwise convolution, weight gradient.  (The method: depthwise.hpp.)
 //
-// Each tap of a vector of channels is a sum over the pixels of the gradient times one shifted pixel of
-// the input: up to `group` taps are kept in registers while a row is walked, so the gradient is read
-// once for them all. Sums are taken over fixed groups of rows and added in their order, whatever
-// the number of threads.
+// Each tap of a vector of channels is a sum over the pixels of the gradient times one column of the input. The sums of
+// a few runs of taps are kept in registers while a row is walked, four pixels of the gradient at a time: each of
+// these, and each column, is loaded once for all of them. Sums are taken over fixed groups of rows and added in their
+// order, whatever the number of threads; where groups are few, channels are shared out too.
 #include <omp.h>
 
 #include "../arena.hpp"
-#include "depthwise.hpp"
+#include "depthwise_input.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace depthwise {
 namespace {
 
-inline constexpr int group = 9;
+// The sums of a run of taps, and the row of the input whose columns they meet, as in `Run`.
+struct SumRun {
+  const float* source;
+  int64_t column;
+  float* sums;  // of the first tap, [tap][C]
+};
+
+// So many of them at once: four pixels and a column need registers too.
+constexpr int most_runs(int taps) { return int(least(3, (vector_registers - 6) / taps)); }
 
 // What the next row reads for the first time, in pieces as long as its gradient: with each pixel goes a vector of each.
 struct Ahead {
@@ -25,110 +33,160 @@ struct Ahead {
   }
 };
 
-// sums[t][C] += Σ over pixels x of gradient[x] · source_t[x·step], for `taps` taps and one vector of channels.
-template <int taps, class Part>
-PYCONVOPT_INLINE void add_taps(const float* const* source, int64_t step, const float* gradient, int64_t channels,
-                               int64_t pixels, int64_t c, Part part, float* const* sums, const Ahead& ahead) {
-  Vec sum[taps];
-#pragma GCC unroll 16
-  for (int t = 0; t < taps; ++t) sum[t] = load(sums[t] + c, part);
-  for (int64_t x = 0; x < pixels; ++x) {
-    for (int i = 0; i < ahead.count; ++i) __builtin_prefetch(ahead.piece[i] + c * pixels + x * lanes);
-    const Vec g = load(gradient + x * channels + c, part);
-#pragma GCC unroll 16
-    for (int t = 0; t < taps; ++t) sum[t] += load(source[t] + x * step + c, part) * g;
-  }
-#pragma GCC unroll 16
-  for (int t = 0; t < taps; ++t) store(sums[t] + c, sum[t], part);
-}
-
-void add_pixels(const float* const* source, int64_t step, const float* gradient, int64_t channels, int64_t pixels,
-                int taps, float* const* sums, const Ahead& ahead) {
-  with_rows<group>(taps, [&]<int n>() __attribute__((always_inline)) {
-    for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
-      add_taps<n>(source, step, gradient, channels, pixels, c, part, sums, ahead);
-    });
-  });
-}
-
-// One row of the gradient (image n, row y) into sums[tap][C]. At the borders taps outside read `zeros`.
-void add_row(const ConvWeightGradient& p, InputRows& input, int64_t n, int64_t y, const float* zeros, float* sums) {
-  const ConvShape& s = p.shape;
-  const int64_t channels = s.in_channels, width = s.out_width(), step = s.stride_width * channels;
-  const float* gradient = p.output_gradient + (n * s.out_height() + y) * width * channels;
+// One row of the gradient, of some channels.
+struct GradientRow {
+  const float* pixels;
+  int64_t width;
+  int64_t channels;  // of the map: floats from one pixel, or one tap's sums, to the next
+  int64_t stride;
+  Columns columns;  // of the input
   Ahead ahead;
-  const int64_t line = width * channels;
-  ahead.add(gradient + line, line, line);
-  const float* source[most_taps];
-  float* to[most_taps];
-  int64_t first[most_taps], end[most_taps], count = 0, inside_first = 0, inside_end = width;
+};
+
+// Adds pixels x..x+pixels, and a vector of channels from c on.
+template <int taps, int stride, int runs, int pixels, bool inside, class Part>
+PYCONVOPT_INLINE void add_pixels(const GradientRow& row, const SumRun* run, int64_t x, int64_t c, Part part,
+                                 Vec (*sum)[taps]) {
+  constexpr int next_pixel = stride ? stride : 1, columns = (pixels - 1) * next_pixel + taps;
+  const int64_t step = row.columns.step * (stride ? 1 : row.stride);
+  Vec g[pixels];
+#pragma GCC unroll 4
+  for (int i = 0; i < pixels; ++i) g[i] = load(row.pixels + (x + i) * row.channels + c, part);
+#pragma GCC unroll 3
+  for (int r = 0; r < runs; ++r) {
+    const int64_t column = run[r].column + x * row.stride;
+    const float* from = run[r].source + column * row.columns.step + c;
+#pragma GCC unroll 16
+    for (int j = 0; j < columns; ++j, from += step) {
+      const int64_t at = column + j * (stride ? 1 : row.stride);
+      if (!inside && (at < row.columns.first || at >= row.columns.end)) continue;
+      const Vec value = load(from, part);
+#pragma GCC unroll 8
+      for (int t = 0; t < taps; ++t)
+        if (const int p = (j - t) / next_pixel; t <= j && (j - t) % next_pixel == 0 && p < pixels)
+          sum[r][t] += value * g[p];
+    }
+  }
+}
+
+// Adds the whole row.
+template <int taps, int stride, int runs, class Part>
+PYCONVOPT_INLINE void add_row(const GradientRow& row, const SumRun* run, bool fetch, int64_t c, Part part) {
+  constexpr int together = 4;
+  int64_t first = 0, end = row.width;  // pixels for which every tap meets a column that there is
+#pragma GCC unroll 3
+  for (int r = 0; r < runs; ++r) {
+    first = greatest(first, divide_up(row.columns.first - run[r].column, row.stride));
+    end = least(end, divide_up(row.columns.end - taps + 1 - run[r].column, row.stride));
+  }
+  Vec sum[runs][taps];
+#pragma GCC unroll 3
+  for (int r = 0; r < runs; ++r)
+#pragma GCC unroll 8
+    for (int t = 0; t < taps; ++t) sum[r][t] = load(run[r].sums + t * row.channels + c, part);
+  int64_t x = 0;
+  for (; x + together <= row.width; x += together) {
+    if (fetch)
+      for (int i = 0; i < row.ahead.count; ++i)
+#pragma GCC unroll 4
+        for (int n = 0; n < together; ++n)
+          __builtin_prefetch(row.ahead.piece[i] + c * row.width + (x + n) * lanes);
+    if (first <= x && x + together <= end) add_pixels<taps, stride, runs, together, true>(row, run, x, c, part, sum);
+    else add_pixels<taps, stride, runs, together, false>(row, run, x, c, part, sum);
+  }
+  if (x + 2 <= row.width) {
+    add_pixels<taps, stride, runs, 2, false>(row, run, x, c, part, sum);
+    x += 2;
+  }
+  if (x < row.width) add_pixels<taps, stride, runs, 1, false>(row, run, x, c, part, sum);
+#pragma GCC unroll 3
+  for (int r = 0; r < runs; ++r)
+#pragma GCC unroll 8
+    for (int t = 0; t < taps; ++t) store(run[r].sums + t * row.channels + c, sum[r][t], part);
+}
+
+// One row of the gradient (image n, row y) into sums[tap][C], some channels of both.
+void add_line(const ConvWeightGradient& p, InputRows& input, Channels part, int64_t n, int64_t y, float* sums) {
+  const ConvShape& s = p.shape;
+  const int64_t channels = s.in_channels, line = s.out_width() * channels;
+  const float* gradient = p.output_gradient + (n * s.out_height() + y) * line + part.first;
+  GradientRow row{gradient, s.out_width(), channels, s.stride_width, input.columns(), {}};
+  // Parts of the channels do not lie together.
+  const bool fetch = part.count == channels;
+  if (fetch) row.ahead.add(gradient + line, line, line);
+  const int64_t together = run_taps(s.kernel_width, s.dilation_width, s.stride_width);
+  SumRun runs[most_taps];
+  int64_t count = 0;
   for (int64_t r = 0; r < s.kernel_height; ++r) {
     const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
     if (from < 0 || from >= s.in_height) continue;
     const float* pixels = input.at(n, from);
-    if (r + s.stride_height >= s.kernel_height)
-      ahead.add(input.in_place(n, from + s.stride_height), s.in_width * channels, line);
-    for (int64_t q = 0; q < s.kernel_width; ++q) {
-      const int64_t x = q * s.dilation_width - s.padding_width;  // of the gradient's pixel 0
-      first[count] = input.copied() ? 0 : least(width, greatest(0, divide_up(-x, s.stride_width)));
-      end[count] =
-          input.copied() ? width : greatest(first[count], least(width, divide_up(s.in_width - x, s.stride_width)));
-      inside_first = greatest(inside_first, first[count]);
-      inside_end = least(inside_end, end[count]);
-      source[count] = pixels + x * channels;
-      to[count++] = sums + (r * s.kernel_width + q) * channels;
-    }
+    if (fetch && r + s.stride_height >= s.kernel_height)
+      row.ahead.add(input.in_place(n, from + s.stride_height), s.in_width * channels, line);
+    for (int64_t q = 0; q < s.kernel_width; q += together)
+      runs[count++] = {pixels, q * s.dilation_width - s.padding_width, sums + (r * s.kernel_width + q) * channels};
   }
-  inside_end = greatest(inside_first, inside_end);
-  for (int64_t t = 0; t < count; t += group) {
-    const int taps = int(least(group, count - t));
-    const float* at[group];
-    const auto border = [&](int64_t x) {
-      for (int i = 0; i < taps; ++i) at[i] = first[t + i] <= x && x < end[t + i] ? source[t + i] + x * step : zeros;
-      add_pixels(at, 0, gradient + x * channels, channels, 1, taps, to + t, {});
-    };
-    for (int64_t x = 0; x < inside_first; ++x) border(x);
-    for (int i = 0; i < taps; ++i) at[i] = source[t + i] + inside_first * step;
-    add_pixels(at, step, gradient + inside_first * channels, channels, inside_end - inside_first, taps, to + t,
-               t == 0 ? ahead : Ahead{});
-    for (int64_t x = inside_end; x < width; ++x) border(x);
-  }
+  with_run(together, s.stride_width, [&]<int taps, int stride>() {
+    constexpr int most = most_runs(taps);
+    for (int64_t i = 0; i < count; i += most)
+      with_rows<most>(int(least(most, count - i)), [&]<int some>() __attribute__((always_inline)) {
+        for_each_vector(part.count, [&](int64_t c, auto vector) __attribute__((always_inline)) {
+          add_row<taps, stride, some>(row, runs + i, i == 0, c, vector);
+        });
+      });
+  });
 }
+
+// How the sums are split: groups of lines, which single precision can sum, and parts of the channels where the sums of
+// all would leave no room in the first-level cache, or the groups are too few for the threads.
+struct Split {
+  int64_t lines, each, groups;  // lines of the gradient, of a group, and how many groups
+  int64_t part, parts;          // channels
+  Split(const ConvShape& s, int64_t threads) : lines(s.batch * s.out_height()) {
+    constexpr int64_t most_groups = 64, enough_pixels = 256, least_part = 64, most_sums = 8192;
+    each = greatest((lines + most_groups - 1) / most_groups, (enough_pixels + s.out_width() - 1) / s.out_width());
+    groups = (lines + each - 1) / each;
+    const int64_t taps = s.kernel_height * s.kernel_width, items = 2 * threads;
+    const int64_t wanted = greatest((s.in_channels * taps + most_sums - 1) / most_sums, (items + groups - 1) / groups);
+    part = greatest(least_part, round_up((s.in_channels + wanted - 1) / wanted, 16));
+    parts = (s.in_channels + part - 1) / part;
+  }
+};
 
 void weight_gradient(const ConvWeightGradient& p) {
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, taps = s.kernel_height * s.kernel_width, size = taps * channels;
-  // Rows in at most 64 groups; a group is summed in single precision line by line, groups in double.
-  const int64_t lines = s.batch * s.out_height(), each = greatest(1, (lines + 63) / 64);
-  const int64_t groups = (lines + each - 1) / each;
   const Reading reading(p.norm, channels);
-  const bool copied = p.norm || (taps >= 25 && can_copy(s));
-  const int64_t copy_floats = copied ? InputRows::floats(s) : 0;
+  const int64_t copy_floats = p.norm ? InputRows::floats(s) : 0;
   const int threads = omp_get_max_threads();
-  Workspace space(Workspace::bytes_for(groups * size) + Workspace::bytes_for(channels) +
-                  Workspace::bytes_for(threads * copy_floats));
-  float* partial = space.floats(groups * size);
-  float* zeros = space.floats(channels);
+  const Split split(s, threads);
+  Workspace space(Workspace::bytes_for(split.groups * size) + Workspace::bytes_for(threads * copy_floats));
+  float* partial = space.floats(split.groups * size);
   float* copies = space.floats(threads * copy_floats);
-  for (int64_t c = 0; c < channels; ++c) zeros[c] = 0;
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
-    InputRows input(s, p.input, reading, copied, copies + omp_get_thread_num() * copy_floats);
 #pragma omp for schedule(static)
-    for (int64_t g = 0; g < groups; ++g) {
-      float* sums = partial + g * size;
-      for (int64_t i = 0; i < size; ++i) sums[i] = 0;
-      for (int64_t line = g * each; line < least(lines, (g + 1) * each); ++line)
-        add_row(p, input, line / s.out_height(), line % s.out_height(), zeros, sums);
+    for (int64_t item = 0; item < split.groups * split.parts; ++item) {
+      const int64_t g = item / split.parts, first = item % split.parts * split.part;
+      const Channels part{first, least(split.part, channels - first)};
+      InputRows input(s, p.input, reading, part, copies + omp_get_thread_num() * copy_floats);
+      float* sums = partial + g * size + first;
+      for (int64_t t = 0; t < taps; ++t)
+        for (int64_t c = 0; c < part.count; ++c) sums[t * channels + c] = 0;
+      for (int64_t line = g * split.each; line < least(split.lines, (g + 1) * split.each); ++line)
+        add_line(p, input, part, line / s.out_height(), line % s.out_height(), sums);
     }
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < taps; ++t)
-      for (int64_t c = 0; c < channels; ++c) {
-        double sum = 0;
-        for (int64_t g = 0; g < groups; ++g) sum += partial[g * size + t * channels + c];
-        p.weight_gradient[c * p.weight_strides.out_channel + t / s.kernel_width * p.weight_strides.row +
-                          t % s.kernel_width * p.weight_strides.column] = float(sum);
+      for (int64_t first = 0; first < channels; first += lanes) {
+        const int64_t count = least(lanes, channels - first);
+        double sum[lanes] = {};
+        for (int64_t g = 0; g < split.groups; ++g)
+          for (int64_t i = 0; i < count; ++i) sum[i] += partial[g * size + t * channels + first + i];
+        float* to = p.weight_gradient + t / s.kernel_width * p.weight_strides.row +
+                    t % s.kernel_width * p.weight_strides.column;
+        for (int64_t i = 0; i < count; ++i) to[(first + i) * p.weight_strides.out_channel] = float(sum[i]);
       }
   }
 }
