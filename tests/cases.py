@@ -135,6 +135,26 @@ CONV_CASES = [
     ConvCase("depthwise_even", 2, 24, 9, 13, 24, kernel=(2, 2), groups=24),
     ConvCase("depthwise_beyond_padding", 2, 16, 6, 9, 16, padding=(4, 5), groups=16),
     ConvCase("depthwise_stride_3", 2, 20, 10, 28, 20, stride=(3, 3), padding=(1, 1), groups=20),
+    # Rows enough for both gradients in one pass.
+    ConvCase("depthwise_many_rows", 4, 24, 36, 37, 24, padding=(1, 1), groups=24),
+    ConvCase(
+        "depthwise_many_rows_strided", 6, 20, 55, 57, 20, stride=(2, 2), padding=(1, 1), groups=20
+    ),
+    ConvCase(
+        "depthwise_many_rows_5x5",
+        5,
+        17,
+        31,
+        64,
+        17,
+        kernel=(5, 5),
+        stride=(1, 2),
+        padding=(4, 1),
+        groups=17,
+    ),
+    ConvCase(
+        "depthwise_many_rows_dilated", 3, 16, 40, 50, 16, dilation=(3, 2), padding=(2, 0), groups=16
+    ),
     ConvCase("depthwise_many_channels", 6, 500, 10, 10, 500, padding=(1, 1), groups=500),
     ConvCase("few_outputs", 2, 20, 8, 8, 5, padding=(1, 1)),
     ConvCase("one_output_pixel", 2, 16, 3, 3, 16),

@@ -1,4 +1,4 @@
-"""The gradient between a 1×1 convolution and its batch norm, which both gradients make while they read."""
+"""The gradient between a 1×1 or depthwise convolution and its batch norm, made while both gradients read."""
 
 from __future__ import annotations
 
@@ -75,6 +75,22 @@ def test_the_same_to_the_bit(name, isa, handed):
     assert handed == [(24, 72, 1, 1), (72, 24, 1, 1)]
     made = run(model, x, recompute=False)
     assert len(handed) == 2
+    assert all(torch.equal(a, b) for a, b in zip(unmade, made, strict=True))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1)])
+def test_depthwise_the_same_to_the_bit(kernel, stride, isa, handed):
+    """Behind a norm, whose result it makes too, and behind a stored map."""
+    convolution = nn.Conv2d(40, 40, kernel, stride, kernel // 2, groups=40, bias=False)
+    model = nn.Sequential(
+        nn.BatchNorm2d(40), nn.Hardswish(), convolution, nn.BatchNorm2d(40), nn.ReLU6(),
+        nn.AvgPool2d(1), copy.deepcopy(convolution), nn.BatchNorm2d(40),
+    )  # fmt: skip
+    fast, x = pco.accelerate(model), image(6, 40, 35 * stride, 33 * stride)
+    unmade = run(fast, x)
+    assert handed == [(40, 1, kernel, kernel)] * (3 - stride)  # the last map has few pixels left
+    made = run(fast, x, recompute=False)
+    assert len(handed) == 3 - stride
     assert all(torch.equal(a, b) for a, b in zip(unmade, made, strict=True))
 
 

@@ -1,46 +1,28 @@
 // Depthwise convolution, forward and data gradient.  (The method: depthwise.hpp.)
-//
-// In the data gradient of a strided convolution the pixels of a row at the same offset modulo the
-// stride meet the same taps: each such phase is a row of its own.
 #include <omp.h>
 
 #include "../arena.hpp"
-#include "depthwise_input.hpp"
+#include "depthwise_gradients.hpp"
+#include "moments.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace depthwise {
 namespace {
 
-int64_t packed_floats(const ConvShape& s) { return s.kernel_height * s.kernel_width * s.in_channels; }
+inline constexpr int block_pixels = 8;
 
-// W[tap][C] of weights at any strides.
-void pack(const ConvShape& s, const float* weight, const WeightStrides& strides, float* packed) {
-  for (int64_t r = 0; r < s.kernel_height; ++r)
-    for (int64_t q = 0; q < s.kernel_width; ++q)
-      for (int64_t c = 0; c < s.in_channels; ++c)
-        *packed++ = weight[r * strides.row + q * strides.column + c * strides.out_channel];
-}
-
-class PackedWeights {
- public:
-  // `prepared`: packed already, or null
-  PackedWeights(const ConvShape& s, const float* weight, const WeightStrides& strides, const float* prepared)
-      : kernel_width_(s.kernel_width),
-        channels_(s.in_channels),
-        space_(Workspace::bytes_for(prepared ? 0 : packed_floats(s))),
-        packed_(prepared) {
-    if (prepared) return;
-    float* own = space_.floats(packed_floats(s));
-    pack(s, weight, strides, own);
-    packed_ = own;
+// Adds a row of the result to the statistics, a few pixels at a time.
+void take_statistics(const Row& row, int64_t channels, Piece& piece) {
+  for (int64_t x = 0; x < row.pixels; x += block_pixels) {
+    const int64_t count = least(block_pixels, row.pixels - x);
+    for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
+      Vec values[block_pixels];
+      for (int64_t i = 0; i < count; ++i) values[i] = load(row.result + (x + i) * row.result_step + c, part);
+      add_moments(values, count, piece, channels, c, channels - c);
+    });
+    piece.before += count;
   }
-  const float* tap(int64_t r, int64_t q) const { return packed_ + (r * kernel_width_ + q) * channels_; }
-
- private:
-  int64_t kernel_width_, channels_;
-  Workspace space_;
-  const float* packed_;
-};
+}
 
 // One row of the output, line number `line` of the batch.
 void forward_row(const ConvForward& p, const PackedWeights& weights, InputRows& input, int64_t line, Piece& piece) {
@@ -91,47 +73,16 @@ void forward(const ConvForward& p) {
   }
 }
 
-// The taps of a row of the filter through which an output reads the input's columns of one phase. From the last one
-// on: the output's columns that they meet ascend.
-struct PhaseTaps {
-  int64_t count = 0, last = 0, step = 1;  // of taps, from one to the next
-  int64_t column = 0, apart = 1;          // of the output, for the phase's first pixel
-  PhaseTaps(const ConvShape& s, int64_t phase) {
-    for (int64_t q = s.kernel_width - 1; q >= 0; --q) {
-      const int64_t across = phase + s.padding_width - q * s.dilation_width;
-      if (across % s.stride_width) continue;
-      const int64_t met = across / s.stride_width;
-      if (count == 0) last = q, column = met;
-      if (count == 1) step = last - q, apart = met - column;
-      ++count;
-    }
-  }
-};
-
 void data_gradient(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
-  const int64_t channels = s.in_channels, height = s.out_height(), width = s.out_width();
+  const int64_t line = s.out_width() * s.out_channels;
   const PackedWeights weights(s, p.weight, p.weight_strides, nullptr);
 #pragma omp parallel for schedule(static)
-  for (int64_t line = 0; line < s.batch * s.in_height; ++line) {
+  for (int64_t row = 0; row < s.batch * s.in_height; ++row) {
     const FlushDenormals flush;
-    const int64_t n = line / s.in_height, y = line % s.in_height;
-    for (int64_t phase = 0; phase < least(s.stride_width, s.in_width); ++phase) {
-      const PhaseTaps met(s, phase);
-      const int64_t taps = run_taps(met.count, met.apart, 1);
-      Row row(taps, -met.step * channels, {0, width, channels}, 1,
-              (s.in_width - phase + s.stride_width - 1) / s.stride_width,
-              p.input_gradient + (line * s.in_width + phase) * channels, s.stride_width * channels);
-      for (int64_t r = 0; r < s.kernel_height; ++r) {
-        const int64_t down = y + s.padding_height - r * s.dilation_height;
-        if (down < 0 || down % s.stride_height || down / s.stride_height >= height) continue;
-        const float* pixels = p.output_gradient + (n * height + down / s.stride_height) * width * channels;
-        if (r < s.stride_height) row.fetch(pixels);
-        for (int64_t i = 0; i < met.count; i += taps)
-          row.add(pixels, met.column + i * met.apart, weights.tap(r, met.last - i * met.step));
-      }
-      run_row(row, channels, nullptr, Activation::none);
-    }
+    const int64_t n = row / s.in_height, y = row % s.in_height;
+    data_gradient_line(s, weights, y, p.input_gradient + row * s.in_width * s.in_channels, true,
+                       [&](int64_t from) { return p.output_gradient + (n * s.out_height() + from) * line; });
   }
 }
 

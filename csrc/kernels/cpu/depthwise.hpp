@@ -11,13 +11,10 @@
 #pragma once
 #include "../conv.hpp"
 #include "activated.hpp"
-#include "gemm.hpp"
-#include "moments.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise {
 
 inline constexpr int64_t most_taps = 121;
-inline constexpr int block_pixels = 8;
 inline constexpr int64_t most_fresh = 2;
 
 inline bool takes_shape(const ConvShape& s) {
@@ -96,77 +93,7 @@ struct Row {
   }
 };
 
-// Pixels x..x+pixels of the result. Channels are the inner loop: memory is read in its order. Columns outside the map
-// count as zeros.
-template <int taps, int stride, int pixels, bool inside>
-PYCONVOPT_INLINE void block_of_pixels(const Row& row, int64_t x, int64_t channels, const float* bias,
-                                      Activation activation) {
-  constexpr int next_pixel = stride ? stride : 1, columns = (pixels - 1) * next_pixel + taps;
-  const int64_t step = row.columns.step * (stride ? 1 : row.stride);
-  for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
-    Vec sum[pixels];
-    const Vec start = bias ? load(bias + c, part) : Vec{};
-#pragma GCC unroll 8
-    for (int i = 0; i < pixels; ++i) sum[i] = start;
-    for (int64_t i = 0; i < row.fresh_count; ++i) {
-      const float* from = row.fresh[i] + (x + pixels) * row.stride * row.columns.step + c;
-      for (int64_t n = 0; n < pixels * row.stride; ++n) __builtin_prefetch(from + n * row.columns.step);
-    }
-    for (int64_t i = 0; i < row.count; ++i) {
-      const Run& run = row.runs[i];
-      const int64_t column = run.column + x * row.stride;
-      const float* from = run.source + column * row.columns.step + c;
-      Vec w[taps];
-#pragma GCC unroll 8
-      for (int t = 0; t < taps; ++t) w[t] = load(run.weights + t * row.weight_step + c, part);
-#pragma GCC unroll 32
-      for (int j = 0; j < columns; ++j, from += step) {
-        const int64_t at = column + j * (stride ? 1 : row.stride);
-        if (!inside && (at < row.columns.first || at >= row.columns.end)) continue;
-        const Vec value = load(from, part);
-#pragma GCC unroll 8
-        for (int t = 0; t < taps; ++t)
-          if (const int p = (j - t) / next_pixel; t <= j && (j - t) % next_pixel == 0 && p < pixels)
-            sum[p] += value * w[t];
-      }
-    }
-    with_activation(activation, [&]<Activation known>() __attribute__((always_inline)) {
-#pragma GCC unroll 8
-      for (int i = 0; i < pixels; ++i)
-        store(row.result + (x + i) * row.result_step + c, activated<known>(sum[i]), part);
-    });
-  });
-}
-
-// Adds a row of the result to the statistics, a few pixels at a time.
-inline void take_statistics(const Row& row, int64_t channels, Piece& piece) {
-  for (int64_t x = 0; x < row.pixels; x += block_pixels) {
-    const int64_t count = least(block_pixels, row.pixels - x);
-    for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
-      Vec values[block_pixels];
-      for (int64_t i = 0; i < count; ++i) values[i] = load(row.result + (x + i) * row.result_step + c, part);
-      add_moments(values, count, piece, channels, c, channels - c);
-    });
-    piece.before += count;
-  }
-}
-
 // A whole row: activation(Σ taps + bias).
-__attribute__((noinline)) inline void run_row(const Row& row, int64_t channels, const float* bias, Activation activation) {
-  with_run(row.taps, row.stride, [&]<int taps, int stride>() {
-    int64_t x = 0;
-    const auto blocks = [&]<int pixels>() __attribute__((always_inline)) {
-      for (; x + pixels <= row.pixels; x += pixels)
-        if (pixels >= 7 && row.inside_first <= x && x + pixels <= row.inside_end)
-          block_of_pixels<taps, stride, pixels, true>(row, x, channels, bias, activation);
-        else block_of_pixels<taps, stride, pixels, false>(row, x, channels, bias, activation);
-    };
-    if (row.pixels % 8 && row.pixels % 7 == 0) blocks.template operator()<7>();
-    blocks.template operator()<8>();
-    blocks.template operator()<4>();
-    blocks.template operator()<2>();
-    blocks.template operator()<1>();
-  });
-}
+void run_row(const Row& row, int64_t channels, const float* bias, Activation activation);
 
 }  // namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise

@@ -53,6 +53,7 @@ class InputRows {
       for (int64_t x = 0; x < shape_.in_width; ++x)
         for_each_vector(channels_.count, [&](int64_t c, auto part) __attribute__((always_inline)) {
           const Vec value = load(from + x * shape_.in_channels + c, part);
+          __builtin_prefetch(from + (shape_.in_width + x) * shape_.in_channels + c, 0, 2);
           store(to + x * channels_.count + c, way.at(channels_.first + c)(value), part);
         });
     });

@@ -7,7 +7,8 @@
 #include <omp.h>
 
 #include "../arena.hpp"
-#include "depthwise_input.hpp"
+#include "depthwise_gradients.hpp"
+#include "gemm.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace depthwise {
@@ -105,15 +106,14 @@ PYCONVOPT_INLINE void add_row(const GradientRow& row, const SumRun* run, bool fe
     for (int t = 0; t < taps; ++t) store(run[r].sums + t * row.channels + c, sum[r][t], part);
 }
 
-// One row of the gradient (image n, row y) into sums[tap][C], some channels of both.
-void add_line(const ConvWeightGradient& p, InputRows& input, Channels part, int64_t n, int64_t y, float* sums) {
-  const ConvShape& s = p.shape;
+}  // namespace
+
+void add_line(const ConvShape& s, const float* gradient, const float* next, InputRows& input, Channels part, int64_t n,
+              int64_t y, float* sums) {
   const int64_t channels = s.in_channels, line = s.out_width() * channels;
-  const float* gradient = p.output_gradient + (n * s.out_height() + y) * line + part.first;
-  GradientRow row{gradient, s.out_width(), channels, s.stride_width, input.columns(), {}};
-  // Parts of the channels do not lie together.
-  const bool fetch = part.count == channels;
-  if (fetch) row.ahead.add(gradient + line, line, line);
+  GradientRow row{gradient + part.first, s.out_width(), channels, s.stride_width, input.columns(), {}};
+  const bool fetch = part.count == channels;  // parts of them do not lie together
+  if (fetch && next) row.ahead.add(next, line, line);
   const int64_t together = run_taps(s.kernel_width, s.dilation_width, s.stride_width);
   SumRun runs[most_taps];
   int64_t count = 0;
@@ -124,7 +124,8 @@ void add_line(const ConvWeightGradient& p, InputRows& input, Channels part, int6
     if (fetch && r + s.stride_height >= s.kernel_height)
       row.ahead.add(input.in_place(n, from + s.stride_height), s.in_width * channels, line);
     for (int64_t q = 0; q < s.kernel_width; q += together)
-      runs[count++] = {pixels, q * s.dilation_width - s.padding_width, sums + (r * s.kernel_width + q) * channels};
+      runs[count++] = {pixels, q * s.dilation_width - s.padding_width,
+                       sums + (r * s.kernel_width + q) * channels + part.first};
   }
   with_run(together, s.stride_width, [&]<int taps, int stride>() {
     constexpr int most = most_runs(taps);
@@ -137,25 +138,26 @@ void add_line(const ConvWeightGradient& p, InputRows& input, Channels part, int6
   });
 }
 
-// How the sums are split: groups of lines, which single precision can sum, and parts of the channels where the sums of
-// all would leave no room in the first-level cache, or the groups are too few for the threads.
-struct Split {
-  int64_t lines, each, groups;  // lines of the gradient, of a group, and how many groups
-  int64_t part, parts;          // channels
-  Split(const ConvShape& s, int64_t threads) : lines(s.batch * s.out_height()) {
-    constexpr int64_t most_groups = 64, enough_pixels = 256, least_part = 64, most_sums = 8192;
-    each = greatest((lines + most_groups - 1) / most_groups, (enough_pixels + s.out_width() - 1) / s.out_width());
-    groups = (lines + each - 1) / each;
-    const int64_t taps = s.kernel_height * s.kernel_width, items = 2 * threads;
-    const int64_t wanted = greatest((s.in_channels * taps + most_sums - 1) / most_sums, (items + groups - 1) / groups);
-    part = greatest(least_part, round_up((s.in_channels + wanted - 1) / wanted, 16));
-    parts = (s.in_channels + part - 1) / part;
-  }
-};
+void add_groups(const ConvShape& s, int64_t groups, const float* partial, const WeightStrides& strides, float* result) {
+  const int64_t channels = s.in_channels, taps = s.kernel_height * s.kernel_width, size = taps * channels;
+#pragma omp for schedule(static)
+  for (int64_t t = 0; t < taps; ++t)
+    for (int64_t first = 0; first < channels; first += lanes) {
+      const int64_t count = least(lanes, channels - first);
+      double sum[lanes] = {};
+      for (int64_t g = 0; g < groups; ++g)
+        for (int64_t i = 0; i < count; ++i) sum[i] += partial[g * size + t * channels + first + i];
+      float* to = result + t / s.kernel_width * strides.row + t % s.kernel_width * strides.column;
+      for (int64_t i = 0; i < count; ++i) to[(first + i) * strides.out_channel] = float(sum[i]);
+    }
+}
+
+namespace {
 
 void weight_gradient(const ConvWeightGradient& p) {
   const ConvShape& s = p.shape;
   const int64_t channels = s.in_channels, taps = s.kernel_height * s.kernel_width, size = taps * channels;
+  const int64_t row = s.out_width() * channels;
   const Reading reading(p.norm, channels);
   const int64_t copy_floats = p.norm ? InputRows::floats(s) : 0;
   const int threads = omp_get_max_threads();
@@ -171,23 +173,15 @@ void weight_gradient(const ConvWeightGradient& p) {
       const int64_t g = item / split.parts, first = item % split.parts * split.part;
       const Channels part{first, least(split.part, channels - first)};
       InputRows input(s, p.input, reading, part, copies + omp_get_thread_num() * copy_floats);
-      float* sums = partial + g * size + first;
+      float* sums = partial + g * size;
       for (int64_t t = 0; t < taps; ++t)
-        for (int64_t c = 0; c < part.count; ++c) sums[t * channels + c] = 0;
-      for (int64_t line = g * split.each; line < least(split.lines, (g + 1) * split.each); ++line)
-        add_line(p, input, part, line / s.out_height(), line % s.out_height(), sums);
-    }
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < taps; ++t)
-      for (int64_t first = 0; first < channels; first += lanes) {
-        const int64_t count = least(lanes, channels - first);
-        double sum[lanes] = {};
-        for (int64_t g = 0; g < split.groups; ++g)
-          for (int64_t i = 0; i < count; ++i) sum[i] += partial[g * size + t * channels + first + i];
-        float* to = p.weight_gradient + t / s.kernel_width * p.weight_strides.row +
-                    t % s.kernel_width * p.weight_strides.column;
-        for (int64_t i = 0; i < count; ++i) to[(first + i) * p.weight_strides.out_channel] = float(sum[i]);
+        for (int64_t c = 0; c < part.count; ++c) sums[t * channels + first + c] = 0;
+      for (int64_t line = split.first(g); line < split.first(g + 1); ++line) {
+        const float* gradient = p.output_gradient + line * row;
+        add_line(s, gradient, gradient + row, input, part, line / s.out_height(), line % s.out_height(), sums);
       }
+    }
+    add_groups(s, split.groups, partial, p.weight_strides, p.weight_gradient);
   }
 }
 
