@@ -107,8 +107,12 @@ int main(int count, char** arguments) {
   using namespace pyconvopt::check;
   const int64_t most_multiplications = count > 1 ? std::atoll(arguments[1]) : INT64_MAX;
   // Each draws its own numbers: a case that one gets more changes nothing for the others.
-  for (const auto& each : {std::function<void()>([&] { check_convolutions(most_multiplications); }), {check_rows},
-                           {check_optimizers}, {check_memory}, {check_sequences}, {check_callers}}) {
+  for (const auto& each : {std::function<void()>([&] { check_convolutions(most_multiplications); }),
+                           {check_rows},
+                           {check_optimizers},
+                           {check_memory},
+                           {check_sequences},
+                           {check_callers}}) {
     random_bits().seed(1);
     each();
   }

@@ -65,9 +65,9 @@ struct Row {
   int64_t weight_step;  // from one tap of a run to the next
   Columns columns;
   int64_t stride;
-  int64_t pixels;       // of the result
-  float* result;        // its pixel 0
-  int64_t result_step;  // floats from one pixel of the result to the next
+  int64_t pixels;                        // of the result
+  float* result;                         // its pixel 0
+  int64_t result_step;                   // floats from one pixel of the result to the next
   int64_t inside_first = 0, inside_end;  // pixels for which every tap meets a column that there is
   const float* fresh[most_fresh];        // rows of the source that are read for the first time, and are fetched ahead
   int64_t fresh_count = 0;

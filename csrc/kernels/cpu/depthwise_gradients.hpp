@@ -66,8 +66,8 @@ struct Split {
   int64_t first(int64_t group) const { return least(lines, group * each); }  // line of it
 };
 
-// Adds a row of the output's gradient (row y of image n, `gradient`) to sums[tap][C], some channels of both; `next`: the
-// row behind it, if it is to be fetched.
+// Adds a row of the output's gradient (row y of image n, `gradient`) to sums[tap][C], some channels of both; `next`:
+// the row behind it, if it is to be fetched.
 void add_line(const ConvShape& s, const float* gradient, const float* next, InputRows& input, Channels part, int64_t n,
               int64_t y, float* sums);
 

@@ -4,8 +4,6 @@
 namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise {
 namespace {
 
-inline constexpr int block_pixels = 8;
-
 // Pixels x..x+pixels of the result. Channels are the inner loop: memory is read in its order. Columns outside the map
 // count as zeros.
 template <int taps, int stride, int pixels, bool inside>

@@ -90,8 +90,7 @@ PYCONVOPT_INLINE void add_row(const GradientRow& row, const SumRun* run, bool fe
     if (fetch)
       for (int i = 0; i < row.ahead.count; ++i)
 #pragma GCC unroll 4
-        for (int n = 0; n < together; ++n)
-          __builtin_prefetch(row.ahead.piece[i] + c * row.width + (x + n) * lanes);
+        for (int n = 0; n < together; ++n) __builtin_prefetch(row.ahead.piece[i] + c * row.width + (x + n) * lanes);
     if (first <= x && x + together <= end) add_pixels<taps, stride, runs, together, true>(row, run, x, c, part, sum);
     else add_pixels<taps, stride, runs, together, false>(row, run, x, c, part, sum);
   }
