@@ -51,6 +51,8 @@ struct Job {
   bool pointwise;  // all sources lie one after the other, and so do the results
   const Reading& reading;
   int64_t first_channel;  // of the source, in the map that `reading` reads
+  // The result's pixels from each one on that no job writes, and that are zeros: down and to the right.
+  int64_t cell_height = 1, cell_width = 1;
   // The pieces' statistics, of this group's first channel; null: none are wanted. A piece is a block.
   float* moments = nullptr;
 
@@ -247,6 +249,17 @@ void gather(const Job& job, const Place* pixels, int64_t rows, int64_t tap, int6
 // From one pixel's copy to the next: a cache line more than the steps, which would all meet in the same sets.
 int64_t copy_step(int64_t steps) { return steps + 16; }
 
+// The pixels of a cell but its first one.
+void clear_cell(const Job& job, const Place& pixel, int64_t first, int64_t count) {
+  const int64_t top = job.rows.at(pixel.row), left = job.columns.at(pixel.column);
+  float* corner = job.target(pixel) + first;
+  for (int64_t y = 0; y < least(job.cell_height, job.result_height - top); ++y)
+    for (int64_t x = y == 0; x < least(job.cell_width, job.result_width - left); ++x)
+      for_each_vector(count, [&](int64_t k, auto vector) __attribute__((always_inline)) {
+        store(corner + (y * job.result_width + x) * job.result_channels + k, Vec{}, vector);
+      });
+}
+
 void run_block(const Job& job, Channels part, int64_t first, int64_t rows, bool in_place, float* copy,
                int64_t steps_at_once, float* moments) {
   Place pixel = job.place(first), pixels[most_rows];
@@ -255,6 +268,7 @@ void run_block(const Job& job, Channels part, int64_t first, int64_t rows, bool 
     pixels[i] = pixel;
     targets[i] = job.pointwise ? job.result + (first + i) * job.result_channels : job.target(pixel);
   }
+  const int64_t own = least(part.end, job.outer) - part.first;
   // Several whole taps at a time, or a part of one.
   const int64_t together = greatest(1, steps_at_once / job.inner), channels = least(job.inner, steps_at_once);
   const int64_t lda = copy_step(steps_at_once);
@@ -272,8 +286,9 @@ void run_block(const Job& job, Channels part, int64_t first, int64_t rows, bool 
     }
   if (job.taps == 0)
     for (int64_t i = 0; i < rows; ++i)
-      for_each_vector(least(part.end, job.outer) - part.first,
-                      [&](int64_t k, auto vector) { store(targets[i] + part.first + k, Vec{}, vector); });
+      for_each_vector(own, [&](int64_t k, auto vector) { store(targets[i] + part.first + k, Vec{}, vector); });
+  if (job.cell_height > 1 || job.cell_width > 1)
+    for (int64_t i = 0; i < rows; ++i) clear_cell(job, pixels[i], part.first, own);
 }
 
 // Pixels that a thread works on at once, with `parts` or more blocks if there are enough for these.
@@ -471,11 +486,13 @@ void data_gradient(const ConvDataGradient& p) {
   Offset* offsets = reinterpret_cast<Offset*>(space.floats(4 * taps));
   for (int64_t c = 0; c < inner; ++c) zeros[c] = 0;
   const Reading as_it_lies(nullptr, 0);
+  // A 1×1 filter reads the first pixel of each cell alone: what makes this one clears the others.
+  const bool cells = taps == 1 && s.padding_height % s.stride_height == 0 && s.padding_width % s.stride_width == 0;
   for (int64_t g = 0; g < s.groups; ++g) {
     WeightView group = view;
     group.data += g * inner * view.inner_stride;
-    for (int64_t a = 0; a < least(s.stride_height, s.in_height); ++a)
-      for (int64_t b = 0; b < least(s.stride_width, s.in_width); ++b) {
+    for (int64_t a = 0; a < (cells ? 1 : least(s.stride_height, s.in_height)); ++a)
+      for (int64_t b = 0; b < (cells ? 1 : least(s.stride_width, s.in_width)); ++b) {
         // The taps through which an output pixel reads the phase's pixels, and which one it is for the first of them.
         int64_t count = 0;
         for (int64_t t = 0; t < taps; ++t) {
@@ -507,7 +524,9 @@ void data_gradient(const ConvDataGradient& p) {
              .result_channels = s.in_channels,
              .pointwise = pointwise(s),
              .reading = as_it_lies,
-             .first_channel = 0});
+             .first_channel = 0,
+             .cell_height = cells ? s.stride_height : 1,
+             .cell_width = cells ? s.stride_width : 1});
       }
   }
 }
