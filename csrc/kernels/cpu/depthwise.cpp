@@ -35,7 +35,7 @@ void forward_row(const ConvForward& p, const PackedWeights& weights, InputRows& 
     const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
     if (from < 0 || from >= s.in_height) continue;
     const float* pixels = input.at(n, from);
-    if (r + s.stride_height >= s.kernel_height) row.fetch(input.next(n, from));
+    if (!input.copied() && r + s.stride_height >= s.kernel_height) row.fetch(pixels);
     for (int64_t q = 0; q < s.kernel_width; q += taps)
       row.add(pixels, q * s.dilation_width - s.padding_width, weights.tap(r, q));
   }

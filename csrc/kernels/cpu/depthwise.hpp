@@ -53,14 +53,35 @@ struct Columns {
 
 // Taps that meet neighbouring columns of one row of the source.
 struct Run {
-  const float* source;   // column 0 of the row
-  int64_t column;        // that the first tap meets at the result's pixel 0
+  const float* source;  // column 0 of the row
+  int64_t column;       // that the first tap meets at the result's pixel 0
+};
+struct WeightedRun : Run {
   const float* weights;  // of the first tap
 };
 
+// use(pixel, tap, value) for what `pixels` pixels of the result, from x on, meet through a run's taps: a vector of
+// channels of each column, loaded once. Columns outside the map are left out, unless all lie inside.
+template <int taps, int stride, int pixels, bool inside, class Part, class Use>
+PYCONVOPT_INLINE void for_each_column(const Run& run, const Columns& columns, int64_t row_stride, int64_t x, int64_t c,
+                                      Part part, Use use) {
+  constexpr int next_pixel = stride ? stride : 1, count = (pixels - 1) * next_pixel + taps;
+  const int64_t apart = stride ? 1 : row_stride, first = run.column + x * row_stride;
+  const float* from = run.source + first * columns.step + c;
+#pragma GCC unroll 32
+  for (int j = 0; j < count; ++j, from += apart * columns.step) {
+    const int64_t column = first + j * apart;
+    if (!inside && (column < columns.first || column >= columns.end)) continue;
+    const Vec value = load(from, part);
+#pragma GCC unroll 8
+    for (int t = 0; t < taps; ++t)
+      if (const int p = (j - t) / next_pixel; t <= j && (j - t) % next_pixel == 0 && p < pixels) use(p, t, value);
+  }
+}
+
 struct Row {
   int64_t taps;  // of each run
-  Run runs[most_taps];
+  WeightedRun runs[most_taps];
   int64_t count = 0;
   int64_t weight_step;  // from one tap of a run to the next
   Columns columns;
@@ -84,7 +105,7 @@ struct Row {
         inside_end(pixels) {}
 
   void add(const float* source, int64_t column, const float* weights) {
-    runs[count++] = {source, column, weights};
+    runs[count++] = {{source, column}, weights};
     inside_first = greatest(inside_first, divide_up(columns.first - column, stride));
     inside_end = least(inside_end, divide_up(columns.end - taps + 1 - column, stride));
   }

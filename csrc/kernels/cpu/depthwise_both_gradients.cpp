@@ -19,22 +19,18 @@ namespace {
 class MadeRows {
  public:
   MadeRows(const ConvGradients& p, const NormGradientLines& lines, float* space)
-      : p_(p), lines_(lines), rows_(space), held_(reinterpret_cast<int64_t*>(space + window(p.shape) * row(p.shape))) {
-    for (int64_t i = 0; i < window(p.shape); ++i) held_[i] = -1;
-  }
+      : p_(p), lines_(lines), rows_(window(p.shape), row(p.shape), space) {}
   // Rows that a row of the input reads, and one more: those of neighbours overlap.
   static int64_t window(const ConvShape& s) { return (s.kernel_height - 1) * s.dilation_height / s.stride_height + 2; }
   static int64_t row(const ConvShape& s) { return round_up(s.out_width() * s.out_channels, 16); }
-  static int64_t floats(const ConvShape& s) { return round_up(window(s) * (row(s) + 2), 16); }
+  static int64_t floats(const ConvShape& s) { return RowWindow::floats(window(s), row(s)); }
 
   // Row y of image n.
   const float* at(int64_t n, int64_t y) {
-    const int64_t line = n * p_.shape.out_height() + y, slot = y % window(p_.shape);
-    float* to = rows_ + slot * row(p_.shape);
-    if (held_[slot] == line) return to;
-    held_[slot] = line;
-    with_activation(p_.output_norm.norm.activation, [&]<Activation known>() { make<known>(line, to); });
-    return to;
+    const int64_t line = n * p_.shape.out_height() + y;
+    return rows_.at(line, y, [&](float* to) {
+      with_activation(p_.output_norm.norm.activation, [&]<Activation known>() { make<known>(line, to); });
+    });
   }
 
  private:
@@ -51,8 +47,7 @@ class MadeRows {
           const int64_t at = (x + i) * channels + c;
           __builtin_prefetch(g + at + width * channels, 0, 2);
           __builtin_prefetch(z + at + width * channels, 0, 2);
-          const Vec before = load(z + at, part);
-          store(to + at, gradient(let_through<activation>(load(g + at, part), gradient.affine(before)), before), part);
+          store(to + at, gradient.behind<activation>(load(g + at, part), load(z + at, part)), part);
         }
       });
     };
@@ -63,8 +58,7 @@ class MadeRows {
 
   const ConvGradients& p_;
   const NormGradientLines& lines_;
-  float* rows_;
-  int64_t* held_;
+  RowWindow rows_;
 };
 
 // Row y of the output's gradient brings so many rows of the input's: each belongs to one of them.

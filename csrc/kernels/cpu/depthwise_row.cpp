@@ -9,8 +9,6 @@ namespace {
 template <int taps, int stride, int pixels, bool inside>
 PYCONVOPT_INLINE void block_of_pixels(const Row& row, int64_t x, int64_t channels, const float* bias,
                                       Activation activation) {
-  constexpr int next_pixel = stride ? stride : 1, columns = (pixels - 1) * next_pixel + taps;
-  const int64_t step = row.columns.step * (stride ? 1 : row.stride);
   for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
     Vec sum[pixels];
     const Vec start = bias ? load(bias + c, part) : Vec{};
@@ -21,22 +19,13 @@ PYCONVOPT_INLINE void block_of_pixels(const Row& row, int64_t x, int64_t channel
       for (int64_t n = 0; n < pixels * row.stride; ++n) __builtin_prefetch(from + n * row.columns.step);
     }
     for (int64_t i = 0; i < row.count; ++i) {
-      const Run& run = row.runs[i];
-      const int64_t column = run.column + x * row.stride;
-      const float* from = run.source + column * row.columns.step + c;
+      const WeightedRun& run = row.runs[i];
       Vec w[taps];
 #pragma GCC unroll 8
       for (int t = 0; t < taps; ++t) w[t] = load(run.weights + t * row.weight_step + c, part);
-#pragma GCC unroll 32
-      for (int j = 0; j < columns; ++j, from += step) {
-        const int64_t at = column + j * (stride ? 1 : row.stride);
-        if (!inside && (at < row.columns.first || at >= row.columns.end)) continue;
-        const Vec value = load(from, part);
-#pragma GCC unroll 8
-        for (int t = 0; t < taps; ++t)
-          if (const int p = (j - t) / next_pixel; t <= j && (j - t) % next_pixel == 0 && p < pixels)
-            sum[p] += value * w[t];
-      }
+      for_each_column<taps, stride, pixels, inside>(run, row.columns, row.stride, x, c, part,
+                                                    [&](int p, int t, Vec value)
+                                                        __attribute__((always_inline)) { sum[p] += value * w[t]; });
     }
     with_activation(activation, [&]<Activation known>() __attribute__((always_inline)) {
 #pragma GCC unroll 8

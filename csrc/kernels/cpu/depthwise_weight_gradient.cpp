@@ -14,10 +14,7 @@ namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace depthwise {
 namespace {
 
-// The sums of a run of taps, and the row of the input whose columns they meet, as in `Run`.
-struct SumRun {
-  const float* source;
-  int64_t column;
+struct SumRun : Run {
   float* sums;  // of the first tap, [tap][C]
 };
 
@@ -48,26 +45,14 @@ struct GradientRow {
 template <int taps, int stride, int runs, int pixels, bool inside, class Part>
 PYCONVOPT_INLINE void add_pixels(const GradientRow& row, const SumRun* run, int64_t x, int64_t c, Part part,
                                  Vec (*sum)[taps]) {
-  constexpr int next_pixel = stride ? stride : 1, columns = (pixels - 1) * next_pixel + taps;
-  const int64_t step = row.columns.step * (stride ? 1 : row.stride);
   Vec g[pixels];
 #pragma GCC unroll 4
   for (int i = 0; i < pixels; ++i) g[i] = load(row.pixels + (x + i) * row.channels + c, part);
 #pragma GCC unroll 3
-  for (int r = 0; r < runs; ++r) {
-    const int64_t column = run[r].column + x * row.stride;
-    const float* from = run[r].source + column * row.columns.step + c;
-#pragma GCC unroll 16
-    for (int j = 0; j < columns; ++j, from += step) {
-      const int64_t at = column + j * (stride ? 1 : row.stride);
-      if (!inside && (at < row.columns.first || at >= row.columns.end)) continue;
-      const Vec value = load(from, part);
-#pragma GCC unroll 8
-      for (int t = 0; t < taps; ++t)
-        if (const int p = (j - t) / next_pixel; t <= j && (j - t) % next_pixel == 0 && p < pixels)
-          sum[r][t] += value * g[p];
-    }
-  }
+  for (int r = 0; r < runs; ++r)
+    for_each_column<taps, stride, pixels, inside>(run[r], row.columns, row.stride, x, c, part,
+                                                  [&](int p, int t, Vec value)
+                                                      __attribute__((always_inline)) { sum[r][t] += value * g[p]; });
 }
 
 // Adds the whole row.
@@ -120,10 +105,10 @@ void add_line(const ConvShape& s, const float* gradient, const float* next, Inpu
     const int64_t from = y * s.stride_height - s.padding_height + r * s.dilation_height;
     if (from < 0 || from >= s.in_height) continue;
     const float* pixels = input.at(n, from);
-    if (fetch && r + s.stride_height >= s.kernel_height)
+    if (fetch && !input.copied() && r + s.stride_height >= s.kernel_height)
       row.ahead.add(input.in_place(n, from + s.stride_height), s.in_width * channels, line);
     for (int64_t q = 0; q < s.kernel_width; q += together)
-      runs[count++] = {pixels, q * s.dilation_width - s.padding_width,
+      runs[count++] = {{pixels, q * s.dilation_width - s.padding_width},
                        sums + (r * s.kernel_width + q) * channels + part.first};
   }
   with_run(together, s.stride_width, [&]<int taps, int stride>() {

@@ -12,6 +12,11 @@ struct NormGradient {
   Affine affine;
   Vec p, q, r;
   PYCONVOPT_INLINE Vec operator()(Vec g, Vec z) const { return p * (g - r) + q * (z - affine.mean); }
+  // From the gradient behind the activation.
+  template <Activation activation>
+  PYCONVOPT_INLINE Vec behind(Vec g, Vec z) const {
+    return (*this)(let_through<activation>(g, affine(z)), z);
+  }
 };
 
 struct NormGradientLines : AffineLines {

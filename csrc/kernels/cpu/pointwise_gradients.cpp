@@ -48,9 +48,8 @@ struct Products {
               __builtin_prefetch(g + j * channels + c + later);
               __builtin_prefetch(z + j * channels + c + later);
             }
-            const Vec before = load_channels(z + j * channels + c, left);
-            dz = gradient(let_through<activation>(load_channels(g + j * channels + c, left), gradient.affine(before)),
-                          before);
+            const int64_t at = j * channels + c;
+            dz = gradient.behind<activation>(load_channels(g + at, left), load_channels(z + at, left));
           }
           store(packed_g + c / pack * pack_step + (i + j) * pack + c % pack, dz);
         }
