@@ -20,15 +20,12 @@ from torch import Tensor
 
 from .. import functional
 from ..autograd.handover import offer
-from ..functional.gate import activate, needs_gradient, pair, suits
+from ..functional.conv_norm_act import fold, folded_convolution, folds
 from ..functional.unstored import UnstoredMap, stored
 from .operations import CONVOLUTION, NORMALIZATION, POOL
 
 if TYPE_CHECKING:
     from .fusion import Chain
-
-WORTHWHILE = 4
-"""Outputs for each weight from which on folding pays."""
 
 
 class Folded:
@@ -59,25 +56,6 @@ class Folded:
         )
 
 
-@torch.no_grad()
-def fold(tensors: list[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
-    """(weight, bias) of a convolution that normalises its own result.
-
-    >>> import torch
-    >>> ones = torch.ones(2)
-    >>> w, b = fold([torch.ones(2, 1, 1, 1), None, ones, 4 * ones, 6 * ones, ones], eps=0.0)
-    >>> w.flatten().tolist(), b.tolist()
-    ([3.0, 3.0], [-2.0, -2.0])
-    """
-    weight, bias, mean, var, gamma, beta = tensors
-    assert weight is not None and mean is not None and var is not None
-    scale = torch.rsqrt(var + eps)
-    if gamma is not None:
-        scale = scale * gamma
-    shift = (-mean if bias is None else bias - mean) * scale
-    return weight * scale.view(-1, 1, 1, 1), shift if beta is None else shift + beta
-
-
 def step(chain: Chain, frozen: bool) -> Callable[..., Tensor | UnstoredMap]:
     """Convolution, batch norm, residual, activation, 2×2 max-pool, dropout."""
     conv, norm = chain.first, chain.rest[NORMALIZATION]
@@ -87,7 +65,7 @@ def step(chain: Chain, frozen: bool) -> Callable[..., Tensor | UnstoredMap]:
     check = getattr(norm.module, "_check_input_dim", None)
     normalize = chain.normalizer()
     folded = Folded(frozen)
-    convolve = functional.conv2d_max_pool if POOL in chain.rest else functional.conv2d
+    pool = POOL in chain.rest
 
     def normalized_convolution(
         x: Tensor | UnstoredMap, residual: Tensor | None, *extra: Any
@@ -100,34 +78,16 @@ def step(chain: Chain, frozen: bool) -> Callable[..., Tensor | UnstoredMap]:
             offer(y)
         else:
             x = stored(x)
-            tensors = [weight, bias, mean, var, gamma, beta]
-            if x.dim() == 4 and (frozen or folds(x, weight, geometry, (*tensors, residual))):
-                return folded_convolution(x, residual, *folded.get(tensors, eps), *geometry)
+            others = bias, mean, var, gamma, beta
+            if (frozen and x.dim() == 4) or folds(x, weight, geometry[0], (*others, residual)):
+                return folded_convolution(
+                    x, residual, *folded.get([weight, *others], eps), *geometry,
+                    activation=activation, pool=pool, dropout=rate(),
+                )  # fmt: skip
             y = functional.conv2d(x, weight, bias, *geometry)
         if check is not None:
             check(y)
         vectors = mean, var, gamma, beta
         return normalize(y, residual, *vectors, use_batch, momentum, eps, moments=moments)
 
-    def folded_convolution(x: Tensor, residual: Tensor | None, *arguments: Any) -> Tensor:
-        if residual is None and activation in (None, "relu"):
-            y = convolve(x, *arguments, activation=activation)
-        else:
-            y = functional.conv2d(x, *arguments)
-            y = y if residual is None else y + residual
-            y = activate(y, activation, in_place=True)
-        return functional.dropout(y, rate()) if rate() else y
-
     return normalized_convolution
-
-
-def folds(x: Tensor, weight: Tensor, geometry: list[Any], tensors: tuple[Any, ...]) -> bool:
-    """Whether folding is right (no gradient, plain float32) and pays for the size of the map."""
-    sh, sw = pair(geometry[0])
-    outputs_a_filter = x.shape[0] * x.shape[2] * x.shape[3] // (sh * sw)
-    return (
-        outputs_a_filter >= WORTHWHILE * weight[0].numel()
-        and suits(x)
-        and x.dtype is torch.float32
-        and not needs_gradient(x, *tensors)
-    )

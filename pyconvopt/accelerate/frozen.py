@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .. import _C, plans, trials
 from ..autograd.norm import NAMES
+from ..functional.conv_norm_act import fold
 from ..functional.gate import pair, takes
 from ..memory import is_channels_last
-from .folding import fold
 from .operations import NORMALIZATION, POOL
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from .activation import (
 )
 from .conv import conv2d, conv2d_max_pool, conv2d_moments
 from .conv1d import conv1d
+from .conv_norm_act import conv_norm_act
 from .conv_transpose import conv_transpose2d
 from .elementwise import dropout, dropout2d, linear, relu
 from .loss import cross_entropy
@@ -36,6 +37,7 @@ __all__ = [
     "conv2d",
     "conv2d_max_pool",
     "conv2d_moments",
+    "conv_norm_act",
     "conv_transpose2d",
     "cross_entropy",
     "dropout",

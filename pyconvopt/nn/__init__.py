@@ -22,6 +22,7 @@ from .activation import (
 from .batch_statistics import BatchRenorm2d, FilterResponseNorm2d, GhostBatchNorm2d
 from .batchnorm import BatchNorm2d
 from .conv import Conv1d, Conv2d, ConvTranspose2d, WeightStandardizedConv2d
+from .conv_norm_act import ConvNormAct
 from .dropout import Dropout, Dropout2d
 from .lazy import LazyBatchNorm2d, LazyConv2d, LazyLinear
 from .linear import Linear
@@ -43,6 +44,7 @@ __all__ = [
     "BlurPool2d",
     "Conv1d",
     "Conv2d",
+    "ConvNormAct",
     "ConvTranspose2d",
     "CrossEntropyLoss",
     "DropBlock2d",
