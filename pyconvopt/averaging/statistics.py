@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyconvopt.layers.normalization import BatchNormalization
+from pyconvopt.layers.views import MeanOfViews, Views
 from pyconvopt.nn.sync_batchnorm import SyncBatchNorm, has_others, joined_size
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]  # what the model was called with
@@ -64,7 +65,7 @@ def recompute_statistics(
 
     The batch norms normalise by each batch, as in training; all else is in evaluation mode, so
     dropout is off, as it will be when the statistics are used, and no random number is drawn.
-    Ghost batch norms take each batch as a whole.
+    Ghost batch norms take each batch as a whole, `Views` makes none.
     With n samples in all: mean = Σ nᵢ·meanᵢ / n, variance = Σ nᵢ·(varianceᵢ + meanᵢ²) / n − mean².
     """
     found: list[Any] = list(norms)
@@ -77,6 +78,9 @@ def recompute_statistics(
     samples = 0
     model.eval()
     try:
+        for module, _ in modes:
+            if isinstance(module, (Views, MeanOfViews)):
+                module.training = True
         for norm in found:
             norm.training = True
             # What a batch leaves behind is its own statistics: Keras' momentum is what stays.

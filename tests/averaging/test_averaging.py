@@ -131,6 +131,23 @@ def test_not_asked_for():
     assert_weights(trainer.model, ema_of(path, 0.8))
 
 
+def test_statistics_are_of_the_images_not_of_their_views():
+    def trained(first, last):
+        torch.manual_seed(0)
+        conv, norm = layers.Conv2D(3, 3), layers.BatchNormalization(momentum=0.9)
+        rest = [layers.Activation("relu"), layers.Flatten(), layers.Dense(3)]
+        model = models.Sequential([layers.Input((6, 6, 2)), *first, conv, norm, *rest, *last])
+        model.compile("adam", "mse")
+        x, y = np.moveaxis(DATA[0].numpy(), 1, -1), np.eye(3, dtype=np.float32)[DATA[1].numpy()]
+        model.fit(x, y, batch_size=12, epochs=1, callbacks=[averaging.EMA(0.7)], seed=0, verbose=0)
+        return norm
+
+    alone = trained([], [])
+    views = trained([layers.Views(shift=1)], [layers.MeanOfViews(10)])
+    assert torch.equal(alone.running_mean, views.running_mean)
+    assert torch.equal(alone.running_var, views.running_var)
+
+
 def test_sequential_models_and_a_second_fit():
     torch.manual_seed(0)
     model = models.Sequential(

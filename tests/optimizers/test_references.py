@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyconvopt import optimizers
+from pyconvopt.optimizers.muon import orthogonalized
 from tests.optimizers import references
 from tests.optimizers.problem import advance, gradient, needs_library, start
 
@@ -134,6 +135,17 @@ def test_muon_beside_torchs_on_matrices(adjust):
     advance(b, [theirs], STEPS)
     # torch iterates in bfloat16, with three digits.
     torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (12, 20), (16, 16)])
+@pytest.mark.parametrize(("decades", "bound"), [(1, 1e-4), (7, 2e-3)])
+def test_orthogonalized_in_float32(shape, decades, bound):
+    u, _, vt = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
+    matrix = u * torch.logspace(0, -decades, min(shape), dtype=torch.float64) @ vt
+    exact = orthogonalized(matrix)
+    torch.testing.assert_close(
+        orthogonalized(matrix.float()).double(), exact, rtol=0, atol=bound * float(exact.norm())
+    )
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"nesterov": False}])
