@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -30,11 +31,8 @@ class _Plan:
     """What the last step found out about a group; `_Fused.current` says whether it still holds."""
 
     group: dict[str, Any]
-    owner: Any  # the optimiser's state: loading another one replaces the object
-    entries: int
-    length: int
-    parameters: list[Tensor]
-    states: list[dict[str, Any]]
+    members: list[Tensor]  # all parameters of the group
+    parameters: list[Tensor]  # for the fused step
     idle: list[Tensor]  # without a gradient
     rest: list[Tensor]  # for torch's step
 
@@ -73,9 +71,11 @@ class _Fused:
                 if plan is None or not self.current(plan, group) or not self.tried(plan):
                     plan = plans[index] = self.plan(group)
                     if plan.parameters:
-                        self.fused(plan, [p.grad for p in plan.parameters])  # type: ignore[misc]
+                        self.begin(group, plan.parameters)
                         increment_version(plan.parameters)
                 rest += plan.rest
+        for index in range(len(self.param_groups), len(plans)):  # of groups that are gone
+            del plans[index]
         if rest:
             self.torch_step(rest)
         return loss
@@ -95,9 +95,8 @@ class _Fused:
         """Whether a plan holds for this step, as far as can be told without looking at tensors."""
         return (
             plan.group is group
-            and plan.owner is self.state
-            and plan.entries == len(self.state)
-            and plan.length == len(group["params"])
+            and len(plan.members) == len(group["params"])
+            and all(map(is_, plan.members, group["params"]))
             and not plan.rest
             and self.fusable(group)
             and all(p.grad is None for p in plan.idle)
@@ -108,7 +107,7 @@ class _Fused:
         if not plan.parameters:
             return True
         try:
-            self.fused(plan, [p.grad for p in plan.parameters])  # type: ignore[misc]
+            self.fused(plan.group, plan.parameters)
         except (RuntimeError, TypeError, KeyError):
             return False
         increment_version(plan.parameters)
@@ -132,10 +131,7 @@ class _Fused:
                 fused.append(p)
             else:
                 rest.append(p)
-        states = [self.state.get(p, {}) for p in fused]
-        return _Plan(
-            group, self.state, len(self.state), len(group["params"]), fused, states, idle, rest
-        )
+        return _Plan(group, list(group["params"]), fused, idle, rest)
 
     def torch_step(self, parameters: list[Tensor]) -> None:
         """Torch's own step for these parameters: the others' gradients are put aside meanwhile."""
@@ -165,8 +161,15 @@ class _Fused:
         """Makes the state of a parameter if it has none; whether the operator takes that state."""
         raise NotImplementedError
 
-    def fused(self, plan: _Plan, gradients: list[Tensor]) -> None:
-        """The operator. It checks every tensor before it writes to the first."""
+    def begin(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """The first step of a plan, after `prepare`."""
+        self.fused(group, parameters)
+
+    def fused(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """One operator for these parameters. It checks every tensor before it writes to the first.
+
+        States are looked up each time (0.1 µs), as they may be replaced; a missing one is an error.
+        """
         raise NotImplementedError
 
 
@@ -220,39 +223,35 @@ class SGD(_Fused, torch.optim.SGD):
         return not (group["differentiable"] or group["fused"] or isinstance(group["lr"], Tensor))
 
     def prepare(self, p: Tensor, group: dict[str, Any]) -> bool:
-        """Makes the velocity of a parameter if it has none yet: the first gradient."""
+        """Whether the operator takes the velocity, if there is one."""
         if group["momentum"] == 0:
             return True
         velocity = self.state[p].get("momentum_buffer")
         return velocity is None or _fits(p, velocity)
 
-    def fused(self, plan: _Plan, gradients: list[Tensor]) -> None:
-        """One operator for the whole group, two where some velocities are not set yet."""
-        group = plan.group
-        if group["momentum"] == 0:
-            self._call(plan.parameters, gradients, [], group, False)
-            return
-        velocities = [state.get("momentum_buffer") for state in plan.states]
-        if all(velocity is not None for velocity in velocities):
-            self._call(plan.parameters, gradients, velocities, group, False)
-            return
-        for first in (False, True):
-            chosen = [i for i, v in enumerate(velocities) if (v is None) is first]
-            if not chosen:
-                continue
-            parameters = [plan.parameters[i] for i in chosen]
-            buffers = [
-                torch.empty_like(p) if first else velocities[i]
-                for i, p in zip(chosen, parameters, strict=True)
-            ]
-            self._call(parameters, [gradients[i] for i in chosen], buffers, group, first)
-            for i, buffer in zip(chosen, buffers, strict=True):
-                plan.states[i]["momentum_buffer"] = buffer
+    def begin(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Another operator for parameters without velocity: theirs becomes the first gradient."""
+        momentum, state = group["momentum"], self.state
+        new = [p for p in parameters if momentum and state[p].get("momentum_buffer") is None]
+        if new:
+            velocities = [torch.empty_like(p) for p in new]
+            self._call(group, new, velocities, True)
+            for p, velocity in zip(new, velocities, strict=True):
+                state[p]["momentum_buffer"] = velocity
+            begun = {id(p) for p in new}
+            parameters = [p for p in parameters if id(p) not in begun]
+        if parameters:
+            self.fused(group, parameters)
 
-    def _call(self, parameters, gradients, velocities, group, first):
+    def fused(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """One operator for these parameters, which have velocities where there is momentum."""
+        states = map(self.state.get, parameters if group["momentum"] else ())
+        self._call(group, parameters, [state["momentum_buffer"] for state in states], False)
+
+    def _call(self, group, parameters, velocities, first):
         torch.ops.pyconvopt.sgd_step_.default(
             parameters,
-            gradients,
+            [p.grad for p in parameters],
             velocities,
             group["lr"],
             group["momentum"],
@@ -317,12 +316,12 @@ class Adam(_Fused, torch.optim.Adam):
             and _fits(p, state["exp_avg_sq"])
         )
 
-    def fused(self, plan: _Plan, gradients: list[Tensor]) -> None:
-        """One operator for the whole group; it counts the steps, too."""
-        group, states = plan.group, plan.states
+    def fused(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """One operator for these parameters; it counts the steps, too."""
+        states = list(map(self.state.get, parameters))
         torch.ops.pyconvopt.adam_step_.default(
-            plan.parameters,
-            gradients,
+            parameters,
+            [p.grad for p in parameters],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [state["step"] for state in states],

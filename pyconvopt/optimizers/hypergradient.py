@@ -78,9 +78,9 @@ class HypergradientDescent(Wrapper):
         state = self.state[p]
         if isinstance(self.base, torch.optim.SGD):
             gradient, momentum = state["previous_gradient"], group["momentum"]
-            if momentum == 0:
+            velocity = state.get("momentum_buffer")
+            if momentum == 0 or velocity is None:
                 return gradient
-            velocity = state["momentum_buffer"]
             return gradient.add(velocity, alpha=momentum) if group["nesterov"] else velocity
         (beta1, beta2), count = group["betas"], float(state["step"])
         square = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]

@@ -88,9 +88,9 @@ def fused_calls(monkeypatch):
     for cls in (optimizers.SGD, optimizers.Adam):
         original = cls.fused
 
-        def counted(self, plan, gradients, original=original):
-            calls.append(len(gradients))
-            return original(self, plan, gradients)
+        def counted(self, group, parameters, original=original):
+            calls.append(len(parameters))
+            return original(self, group, parameters)
 
         monkeypatch.setattr(cls, "fused", counted)
     return calls

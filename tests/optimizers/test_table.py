@@ -130,6 +130,30 @@ def test_late_gradients_and_an_added_group(name):
         assert len([w for group in optimizer.param_groups for w in group["params"]]) == 3
 
 
+def test_muon_sees_an_edited_group():
+    made = []
+    for replace in (False, True):
+        weights = start()
+        optimizer = optimizers.Muon(weights, lr=0.1)
+        advance(optimizer, weights, range(2))
+        if replace:
+            optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = 0.5
+        advance(optimizer, weights, range(2, 4))
+        made.append(weights)
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+
+
+def test_hypergradient_descent_with_momentum_from_the_third_step_on():
+    weights = start()
+    optimizer = optimizers.HypergradientDescent(weights, "sgd", lr=0.1)
+    advance(optimizer, weights, range(2))
+    optimizer.param_groups[0]["momentum"] = 0.9
+    advance(optimizer, weights, range(2, 4))
+    assert all("momentum_buffer" in optimizer.state[w] for w in weights)
+
+
 def test_a_scheduler_sets_the_inner_rate():
     weights = start()
     optimizer = optimizers.Lookahead(weights, "adam", lr=0.1)
