@@ -24,6 +24,8 @@ struct Held {
 int64_t add(Held& held, int64_t input, int64_t residual, const Weight& weight, const std::optional<Map>& bias,
             Pair stride, Pair padding, Pair dilation, int64_t groups, int64_t activation, bool pool, bool flat) {
   if (weight.ndim() != 4) throw std::invalid_argument("weight must have 4 dimensions");
+  if (weight.size() > largest_weight)
+    throw std::invalid_argument("weight must have at most " + std::to_string(largest_weight) + " elements");
   if (activation < 0 || activation >= activation_count)
     throw std::invalid_argument("there is no activation " + std::to_string(activation));
   const MapSize x = flat ? held.sequence.size(input).flat() : held.sequence.size(input);

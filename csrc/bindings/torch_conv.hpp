@@ -28,6 +28,8 @@ inline ConvShape shape_of(const char* op, int64_t batch, int64_t channels, int64
        {h.stride_height, h.stride_width, h.padding_height, h.padding_width, h.dilation_height, h.dilation_width})
     STD_TORCH_CHECK(value <= largest_hyper, op, ": expected stride, padding and dilation of at most ", largest_hyper,
                     ", but got ", value);
+  STD_TORCH_CHECK(weight.numel() <= largest_weight, op, ": expected weight of at most ", largest_weight,
+                  " elements, but got shape ", shape_text(weight));
   STD_TORCH_CHECK(h.groups > 0 && weight.size(0) % h.groups == 0, op, ": expected groups to divide the ",
                   weight.size(0), " output channels, but got groups=", h.groups);
   STD_TORCH_CHECK(weight.size(1) * h.groups == channels, op, ": given groups=", h.groups, ", weight of size ",
@@ -50,10 +52,6 @@ inline void check_output_gradient(const char* op, const Tensor& output_gradient,
                       output_gradient.size(2) == s.out_height() && output_gradient.size(3) == s.out_width(),
                   op, ": expected output_gradient of shape [", s.batch, ", ", s.out_channels, ", ", s.out_height(),
                   ", ", s.out_width(), "], but got ", shape_text(output_gradient));
-}
-
-inline std::vector<int64_t> sizes_of(const Tensor& weight) {
-  return {weight.size(0), weight.size(1), weight.size(2), weight.size(3)};
 }
 
 // The weight's own strides where it is dense, so that autograd keeps the gradient instead of copying it.

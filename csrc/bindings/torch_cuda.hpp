@@ -90,13 +90,15 @@ inline Tensor empty_on_cuda(const std::vector<int64_t>& sizes, const std::vector
                         : type == ScalarType::BFloat16 ? aoti_torch_dtype_bfloat16()
                                                        : aoti_torch_dtype_float32();
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
-                                                  aoti_torch_device_type_cuda(), like.get_device_index(), &handle));
+  check_allocated(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
+                                           aoti_torch_device_type_cuda(), like.get_device_index(), &handle),
+                  sizes, type);
   return Tensor(handle);
 }
 
 inline Tensor empty_cuda_map(int64_t n, int64_t c, int64_t h, int64_t w, int32_t layout, ScalarType type,
                              const Tensor& like) {
+  bytes_of({n, c, h, w}, type);  // strides that overflow look like those of a small map
   if (layout == PYCONVOPT_NHWC) return empty_on_cuda({n, c, h, w}, {h * w * c, 1, w * c, c}, type, like);
   return empty_on_cuda({n, c, h, w}, {c * h * w, h * w, w, 1}, type, like);
 }

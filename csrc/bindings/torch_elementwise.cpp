@@ -10,7 +10,7 @@ namespace {
 
 Tensor relu(const Tensor& input) {
   check_dense(input, "relu", "input");
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = empty_as(input);
   run(ReluForward{input.numel(), input.const_data_ptr<float>(), output.mutable_data_ptr<float>()});
   return output;
 }
@@ -20,7 +20,7 @@ std::tuple<Tensor, Tensor> relu_backward(const Tensor& output_gradient, const Te
   check_dense(output, op, "output");
   check_like(output_gradient, output, op, "output_gradient");
   if (channel_sum) check_rows(output, op, "output");
-  Tensor gradient = torch::stable::empty_like(output);
+  Tensor gradient = empty_as(output);
   const MapShape shape = channel_sum ? map_shape(output) : MapShape{1, 1, 1, output.numel()};
   Tensor sum = channel_sum ? empty_vector(shape.channels) : nothing();
   run(ReluBackward{shape.rows(), shape.channels, output_gradient.const_data_ptr<float>(),
@@ -38,7 +38,7 @@ Function checked_function(int64_t function, const char* op) {
 Tensor activation(const Tensor& input, int64_t function, double alpha, double scale) {
   check_dense(input, "activation", "input");
   const Function checked = checked_function(function, "activation");
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = empty_as(input);
   run(ActivationForward{checked, float(alpha), float(scale), input.numel(), input.const_data_ptr<float>(),
                         output.mutable_data_ptr<float>()});
   return output;
@@ -50,7 +50,7 @@ Tensor activation_backward(const Tensor& output_gradient, const Tensor& kept, in
   const Function checked = checked_function(function, op);
   check_dense(kept, op, "kept");
   check_like(output_gradient, kept, op, "output_gradient");
-  Tensor gradient = torch::stable::empty_like(kept);
+  Tensor gradient = empty_as(kept);
   run(ActivationBackward{checked, float(alpha), float(scale), kept.numel(), output_gradient.const_data_ptr<float>(),
                          kept.const_data_ptr<float>(), gradient.mutable_data_ptr<float>()});
   return gradient;
@@ -67,7 +67,7 @@ Tensor channel_sum(const Tensor& input) {
 Tensor dropout(const Tensor& input, double p, int64_t seed, int64_t offset) {
   check_dense(input, "dropout", "input");
   check_probability(p, "dropout");
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = empty_as(input);
   run(Dropout{.size = input.numel(),
               .input = input.const_data_ptr<float>(),
               .key = {p, uint64_t(seed), uint64_t(offset)},
@@ -114,11 +114,11 @@ std::tuple<Tensor, Tensor> max_pool2x2_backward(const Tensor& output_gradient, c
 
 PoolAxis pool_axis(const char* axis, int64_t size, int64_t pooled, int64_t kernel, int64_t stride, int64_t padding) {
   const char* op = "avg_pool2d_backward";
-  STD_TORCH_CHECK(kernel >= 1 && stride >= 1 && padding >= 0 && 2 * padding <= kernel && kernel < (1ll << 31) &&
+  STD_TORCH_CHECK(kernel >= 1 && stride >= 1 && padding >= 0 && padding <= kernel / 2 && kernel < (1ll << 31) &&
                       stride < (1ll << 31),
                   op, ": expected kernel and stride of at least 1 and padding of at most half the kernel, but got ",
                   kernel, ", ", stride, " and ", padding);
-  STD_TORCH_CHECK(size >= 1 && pooled >= 1 && (pooled - 1) * stride - padding < size, op, ": ", pooled,
+  STD_TORCH_CHECK(size >= 1 && pooled >= 1 && pooled - 1 <= (size - 1 + padding) / stride, op, ": ", pooled,
                   " windows do not begin within a ", axis, " of ", size);
   return {size, pooled, kernel, stride, padding};
 }

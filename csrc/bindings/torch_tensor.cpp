@@ -13,8 +13,9 @@ extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
 namespace pyconvopt::binding {
 
 Tensor empty_map(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) {
-  const std::vector<int64_t> sizes{n, c, h, w}, strides{h * w * c, 1, w * c, c};
-  const std::size_t bytes = std::size_t(n) * c * h * w * (type == ScalarType::Byte ? 1 : sizeof(float));
+  const Sizes sizes{n, c, h, w};
+  const std::size_t bytes = std::size_t(bytes_of(sizes, type));
+  const Sizes strides{h * w * c, 1, w * c, c};
   if (bytes < smallest_map || !torch_from_blob || !freed_memory_is_kept()) return empty_strided(sizes, strides, type);
   void* data = take_map(bytes);
   if (!data) return empty_strided(sizes, strides, type);

@@ -16,11 +16,20 @@ namespace pyconvopt::binding {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline std::string shape_text(const Tensor& t) {
+using Sizes = std::vector<int64_t>;
+
+inline Sizes sizes_of(const Tensor& t) {
+  Sizes sizes;
+  for (int64_t i = 0; i < t.dim(); ++i) sizes.push_back(t.size(i));
+  return sizes;
+}
+
+inline std::string shape_text(const Sizes& sizes) {
   std::string text = "[";
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
+  for (std::size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
   return text + "]";
 }
+inline std::string shape_text(const Tensor& t) { return shape_text(sizes_of(t)); }
 
 inline void check_float32_cpu(const Tensor& t, const char* op, const char* argument) {
   STD_TORCH_CHECK(t.is_cpu(), op, ": expected ", argument, " on the CPU, but got a tensor on another device");
@@ -62,13 +71,38 @@ inline void check_vector(const Tensor& t, int64_t size, const char* op, const ch
                   " to be a contiguous vector of ", size, " elements, but got shape ", shape_text(t));
 }
 
-inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                            ScalarType type = ScalarType::Float) {
+// Bytes of a tensor without gaps: an error where they, or its strides, are more than 63 bits count.
+inline int64_t bytes_of(const Sizes& sizes, ScalarType type) {
+  int64_t bytes = type == ScalarType::Byte ? 1 : type == ScalarType::Float ? 4 : 2;
+  bool empty = false, fits = true;
+  for (const int64_t size : sizes) {
+    STD_TORCH_CHECK(size >= 0, "there is no tensor of shape ", shape_text(sizes), ": a size is negative");
+    empty |= size == 0;
+    fits &= !__builtin_mul_overflow(bytes, size ? size : 1, &bytes);
+  }
+  STD_TORCH_CHECK(fits, "out of memory: a tensor of shape ", shape_text(sizes), " has more bytes than 63 bits count");
+  return empty ? 0 : bytes;
+}
+
+inline void check_allocated(AOTITorchError error, const Sizes& sizes, ScalarType type) {
+  STD_TORCH_CHECK(error == TORCH_SUCCESS, "out of memory: cannot allocate ", bytes_of(sizes, type),
+                  " bytes for a tensor of shape ", shape_text(sizes));
+}
+
+inline Tensor empty_strided(const Sizes& sizes, const Sizes& strides, ScalarType type = ScalarType::Float) {
   AtenTensorHandle handle;
   const int32_t dtype = type == ScalarType::Byte ? aoti_torch_dtype_uint8() : aoti_torch_dtype_float32();
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  check_allocated(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
+                                           aoti_torch_device_type_cpu(), 0, &handle),
+                  sizes, type);
   return Tensor(handle);
+}
+
+// Of the same shape and strides as a tensor without gaps.
+inline Tensor empty_as(const Tensor& dense) {
+  Sizes strides;
+  for (int64_t i = 0; i < dense.dim(); ++i) strides.push_back(dense.stride(i));
+  return empty_strided(sizes_of(dense), strides);
 }
 
 Tensor empty_map(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type = ScalarType::Float);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -15,6 +16,17 @@ namespace pyconvopt {
 namespace {
 
 constexpr std::size_t huge_page = std::size_t(2) << 20;
+
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(std::size_t bytes) {
+    std::snprintf(text_, sizeof text_, "out of memory: cannot allocate %zu bytes of working memory", bytes);
+  }
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[80];
+};
 
 struct Block {
   char* address;
@@ -30,7 +42,7 @@ struct Pool {
   // The smallest idle block that is large enough, or a new one.
   Block take(std::size_t bytes) {
     // More than an address can reach is what a product of sizes looks like that has overflowed.
-    if (bytes > std::size_t(PTRDIFF_MAX) - huge_page) throw std::bad_alloc();
+    if (bytes > std::size_t(PTRDIFF_MAX) - huge_page) out_of_memory(bytes);
     const std::size_t size = (bytes + huge_page - 1) / huge_page * huge_page;
     const std::lock_guard lock(mutex);
     auto best = idle.end();
@@ -47,7 +59,7 @@ struct Pool {
       shrink(0);
       address = std::aligned_alloc(huge_page, size);
     }
-    if (!address) throw std::bad_alloc();
+    if (!address) out_of_memory(bytes);
     madvise(address, size, MADV_HUGEPAGE);  // advice only: without it the block works just as well
     held += size;
     ++blocks;
@@ -76,6 +88,8 @@ Pool& pool() {
 }
 
 }  // namespace
+
+void out_of_memory(std::size_t bytes) { throw OutOfMemory(bytes); }
 
 Workspace::Workspace(std::size_t bytes) {
   const Block block = pool().take(bytes ? bytes : 1);

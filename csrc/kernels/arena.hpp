@@ -8,6 +8,8 @@
 
 namespace pyconvopt {
 
+[[noreturn]] void out_of_memory(std::size_t bytes);  // a std::bad_alloc that says how many
+
 // std::bad_alloc where there is no memory. It must not leave an OpenMP region: make workspaces before.
 class Workspace {
  public:

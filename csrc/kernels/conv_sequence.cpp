@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -25,7 +24,7 @@ float* zeroed(int64_t floats) {
   const bool large = bytes >= 2 * huge_page;
   const std::size_t unit = large ? huge_page : 64;
   void* address = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
-  if (!address) throw std::bad_alloc();
+  if (!address) out_of_memory(bytes);
   if (large) madvise(address, bytes, MADV_HUGEPAGE);
   std::memset(address, 0, bytes);
   return static_cast<float*>(address);
@@ -49,6 +48,16 @@ void add_residual(float* y, const float* residual, int64_t count, Activation act
 std::string text(const MapSize& s) {
   return std::to_string(s.batch) + " x " + std::to_string(s.channels) + " x " + std::to_string(s.height) + " x " +
          std::to_string(s.width);
+}
+
+constexpr int64_t most_floats = int64_t(1) << 58;  // more than any memory has; sums of some are below 2⁶³
+
+void expect_memory_for(const MapSize& s) {
+  int64_t floats = 1;
+  bool fits = true;
+  for (const int64_t size : {s.batch, s.channels, s.height, s.width})
+    fits &= !__builtin_mul_overflow(floats, std::max<int64_t>(size, 1), &floats);
+  if (!fits || floats > most_floats) throw std::invalid_argument("no memory holds a map of " + text(s));
 }
 
 }  // namespace
@@ -86,6 +95,7 @@ const MapSize& ConvSequence::size(int64_t value) const {
 
 int64_t ConvSequence::add_input(MapSize size) {
   if (!steps_.empty()) throw std::invalid_argument("inputs must be named before the first convolution");
+  expect_memory_for(size);
   values_.push_back({size});
   return inputs_++;
 }
@@ -101,6 +111,7 @@ int64_t ConvSequence::add(ConvForward problem, int64_t input, int64_t residual) 
     throw std::invalid_argument("pooling goes with ReLU or no activation");
   const int64_t step = problem.pool ? 2 : 1;
   const MapSize made{s.batch, s.out_channels, s.out_height() / step, s.out_width() / step};
+  expect_memory_for(made);
   if (residual != none && !(size(residual) == made && !problem.pool))
     throw std::invalid_argument("the residual is " + text(size(residual)) + ", expected " + text(made) +
                                 " and no pooling");
@@ -139,12 +150,12 @@ void ConvSequence::finish(const std::vector<int64_t>& results) {
     size(value);
     if (value < inputs_) throw std::invalid_argument("value " + std::to_string(value) + " is an input, no result");
   }
+  place_between(results);
   results_ = results;
-  place_between();
 }
 
 // First fit: a map goes to the first gap between the maps that are still to be read.
-void ConvSequence::place_between() {
+void ConvSequence::place_between(const std::vector<int64_t>& results) {
   struct Piece {
     int64_t begin, end, last_read;
   };
@@ -153,11 +164,12 @@ void ConvSequence::place_between() {
   for (int64_t step = 0; step < int64_t(steps_.size()); ++step) {
     std::erase_if(live, [&](const Piece& piece) { return piece.last_read < step; });
     Value& value = values_[std::size_t(inputs_ + step)];
-    if (std::find(results_.begin(), results_.end(), inputs_ + step) != results_.end()) continue;
+    if (std::find(results.begin(), results.end(), inputs_ + step) != results.end()) continue;
     const int64_t floats = whole_lines(value.size.floats());
     int64_t begin = 0;
     auto at = live.begin();
     for (; at != live.end() && at->begin - begin < floats; ++at) begin = at->end;
+    if (begin + floats > most_floats) throw std::invalid_argument("no memory holds the maps of the sequence");
     value.offset = begin;
     live.insert(at, {begin, begin + floats, std::max(value.last_read, step)});
     floats_ = std::max(floats_, begin + floats);

@@ -71,7 +71,7 @@ class ConvSequence {
     int64_t last_read = none;  // the step
     int64_t offset = none;     // in the working memory, in floats; `none`: an input or a result
   };
-  void place_between();
+  void place_between(const std::vector<int64_t>& results);
 
   std::shared_ptr<PreparedWeights> weights_;
   std::vector<Step> steps_;

@@ -17,6 +17,13 @@ constexpr std::size_t line = 64;
 // at the same place of a page each: their loads would wait for stores to another address.
 std::size_t piece(std::size_t bytes) { return ((bytes + line - 1) / line | 1) * line; }
 
+// Whether malloc would get as much at once. Pages of the range are not counted against the machine's memory: without
+// the question a map of more than there is would be granted, and end the process while it is written.
+bool machine_has(std::size_t bytes) {
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return address != MAP_FAILED && !munmap(address, bytes);
+}
+
 struct Range {
   std::mutex mutex;
   char* begin = nullptr;
@@ -25,7 +32,8 @@ struct Range {
   std::map<std::size_t, std::size_t> holes;  // offset, bytes; no two touch
   std::unordered_map<std::size_t, std::size_t> taken;
 
-  bool grow(std::size_t to) {
+  // For a piece of `size`.
+  bool grow(std::size_t to, std::size_t size) {
     if (refused) return false;
     if (!begin) {
       void* address = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -36,7 +44,8 @@ struct Range {
     }
     if (to <= writable) return true;
     const std::size_t wanted = (to + step - 1) / step * step;
-    if (wanted > reserved || mprotect(begin + writable, wanted - writable, PROT_READ | PROT_WRITE)) return false;
+    if (wanted > reserved || !machine_has(size)) return false;
+    if (mprotect(begin + writable, wanted - writable, PROT_READ | PROT_WRITE)) return false;
     writable = wanted;
     return true;
   }
@@ -57,7 +66,7 @@ struct Range {
     } else {
       const bool last_is_a_hole = !holes.empty() && holes.rbegin()->first + holes.rbegin()->second == end;
       if (last_is_a_hole) at = holes.rbegin()->first;
-      if (!grow(at + size)) return nullptr;
+      if (!grow(at + size, size)) return nullptr;
       if (last_is_a_hole) holes.erase(at);
       end = at + size;
     }

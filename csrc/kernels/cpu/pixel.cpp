@@ -142,7 +142,7 @@ void forward(const ConvForward& p) {
   const int threads = omp_get_max_threads();
   const int64_t step = p.pool ? 2 : 1, rows = s.out_height() / step, width = s.out_width() / step;  // of the result
   const int64_t each = band_rows / step, bands = (rows + each - 1) / each;
-  const int64_t band_size = round_up(g.padded(s) ? g.band_floats(s, band_rows) : 0, 16);
+  const int64_t band_size = round_up(g.padded(s) ? g.band_floats(s, least(band_rows, s.out_height())) : 0, 16);
   const int64_t own_size = p.prepared ? 0 : g.panels * g.taps * panel;
   Workspace space(Workspace::bytes_for(own_size) + Workspace::bytes_for(g.panels * panel) +
                   Workspace::bytes_for(threads * band_size));
