@@ -22,8 +22,8 @@ _cuda = {
 
 # name -> (read, write); adding a setting is adding a line
 _TABLE: dict[str, tuple[Any, Any]] = {
-    "isa": (_C.isa, _C.set_isa),
-    "winograd": (_C.winograd, _C.set_winograd),
+    "isa": (_C.isa, lambda value: _C.set_isa(_isa(value))),
+    "winograd": (_C.winograd, lambda value: _C.set_winograd(_bool("winograd", value))),
     "deterministic": (lambda: True, lambda value: _require_deterministic(value)),
     "keep_memory": (_C.freed_memory_is_kept, lambda value: _keep_memory(value)),
     "recompute": (lambda: recompute(), lambda value: _set_recompute(value)),
@@ -41,9 +41,17 @@ def _bool(name: str, value: Any) -> bool:
     return value
 
 
+def _isa(value: Any) -> str:
+    if isinstance(value, str) and value:
+        return value
+    names = ", ".join(map(repr, ("auto", "reference", *_C.available_isas())))
+    error = ValueError if value == "" else TypeError
+    raise error(f"isa must be one of {names}, got {value!r}")
+
+
 def _bytes(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"workspace must be a number of bytes, 0 or more, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise ValueError(f"workspace must be a number of bytes, 0 to 2**64 - 1, got {value!r}")
     return value
 
 
@@ -192,9 +200,9 @@ class _CallableModule(ModuleType):
                 ``PYCONVOPT_CUDA_FALLBACK=1``).
 
         Raises:
-            TypeError: for an unknown setting.
-            ValueError: for an instruction set that the processor has not, a negative number of
-                bytes, or an unknown value.
+            TypeError: for an unknown setting, or what is no bool or no name where one is wanted.
+            ValueError: for an instruction set that the processor has not, a number of bytes below 0
+                or from 2**64 on, or an unknown value.
 
         >>> import pyconvopt as pco
         >>> with pco.settings(winograd=False):

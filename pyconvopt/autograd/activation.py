@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .reference import by_reference
+
 _forward = torch.ops.pyconvopt.activation.default
 _backward = torch.ops.pyconvopt.activation_backward.default
 
@@ -58,7 +60,7 @@ class ActivationFunction(Function):
     def backward(ctx, g):  # noqa: D102
         (kept,) = ctx.saved_tensors
         call: ActivationCall = ctx.call
-        if torch.is_grad_enabled():
+        if by_reference(g):
             return _reference_backward(kept, g, call), None
         if g.stride() != kept.stride():  # the kernel walks both in the order of memory
             g = torch.empty_like(kept).copy_(g)

@@ -18,6 +18,7 @@ from ..plans import TORCH, ConvPlan
 from .handover import Unmade
 from .pool import unpool
 from .recompute import Recipe, made_again, recipe
+from .reference import by_reference
 
 _conv2d = torch.ops.pyconvopt.conv2d.default
 _conv2d_moments = torch.ops.pyconvopt.conv2d_moments.default
@@ -175,7 +176,7 @@ class Conv2dFunction(Function):
     def backward(ctx, g):  # noqa: D102
         x, weight, y = _kept(ctx, 2)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
+        if by_reference(g):
             dz = g * (y > 0) if ctx.relu else g
             return *_reference_gradients(ctx, stored(x), weight, dz), None, None
         handover = getattr(ctx, "handover", None)
@@ -247,7 +248,7 @@ class Conv2dMaxPoolFunction(Function):
         x, weight, argmax = _kept(ctx, 2)
         x = stored(x)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
+        if by_reference(g):
             dz = unpool(g, argmax, *ctx.plan.out_size)
             return *_reference_gradients(ctx, x, weight, dz), None, None
         g = g.contiguous(memory_format=torch.channels_last)

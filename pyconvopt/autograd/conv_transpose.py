@@ -14,6 +14,7 @@ from torch.autograd import Function
 
 from ..plans import TORCH, ConvPlan
 from .conv import forward as convolution
+from .reference import by_reference
 
 _data_gradient = torch.ops.pyconvopt.conv2d_data_gradient.default
 _weight_gradient = torch.ops.pyconvopt.conv2d_weight_gradient.default
@@ -47,7 +48,7 @@ class ConvTranspose2dFunction(Function):
         x, weight = ctx.saved_tensors
         plan: ConvPlan = ctx.plan
         need_x, need_weight, need_bias = needed = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
+        if by_reference(g):
             return *_torch_backward(ctx, g, x, weight, needed), None, None
         g = g.contiguous(memory_format=torch.channels_last)
         dx = convolution(g, weight, None, plan, False) if need_x else None

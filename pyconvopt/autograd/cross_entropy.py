@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from .reference import by_reference
+
 loss_and_gradient = torch.ops.pyconvopt.cross_entropy.default
 
 # In the order of `Reduction` in csrc/kernels/cross_entropy.hpp.
@@ -29,7 +31,7 @@ class CrossEntropyFunction(Function):
     @staticmethod
     def backward(ctx, g):  # noqa: D102
         x, target, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if by_reference(g):
             return _reference_backward(x, target, weight, ctx.options, g), None, None, None
         # Given away, and written over: another pass through a retained graph makes it again.
         gradient, ctx.gradient = ctx.gradient, None

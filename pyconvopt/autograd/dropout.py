@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.autograd import Function
 
+from .reference import is_batched
+
 _ops = {
     False: torch.ops.pyconvopt.dropout.default,
     True: torch.ops.pyconvopt.dropout_channels.default,
@@ -21,6 +23,9 @@ class DropoutFunction(Function):
 
     @staticmethod
     def backward(ctx, g):  # noqa: D102
+        if is_batched(g):
+            ones = torch.empty_strided(g.shape, ctx.strides, device=g.device).fill_(1)
+            return g * _ops[ctx.key[2]](ones, *ctx.key[:2], 0), None, None, None
         if g.stride() != ctx.strides:  # the mask is by the order in memory
             g = torch.empty_strided(g.shape, ctx.strides).copy_(g)
         return DropoutFunction.apply(g, *ctx.key), None, None, None

@@ -12,6 +12,7 @@ from torch.autograd import Function
 
 from ..memory import memory_format
 from .handover import Unmade, offered
+from .reference import by_reference
 
 _forward = torch.ops.pyconvopt.batch_norm_forward.default
 _backward = torch.ops.pyconvopt.batch_norm_backward.default
@@ -88,7 +89,7 @@ class BatchNormFunction(Function):
         x, weight, bias, residual, y, argmax, mean, invstd = ctx.saved_tensors
         need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
         options: NormOptions = ctx.options
-        if torch.is_grad_enabled():
+        if by_reference(g):
             inputs = (x, weight, bias, residual)
             return (
                 *_reference_backward(inputs, ctx.needs_input_grad, g, mean, invstd, options),

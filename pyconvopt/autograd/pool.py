@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..memory import memory_format
+from .reference import by_reference
 
 _max_pool = torch.ops.pyconvopt.max_pool2x2.default
 _max_pool_backward = torch.ops.pyconvopt.max_pool2x2_backward.default
@@ -26,7 +27,7 @@ class MaxPool2x2Function(Function):
     @staticmethod
     def backward(ctx, g):  # noqa: D102
         (argmax,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if by_reference(g):
             return unpool(g, argmax, *ctx.size)
         g = g.contiguous(memory_format=ctx.format)
         return _max_pool_backward(g, argmax, *ctx.size, False)[0]
@@ -54,8 +55,9 @@ class AveragePoolFunction(Function):
 
     @staticmethod
     def backward(ctx, g):  # noqa: D102
-        if torch.is_grad_enabled():  # the pool is linear: its gradient anywhere is that at 0
-            x = g.new_zeros(ctx.shape).requires_grad_()
-            return *torch.autograd.grad(ctx.by_torch(x), x, g, create_graph=True), None, None
+        if by_reference(g):  # the pool is linear: its gradient anywhere is that at 0
+            with torch.enable_grad():
+                x = torch.zeros(ctx.shape, dtype=g.dtype, device=g.device, requires_grad=True)
+                return *torch.autograd.grad(ctx.by_torch(x), x, g, create_graph=True), None, None
         g = g.contiguous(memory_format=torch.channels_last)
         return _avg_pool_backward(g, *ctx.shape[2:], *ctx.windows), None, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +12,8 @@ from .. import cuda, explanation, trials
 from ..autograd import conv as autograd
 from ..memory import is_channels_last
 from ..plans import PASSES, POOLED, TORCH, ConvPlan, conv_plan, torch_overruns
-from .gate import Activation, Size, activate, needs_gradient, pair, suits
+from .gate import Activation, Size, activate, needs_gradient, pair, suits, whole
+from .order import InOrder, in_order
 from .pool import max_pool2d
 from .unstored import UnstoredMap, stored
 
@@ -42,7 +45,7 @@ def conv2d(
         memory where input or weight is, as torch does.
 
     Raises:
-        RuntimeError: torch's errors for shapes that do not fit.
+        RuntimeError, TypeError: torch's, for shapes that do not fit and arguments that it does not take.
 
     Source: Lavin and Gray 2015 (arXiv:1509.09308) for 3×3 and 5×5 with stride 1; the largest error
     is at most 2e-5 of the result's RMS (``settings(winograd=False)`` gives direct convolution's).
@@ -192,7 +195,7 @@ def _planned(
     pool: bool = False,
 ) -> tuple[Tensor, ConvPlan] | None:
     """The input, padded where padding is uneven, and its plan; None where torch is to be called."""
-    if input.dim() != 4 or weight.dim() != 4 or not suits(input) or not suits(weight):
+    if not suits(input) or not suits(weight) or input.dim() != 4 or weight.dim() != 4:
         return None
     if bias is not None and not (
         suits(bias) and bias.shape == weight.shape[:1] and bias.is_contiguous()
@@ -201,7 +204,9 @@ def _planned(
     on_cuda = input.is_cuda
     if on_cuda and not _fits_cuda(input, weight, bias):
         return None
-    pair_stride, pair_dilation = pair(stride), pair(dilation)
+    pair_stride, pair_dilation, whole_groups = pair(stride), pair(dilation), whole(groups)
+    if pair_stride is None or pair_dilation is None or whole_groups is None:
+        return None
     x = input
     if isinstance(padding, str):
         resolved = _resolve_padding(padding, weight, pair_stride, pair_dilation)
@@ -212,7 +217,9 @@ def _planned(
             x = F.pad(x, (0, extra[1], 0, extra[0]))
     else:
         pair_padding = pair(padding)
-    problem = x.shape, weight.shape, pair_stride, pair_padding, pair_dilation, groups
+        if pair_padding is None:
+            return None
+    problem = x.shape, weight.shape, pair_stride, pair_padding, pair_dilation, whole_groups
     if on_cuda:
         plan = conv_plan(*problem, on_cuda=True)
         return None if plan is None or (plan.native and not cuda.ready(x)) else (x, plan)
@@ -224,8 +231,9 @@ def _planned(
 def _in_format(x: Tensor, plan: ConvPlan, weight: Tensor) -> tuple[Tensor, ConvPlan, bool]:
     """The input, dense in the kernels' format, its plan, and whether the result is channels_last."""
     channels_last = is_channels_last(x) or is_channels_last(weight)
-    order = torch.channels_last if channels_last or not x.is_cuda else torch.contiguous_format
-    return x.contiguous(memory_format=order), plan, channels_last
+    result_order = torch.channels_last if channels_last else torch.contiguous_format
+    order = result_order if x.is_cuda else torch.channels_last
+    return in_order(x, order, result_order), plan, channels_last
 
 
 def _torch_conv2d(
@@ -238,14 +246,21 @@ def _torch_conv2d(
     groups: int,
 ) -> Tensor:
     """Torch's convolution; strided 1×1 over the few pixels it reads, where its gradient overruns."""
-    maps = suits(input) and input.is_cpu and input.dim() == 4 and weight.dim() == 4
-    if maps and torch_overruns(weight.shape, pair(stride)):
-        down, right = pair(stride)
-        rows, columns = (0, 0) if isinstance(padding, str) else pair(padding)
-        if padding != "same" and min(down, right) > 0 and min(rows, columns) >= 0:
-            input = F.pad(input, (columns, columns, rows, rows))[:, :, ::down, ::right]
+    maps = suits(input) and suits(weight) and input.is_cpu and input.dim() == weight.dim() == 4
+    strides = pair(stride) if maps else None
+    if strides and torch_overruns(weight.shape, strides):
+        valid = isinstance(padding, str) and padding == "valid"
+        (down, right), borders = strides, (0, 0) if valid else pair(padding)
+        if borders and min(down, right) > 0 and min(borders) >= 0:
+            rows, columns = borders
+            channels_last = is_channels_last(input) or is_channels_last(weight)
+            order = torch.channels_last if channels_last else torch.contiguous_format
+            padded = F.pad(InOrder.apply(input, order, order), (columns, columns, rows, rows))
+            input = padded[:, :, ::down, ::right].contiguous(memory_format=order)
             stride, padding = 1, 0
-    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    # By name, so that torch's errors tell which of them is wrong.
+    geometry: Any = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return F.conv2d(input, weight, bias, **geometry)
 
 
 def _fits_cuda(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -109,12 +110,17 @@ def folds(input: Tensor, weight: Tensor, stride: Size, others: tuple[Tensor | No
     `others`: bias, mean, variance, and whatever else could want a gradient.
     """
     _, mean, variance, *_ = others
-    if input.dim() != 4 or weight.dim() != 4 or mean is None or variance is None:
+    strides = pair(stride)
+    if mean is None or variance is None or strides is None or 0 in strides:
         return False
-    if not suits(input) or input.dtype is not torch.float32:
+    if (
+        not suits(input)
+        or input.dtype is not torch.float32
+        or input.dim() != 4
+        or weight.dim() != 4
+    ):
         return False
-    sh, sw = pair(stride)
-    outputs_a_filter = input.shape[0] * input.shape[2] * input.shape[3] // (sh * sw)
+    outputs_a_filter = input.shape[0] * input.shape[2] * input.shape[3] // math.prod(strides)
     return outputs_a_filter >= WORTHWHILE * weight[0].numel() and not needs_gradient(
         input, weight, *others
     )

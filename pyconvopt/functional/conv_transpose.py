@@ -10,7 +10,8 @@ from .. import explanation, trials
 from ..autograd.conv_transpose import ConvTranspose2dFunction, forward
 from ..memory import is_channels_last
 from ..plans import PASSES, TORCH, ConvPlan
-from .gate import Activation, Size, activate, needs_gradient, pair, takes
+from .gate import Activation, Size, activate, needs_gradient, pair, suits, takes, whole
+from .order import in_order
 
 
 def conv_transpose2d(
@@ -43,7 +44,7 @@ def conv_transpose2d(
         (N, C, H', W'), H' = (H − 1)·stride − 2·padding + dilation·(R − 1) + output_padding + 1.
 
     Raises:
-        RuntimeError: torch's errors for shapes that do not fit.
+        RuntimeError, TypeError: torch's, for shapes that do not fit and arguments that it does not take.
 
     Source: Zeiler et al. 2010, "Deconvolutional Networks".
 
@@ -62,7 +63,9 @@ def conv_transpose2d(
             _note("forward", TORCH, reason, input, weight, y)
         return activate(y, activation)
     plan, size = native
-    x = input.contiguous(memory_format=torch.channels_last)
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    result_order = torch.channels_last if channels_last else torch.contiguous_format
+    x = in_order(input, torch.channels_last, result_order)
     run = ConvTranspose2dFunction.apply if needs_gradient(x, weight, bias) else forward
     y = run(x, weight, bias, plan, size)
     if explanation.listening():
@@ -70,7 +73,6 @@ def conv_transpose2d(
         reasons = (plan.reasons[1], plan.reasons[0], plan.reasons[2])
         for pass_, kernel, reason in zip(PASSES, kernels, reasons, strict=True):
             _note(pass_, kernel, reason, x, weight, y)
-    channels_last = is_channels_last(input) or is_channels_last(weight)
     return activate(y if channels_last else y.contiguous(), activation)
 
 
@@ -85,15 +87,21 @@ def _plan(
     dilation: Size,
 ) -> tuple[ConvPlan, tuple[int, int]] | None:
     """The plan of the convolution that this one transposes, and the size of that one's input."""
-    if input.dim() != 4 or weight.dim() != 4 or not takes(input) or not takes(weight):
+    if not suits(input) or not suits(weight) or input.dim() != 4 or weight.dim() != 4:
         return None
+    if not takes(input) or not takes(weight):
+        return None
+    pairs = [pair(value) for value in (stride, padding, dilation, output_padding)]
+    number = whole(groups)
+    if None in pairs or number is None:
+        return None
+    groups = number
     if groups > 1 and not is_channels_last(input):
         return None  # a depthwise pass is too short to pay for a way to channels_last and back
     channels = weight.shape[1] * groups
     if bias is not None and not (takes(bias) and bias.shape == (channels,)):
         return None
-    strides, paddings, dilations = pair(stride), pair(padding), pair(dilation)
-    extras = pair(output_padding)
+    strides, paddings, dilations, extras = pairs
     height, width = (
         (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
         for n, s, p, d, k, extra in zip(

@@ -67,7 +67,7 @@ def dropout2d(
 
 def _dropout(input: Tensor, p: float, training: bool, inplace: bool, channels: bool) -> Tensor:
     name = "dropout2d" if channels else "dropout"
-    ours = training and 0 < p < 1 and input.numel() and (input.dim() == 4 or not channels)
+    ours = training is True and 0 < p < 1 and input.numel() and (input.dim() == 4 or not channels)
     if not ours or not counted(input):
         y = (F.dropout2d if channels else F.dropout)(input, p, training, inplace)
         kernel, reason = TORCH, "not training, or a tensor that no kernel here takes"

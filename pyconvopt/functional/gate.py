@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
+from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +31,8 @@ def suits(x: Tensor) -> bool:
     ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` none is: the compiler sees torch's
     own operations (and ``backend="pyconvopt"`` joins those).
     """
+    if not isinstance(x, Tensor):
+        return False
     if x.is_cuda:
         fits = x.dtype in _CUDA_TYPES
     else:
@@ -59,9 +64,29 @@ def dense(x: Tensor, channels: bool = False) -> Tensor | None:
     return x if x.is_contiguous() and (x.is_cuda or not channels) else None
 
 
-def pair(value: Size) -> tuple[int, int]:
-    """Height and width from one number or two."""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
+def pair(value: Any) -> Any:
+    """Height and width from one whole number or two; None for what is torch's to refuse."""
+    if type(value) is int:
+        return value, value
+    if type(value) in (tuple, list) and len(value) == 2:
+        height, width = value
+        if type(height) is type(width) is int:
+            return height, width
+    several = isinstance(value, tuple | list)
+    numbers = [whole(each) for each in value] if several else [whole(value)]
+    return (numbers[0], numbers[-1]) if len(numbers) in (1, 2) and None not in numbers else None
+
+
+def whole(value: Any) -> int | None:
+    """The number that torch takes the value for, numpy's and tensors' too; None where it refuses it."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or not isinstance(value, Integral | Tensor):
+        return None
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def activate(y: Tensor, activation: Activation, in_place: bool = False) -> Tensor:

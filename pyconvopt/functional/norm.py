@@ -13,6 +13,7 @@ from ..plans import TORCH
 from .elementwise import dropout as apply_dropout
 from .gate import Activation, activate, suits, takes
 from .noise import dropped
+from .order import in_order
 from .pool import max_pool2d
 
 
@@ -74,8 +75,9 @@ def batch_norm(
         )  # fmt: skip
         y = max_pool2d(y, 2)
         return apply_dropout(y, dropout) if dropout else y
-    # Any other eps is torch's to refuse.
-    x = kernel_input(input, training, running_mean, running_var, weight, bias) if eps > 0 else None
+    x = None
+    if valid(training, momentum, eps):
+        x = kernel_input(input, training, running_mean, running_var, weight, bias)
     fusable = fused is not None and not (residual is not None and pool)
     if fused is not None and fused > RELU:
         fusable = residual is None and not pool and not input.is_cuda
@@ -89,7 +91,9 @@ def batch_norm(
         y = max_pool2d(y, 2) if pool else y
         return apply_dropout(y, dropout) if dropout else y
     if residual is not None:
-        residual = residual.contiguous(memory_format=memory_format(x))
+        order = memory_format(x)
+        apart = residual.is_contiguous() and not residual.is_contiguous(memory_format=order)
+        residual = in_order(residual, order, torch.contiguous_format if apart else order)
     assert fused is not None
     fused_dropout = dropout if fused == RELU or pool else 0.0
     if fused_dropout and x.is_cuda and cuda.capturing():
@@ -107,6 +111,12 @@ def batch_norm(
     if draw is not None:
         return y if fused_dropout else dropped(y, dropout, draw)[0]
     return apply_dropout(y, dropout) if dropout else y
+
+
+def valid(training: bool, momentum: float, eps: float) -> bool:
+    """Whether these are of the types that torch wants; any others, and other eps, are its to refuse."""
+    numbers = isinstance(momentum, (int, float)) and isinstance(eps, (int, float))
+    return isinstance(training, bool) and numbers and eps > 0
 
 
 def kernel_input(input: Tensor, training: bool, *vectors: Tensor | None) -> Tensor | None:

@@ -12,7 +12,7 @@ from .. import explanation
 from ..autograd.pool import AveragePoolFunction, MaxPool2x2Function
 from ..memory import is_channels_last, memory_format
 from ..plans import TORCH
-from .gate import Size, needs_gradient, pair, takes
+from .gate import Size, needs_gradient, pair, takes, whole
 
 # A gradient of average pooling with fewer channels than this is faster on torch's kernel.
 FEWEST_CHANNELS = 32
@@ -38,9 +38,7 @@ def max_pool2d(
     """
     if (
         pair(kernel_size) == (2, 2)
-        and (
-            stride is None or (not isinstance(stride, int) and not stride) or pair(stride) == (2, 2)
-        )
+        and _strides(stride, kernel_size) == (2, 2)
         and pair(padding) == (0, 0)
         and pair(dilation) == (1, 1)
         and not return_indices
@@ -48,7 +46,10 @@ def max_pool2d(
         and (input.is_cuda or is_channels_last(input))
         and input.numel()
         and min(input.shape[2:]) >= 2
-        and not (ceil_mode and (input.shape[2] % 2 or input.shape[3] % 2))
+        and (
+            ceil_mode is False
+            or (ceil_mode is True and not (input.shape[2] % 2 or input.shape[3] % 2))
+        )
         and takes(input)
     ):
         y = MaxPool2x2Function.apply(input.contiguous(memory_format=memory_format(input)))
@@ -86,11 +87,12 @@ def avg_pool2d(
     def by_torch(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, kernel_size, *rest)
 
-    strides = kernel_size if stride is None or stride == () else stride
-    windows = (*pair(kernel_size), *pair(strides), *pair(padding))
-    return _average(
-        "avg_pool2d", input, by_torch, (*windows, count_include_pad, divisor_override or 0)
-    )
+    pairs = pair(kernel_size), _strides(stride, kernel_size), pair(padding)
+    divisor = 0 if divisor_override is None else whole(divisor_override)
+    windows: tuple[Any, ...] = ()
+    if None not in pairs and divisor is not None and divisor >= 0:
+        windows = (*(side for each in pairs for side in each), count_include_pad, divisor)
+    return _average("avg_pool2d", input, by_torch, windows)
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
@@ -109,12 +111,19 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
 
     windows: tuple[Any, ...] = ()
     if input.dim() == 4 and input.numel():
-        given = (output_size,) * 2 if isinstance(output_size, int) else output_size
-        pairs = [(n, n if p is None else p) for n, p in zip(input.shape[2:], given, strict=False)]
-        if len(pairs) == 2 and all(p > 0 and n % p == 0 for n, p in pairs):
-            sizes = [n // p for n, p in pairs]
+        given = output_size if isinstance(output_size, tuple | list) else (output_size,) * 2
+        map_size = input.shape[2:]
+        parts = [n if p is None else whole(p) or 0 for n, p in zip(map_size, given, strict=False)]
+        sizes = [n // p for n, p in zip(map_size, parts, strict=False) if p > 0 and n % p == 0]
+        if len(given) == len(sizes) == 2:
             windows = (*sizes, *sizes, 0, 0, True, 0)
     return _average("adaptive_avg_pool2d", input, by_torch, windows)
+
+
+def _strides(stride: Any, kernel_size: Size) -> Any:
+    """Those of a pool: where none are given, as long as its windows."""
+    given = stride is not None and not (isinstance(stride, tuple | list) and not stride)
+    return pair(stride if given else kernel_size)
 
 
 def _average(

@@ -11,7 +11,7 @@ from .. import settings
 from ..autograd.norm import NAMES, NormOptions
 from ..autograd.recompute import Recipe, StoredFunction, unstored
 from .gate import Activation
-from .norm import batch_norm, explain, kernel_input
+from .norm import batch_norm, explain, kernel_input, valid
 
 REASON = "statistics; the convolution behind it makes the rest while it reads, or just before"
 
@@ -55,7 +55,7 @@ def unstored_batch_norm(
     vectors = (running_mean, running_var, weight, bias)
     # One value a channel is `batch_norm`'s to refuse.
     fits = training and input.dim() == 4 and input.is_cpu and input.numel() > input.shape[1]
-    fits = fits and eps > 0 and activation in NAMES and settings.recompute()
+    fits = fits and valid(training, momentum, eps) and activation in NAMES and settings.recompute()
     if not fits or kernel_input(input, training, *vectors) is not input:
         return batch_norm(
             input, running_mean, running_var, weight, bias, training, momentum, eps,

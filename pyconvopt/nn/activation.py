@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import Hardsigmoid, Hardswish, Hardtanh, LeakyReLU, Sigmoid
 
 from .. import functional
+from .scripting import scriptable
 
 __all__ = [
     "ELU",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 
+@scriptable
 class ReLU(torch.nn.ReLU):
     """``torch.nn.ReLU``: ``max(x, 0)`` (`pyconvopt.functional.relu`).
 
@@ -37,6 +39,7 @@ class ReLU(torch.nn.ReLU):
         return functional.relu(input, self.inplace)
 
 
+@scriptable
 class Tanh(torch.nn.Tanh):
     """``torch.nn.Tanh`` (`pyconvopt.functional.tanh`).
 
@@ -49,6 +52,7 @@ class Tanh(torch.nn.Tanh):
         return functional.tanh(input)
 
 
+@scriptable
 class ELU(torch.nn.ELU):
     """``torch.nn.ELU`` (`pyconvopt.functional.elu`).
 
@@ -61,6 +65,7 @@ class ELU(torch.nn.ELU):
         return functional.elu(input, self.alpha, self.inplace)
 
 
+@scriptable
 class SELU(torch.nn.SELU):
     """``torch.nn.SELU`` (`pyconvopt.functional.selu`).
 
@@ -73,6 +78,7 @@ class SELU(torch.nn.SELU):
         return functional.selu(input, self.inplace)
 
 
+@scriptable
 class GELU(torch.nn.GELU):
     """``torch.nn.GELU`` (`pyconvopt.functional.gelu`).
 
@@ -85,6 +91,7 @@ class GELU(torch.nn.GELU):
         return functional.gelu(input, self.approximate)
 
 
+@scriptable
 class SiLU(torch.nn.SiLU):
     """``torch.nn.SiLU`` (`pyconvopt.functional.silu`).
 
@@ -97,6 +104,7 @@ class SiLU(torch.nn.SiLU):
         return functional.silu(input, self.inplace)
 
 
+@scriptable
 class Mish(torch.nn.Mish):
     """``torch.nn.Mish`` (`pyconvopt.functional.mish`).
 
@@ -109,6 +117,7 @@ class Mish(torch.nn.Mish):
         return functional.mish(input, self.inplace)
 
 
+@scriptable
 class Softplus(torch.nn.Softplus):
     """``torch.nn.Softplus`` (`pyconvopt.functional.softplus`).
 

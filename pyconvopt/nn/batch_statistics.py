@@ -128,9 +128,13 @@ class BatchRenorm2d(BatchNorm2d):
         return bounds(self.r_max, self.d_max, int(self.num_batches_tracked))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+        self._check_input_dim(input)
+        if input.shape[1] != self.num_features:
+            raise ValueError(
+                f"expected an input (N, {self.num_features}, H, W), got {tuple(input.shape)}"
+            )
         if not self.training:
             return super().forward(input)
-        self._check_input_dim(input)
         weight, bias = renormalized(
             input,
             (self.running_mean, self.running_var),

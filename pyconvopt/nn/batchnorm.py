@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .scripting import scriptable
 
 
+@scriptable
 class BatchNorm2d(torch.nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` on this library's kernels: same arguments, buffers and results.
 

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import functional
+from .scripting import scriptable
 
 
+@scriptable
 class Conv2d(torch.nn.Conv2d):
     """``torch.nn.Conv2d`` on this library's kernels: same arguments, state and results.
 
@@ -32,6 +34,7 @@ class Conv2d(torch.nn.Conv2d):
         )
 
 
+@scriptable
 class Conv1d(torch.nn.Conv1d):
     """``torch.nn.Conv1d`` (`pyconvopt.functional.conv1d`).
 
@@ -50,6 +53,7 @@ class Conv1d(torch.nn.Conv1d):
         )
 
 
+@scriptable
 class ConvTranspose2d(torch.nn.ConvTranspose2d):
     """``torch.nn.ConvTranspose2d`` (`pyconvopt.functional.conv_transpose2d`).
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .scripting import scriptable
 
 
+@scriptable
 class Dropout(torch.nn.Dropout):
     """``torch.nn.Dropout``, its mask drawn by a counter-based generator (`functional.dropout`).
 
@@ -20,6 +22,7 @@ class Dropout(torch.nn.Dropout):
         return functional.dropout(input, self.p, self.training, self.inplace)
 
 
+@scriptable
 class Dropout2d(torch.nn.Dropout2d):
     """``torch.nn.Dropout2d``: whole channels are dropped (`functional.dropout2d`).
 

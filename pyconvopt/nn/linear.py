@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .scripting import scriptable
 
 
+@scriptable
 class Linear(torch.nn.Linear):
     """``torch.nn.Linear``: ``y = x Wᵀ + b`` (`pyconvopt.functional.linear`).
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .scripting import scriptable
 
 
+@scriptable
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     """``torch.nn.CrossEntropyLoss``, its gradient made with the loss (`functional.cross_entropy`).
 

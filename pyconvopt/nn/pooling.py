@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import functional
+from .scripting import scriptable
 
 
+@scriptable
 class MaxPool2d(torch.nn.MaxPool2d):
     """``torch.nn.MaxPool2d`` (`pyconvopt.functional.max_pool2d`).
 
@@ -31,6 +33,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
         )
 
 
+@scriptable
 class AvgPool2d(torch.nn.AvgPool2d):
     """``torch.nn.AvgPool2d`` (`pyconvopt.functional.avg_pool2d`).
 
@@ -51,6 +54,7 @@ class AvgPool2d(torch.nn.AvgPool2d):
         )
 
 
+@scriptable
 class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
     """``torch.nn.AdaptiveAvgPool2d`` (`pyconvopt.functional.adaptive_avg_pool2d`).
 

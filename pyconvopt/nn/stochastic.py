@@ -47,7 +47,7 @@ class DropBlock2d(_DropoutNd):
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         if input.dim() != 4:
             raise ValueError(f"expected a 4D input (N, C, H, W), got {input.dim()}D input")
-        if not self.training or self.p == 0:
+        if not self.training or self.p == 0 or not input.numel():
             return input
         mask = self.draw(input)
         factor = mask * (mask.numel() / mask.sum().clamp(min=1))
@@ -89,6 +89,8 @@ class DropPath(_DropoutNd):
         self.scale_by_keep = scale_by_keep
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+        if not input.dim():
+            raise ValueError("expected an input of samples (N, ...), got a tensor of no dimensions")
         if not self.training or self.p == 0:
             return input
         factor = kept(input, (len(input), *[1] * (input.dim() - 1)), self.p, "droppath")

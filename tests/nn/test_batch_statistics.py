@@ -164,6 +164,12 @@ def one_process(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_renorm_says_which_shape_it_wants(training):
+    with pytest.raises(ValueError, match=r"expected an input \(N, 16, H, W\), got \(2, 8, 3, 3\)"):
+        pco.nn.BatchRenorm2d(16).train(training)(torch.randn(2, 8, 3, 3))
+
+
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
 def test_two_processes_are_one_with_the_joined_batch(tmp_path):
     multiprocessing.spawn(one_process, (str(tmp_path),), nprocs=2)

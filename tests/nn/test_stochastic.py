@@ -214,3 +214,16 @@ def test_refusals():
         pco.nn.DropBlock2d()(torch.ones(2, 3))
     with pytest.raises(ValueError, match="steps belongs to a probability"):
         pco.nn.ScheduledDropout(lambda step: 0.1, steps=3)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 0, 8), (2, 16, 8, 0), (0, 16, 8, 8), (2, 0, 8, 8)])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_empty_maps_stay_empty(shape, inplace):
+    assert pco.nn.DropBlock2d(0.5, inplace=inplace)(torch.zeros(shape)).shape == shape
+    assert pco.nn.DropPath(0.5, inplace=inplace)(torch.zeros(shape)).shape == shape
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_drop_path_wants_samples(training):
+    with pytest.raises(ValueError, match=r"expected an input of samples \(N, ...\)"):
+        pco.nn.DropPath(0.5).train(training)(torch.tensor(1.0))
