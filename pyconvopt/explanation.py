@@ -17,6 +17,7 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
+from torch.nn.parameter import is_lazy
 
 from pyconvopt.randomness import random_states_kept
 
@@ -162,12 +163,27 @@ def _layers_followed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def state_kept(model: nn.Module) -> Iterator[None]:
-    """While open the model may be run; buffers and random states are put back afterwards."""
-    buffers = [(b, b.clone()) for b in model.buffers()]
+    """While open the model may be run; buffers and random states are put back afterwards.
+
+    A buffer that has kept its values is not written to: nobody is told of a change. Lazy statistics,
+    which come to be in the run, are left as new ones.
+    """
+    lazy = [m for m in model.modules() if has_lazy_buffers(m)]
+    buffers = [(b, b.clone()) for b in model.buffers() if not is_lazy(b)]
     try:
         with random_states_kept():
             yield
     finally:
         with torch.no_grad():
             for buffer, saved in buffers:
-                buffer.copy_(saved)
+                if not torch.equal(buffer, saved):
+                    buffer.copy_(saved)
+            for module in lazy:
+                reset = getattr(module, "reset_running_stats", None)
+                if reset is not None and not has_lazy_buffers(module):
+                    reset()
+
+
+def has_lazy_buffers(module: nn.Module) -> bool:
+    """Whether a buffer of the module's own gets its shape at the first call."""
+    return any(map(is_lazy, module.buffers(recurse=False)))

@@ -1,4 +1,4 @@
-"""Whether somebody watches a module: such a module is run alone, so that its hooks see what they saw."""
+"""Whether somebody watches a module, or has given it another forward: such a module is run alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import nn
 
 
 def hooked(state: Mapping[str, Any]) -> bool:
-    """Whether there are hooks in a module's `__dict__`."""
+    """Whether there are hooks, or a forward of its own, in a module's `__dict__`."""
     return bool(
-        state["_forward_hooks"]
+        "forward" in state
+        or state["_forward_hooks"]
         or state["_forward_pre_hooks"]
         or state["_backward_hooks"]
         or state["_backward_pre_hooks"]

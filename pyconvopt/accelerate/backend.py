@@ -22,15 +22,21 @@ from torch.fx import GraphModule
 
 from .. import explanation
 from .fusion import fuse
+from .operations import transforms
 from .plan import compiled
 
 NAME = "pyconvopt"
 
 
 def pyconvopt_backend(
-    module: GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any] | None = None
+    module: GraphModule,
+    example_inputs: Sequence[Any],
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
 ) -> Callable[..., Any]:
     """A compiler for ``torch.compile``: convolution, batch norm and what follows them in one pass.
+
+    `mode`, which is Inductor's, changes nothing. Graphs with transforms of ``torch.func`` run as they are.
 
     Errors: TypeError for options, of which it has none.
 
@@ -43,6 +49,8 @@ def pyconvopt_backend(
     """
     if options:
         raise TypeError(f"the backend {NAME!r} has no options, got {', '.join(sorted(options))}")
+    if any(map(transforms, module.graph.nodes)):
+        return module.forward
     graph = torch.fx.Graph()
     output = graph.graph_copy(module.graph, {})
     graph.output(output)

@@ -9,6 +9,7 @@ modules of torch and of this library keep their class.
 from __future__ import annotations
 
 import functools
+import itertools
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -65,6 +66,8 @@ class Accelerated:
         """Pickled by the class it stands for; plans are left out and made again."""
         reduced: Any = super().__reduce_ex__(protocol)
         function, arguments, *state = reduced
+        if state and isinstance(state[0], dict):
+            state[0] = {name: value for name, value in state[0].items() if name != PLANS}
         if arguments and arguments[0] is type(self):
             made_by = (type(self).plain, self.frozen)
             return (_make, (function, made_by, arguments[1:]), *state)
@@ -101,13 +104,14 @@ class Frozen:
         self._refuse("load a state_dict")
 
     def train(self, mode: bool = True) -> Any:
-        """Only ``train(False)``."""
-        if mode:
-            self._refuse("train")
+        """In evaluation mode it stays, also as a part of a model that is trained."""
         return super().train(False)  # type: ignore[misc]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> NoReturn:
-        self._refuse("move or cast it")
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        held = itertools.chain(self.parameters(), self.buffers())  # type: ignore[attr-defined]
+        if not all(fn(tensor) is tensor for tensor in held):
+            self._refuse("move or cast it")
+        return self
 
 
 def _noting(name: str) -> Callable[..., Any]:
@@ -154,7 +158,17 @@ def accelerated_class(plain: type, frozen: bool) -> type:
 
 def plain_class(module: nn.Module) -> type:
     """torch's or the user's class that an accelerated module stands for."""
-    cls = type(module)
+    cls: Any = type(module)
+    return _plain(cls)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain(cls: Any) -> type:
+    if cls.__module__ == "torch.nn.utils.parametrize":  # made by it for one module
+        (base,) = cls.__bases__
+        plain = _plain(base)
+        own = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+        return cls if plain is base else type(cls.__name__, (plain,), own)
     if issubclass(cls, Accelerated):
         cls = cls.plain
     return _PLAIN.get(cls, cls)

@@ -49,6 +49,7 @@ from .operations import (
     RELU,
     RELU6,
     Operation,
+    leaves_modes,
     memory_of,
     mutated,
     operation,
@@ -250,7 +251,7 @@ def is_written_over(node: Node, modules: Modules) -> bool:
 
 
 def undisturbed(chain: Chain, after: Operation, modules: Modules) -> bool:
-    """Whether nothing between the chain and `after` writes over what the joined step reads."""
+    """Whether nothing up to `after` writes over what the joined step reads, or switches modes."""
     inside = {member.node for member in chain.members}
     read: set[Node] = set()
     for member in (*chain.members, after):
@@ -261,6 +262,8 @@ def undisturbed(chain: Chain, after: Operation, modules: Modules) -> bool:
     node = chain.first.node.next
     while node is not after.node:
         if node not in inside:
+            if leaves_modes(node):
+                return False
             for target in mutated(node, modules):
                 if memory_of(target, modules) & read:
                     return False

@@ -19,6 +19,7 @@ from torch.fx import Graph, Node
 
 from .. import nn as own
 from ..functional.gate import suits
+from ..functional.order import in_order
 from ..hooks import has_hooks
 from ..memory import is_channels_last
 from .operations import memory_of, mutated
@@ -56,7 +57,8 @@ def keep_channels_last(graph: Graph, modules: Modules) -> None:
     converting = insert_question(graph, inputs, taken, weights)
     with graph.inserting_after(converting):
         door = {node: graph.call_function(enter, (node, converting)) for node in taken}
-    inside = set(door.values())  # may be in channels_last where torch's value would not be
+    # What may be in channels_last where torch's value would not be, and the question whether it is.
+    inside = dict.fromkeys(door.values(), converting)
     consistent = True
     for node in list(graph.nodes):
         if node.op == "placeholder" or node is converting or node in inside:
@@ -68,11 +70,16 @@ def keep_channels_last(graph: Graph, modules: Modules) -> None:
             first = node.args[0]
             if is_map_layer(node, modules) and first not in inside:
                 with graph.inserting_before(node):
-                    node.replace_input_with(first, graph.call_function(enter, (first, converting)))
-            inside.add(node)
+                    question = graph.call_function(in_torchs_order, (first, converting))
+                    inside[graph.call_function(enter, (first, question))] = question
+                entered = node.prev
+                node.replace_input_with(first, entered)
+            questions = [inside[each] for each in node.all_input_nodes if each in inside]
+            if questions:
+                inside[node] = questions[0]
         elif not only_reads_sizes(node):
             for each in [n for n in node.all_input_nodes if n in inside]:
-                leave_for_good(graph, each, node, converting)
+                leave_for_good(graph, each, node, inside[each])
                 consistent &= not written_under_other_name(each, node, writes, modules)
     for each in door.values():
         if not each.users:
@@ -186,14 +193,19 @@ def held_weight(layer: nn.Module) -> Tensor | None:
     return layer._parameters.get("weight", layer.__dict__.get("weight"))
 
 
+def in_torchs_order(x: Any, converting: bool) -> bool:
+    """Whether a map from outside is to be converted: it is not in channels_last by itself."""
+    return converting and isinstance(x, Tensor) and x.dim() == 4 and not is_channels_last(x)
+
+
 def enter(x: Any, converting: bool) -> Any:
-    """The map in channels_last; a map of one channel without copying."""
+    """The map in channels_last, its gradient in torch's order; a map of one channel without copying."""
     if not converting or not isinstance(x, Tensor) or x.dim() != 4 or is_channels_last(x):
         return x
     batch, channels, height, width = x.shape
     if channels == 1 and x.is_contiguous():
         return x.view(batch, height, width, 1).permute(0, 3, 1, 2)
-    return x.contiguous(memory_format=torch.channels_last)
+    return in_order(x, torch.channels_last, torch.contiguous_format)
 
 
 def leave(x: Any, converting: bool) -> Any:

@@ -7,9 +7,11 @@ of them, at the call, the arguments of this library's function: a module's are r
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -281,22 +283,63 @@ def mutated(node: Node, modules: Mapping[str, nn.Module]) -> list[Node]:
     if node.op not in ("call_function", "call_method"):
         return []
     target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return list(node.all_input_nodes) if target._schema.is_mutable else []
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    in_place_operator = getattr(operator, name, None) is target and (
-        name in ("setitem", "delitem") or (name[:1] == "i" and name not in _NOT_IN_PLACE)
+    plain = name[2:-2] if name.startswith("__") and name.endswith("__") else name
+    in_place_operator = (getattr(operator, plain, None) is target or plain is not name) and (
+        plain in ("setitem", "delitem") or (plain[:1] == "i" and plain not in _NOT_IN_PLACE)
     )
     by_name = name.endswith("_") and not name.endswith("__")
-    if by_name or in_place_operator or node.kwargs.get("inplace"):
+    place = inplace_place(target)
+    in_place = node.kwargs.get("inplace") or (place is not None and True in node.args[place:][:1])
+    if by_name or in_place_operator or in_place:
         first = node.args[0] if node.args else None
-        return [first] if isinstance(first, Node) else []
-    if "out" in node.kwargs or (target is F.dropout and True in node.args[3:]):
-        return list(node.all_input_nodes)
-    if target in (F.relu, F.relu6, F.hardswish) and True in node.args[1:]:
-        return list(node.all_input_nodes[:1])
-    return []
+        return [first] if isinstance(first, Node) else list(node.all_input_nodes)
+    return list(node.all_input_nodes) if "out" in node.kwargs else []
 
 
-_NOT_IN_PLACE = ("is_", "is_not", "inv", "invert", "index", "indexOf", "itemgetter")
+@lru_cache(maxsize=256)
+def inplace_place(function: Any) -> int | None:
+    """Where a function of torch takes its argument `inplace`.
+
+    >>> inplace_place(F.silu), inplace_place(F.dropout), inplace_place(F.conv2d)
+    (1, 3, None)
+    """
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+_NOT_IN_PLACE = (
+    "is_",
+    "is_not",
+    "inv",
+    "invert",
+    "index",
+    "indexOf",
+    "init",
+    "int",
+    "itemgetter",
+    "iter",
+)
+
+
+def leaves_modes(node: Node) -> bool:
+    """Whether the node, of Dynamo, switches gradients or autocast for those behind it."""
+    target = node.target
+    return node.op == "call_function" and (
+        target is torch._C._set_grad_enabled
+        or getattr(target, "__name__", "").startswith(("_enter_", "_exit_"))
+    )
+
+
+def transforms(node: Node) -> bool:
+    """Whether the node is one of ``torch.func``'s, around operations on tensors of another kind."""
+    module = getattr(node.target, "__module__", None) or ""
+    return node.op == "call_function" and "functorch" in module
 
 
 def _pure(module: nn.Module) -> bool:

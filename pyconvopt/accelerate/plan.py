@@ -1,20 +1,23 @@
 """A container's plans: its forward as a list of joined steps, and the question whether one still holds.
 
-A plan is made for a situation (number of inputs, gradients wanted or not, `explain` listening) and
-for a state of the modules it was traced through: their attributes, children, mode and hooks. That
-state is compared at each call, some 0.3 µs a module, in frozen models only after a change
-(`FrozenModules`); weights, statistics and the settings of layers are read anew by the steps
-themselves. Another state gets another plan, and the last ones are kept, so going back and forth
-between training and evaluation traces nothing twice.
+A plan is made for a situation (number of inputs, gradients wanted or not, autocast, `explain`
+listening) and for a state of the modules it was traced through: their attributes and the plain
+objects that these hold, children, mode and hooks. That state is compared at each call, some 0.3 µs a
+module, in frozen models only after a change (`FrozenModules`); weights, statistics and the settings
+of layers are read anew by the steps themselves. Another state gets another plan, and the last ones
+are kept, so going back and forth between training and evaluation traces nothing twice. What a
+forward reads elsewhere (globals, attributes of its class, the environment) stays as it was traced.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from operator import attrgetter, itemgetter
+from functools import partial
+from operator import attrgetter, contains, itemgetter
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -39,6 +42,29 @@ _LIVE = ("_parameters", "_buffers")
 # torch's own dictionaries, which its methods write to; but for the children, which containers move about.
 _TORCHS = set(vars(nn.Module())) - {"_modules"}
 _SWITCHES = ("training", *_HOOKS)
+CONTAINERS = (dict, list, set, deque)
+# Objects that stand for no state of their own, or for one that no forward is about.
+_NO_STATE = (
+    type, ModuleType, FunctionType, MethodType, BuiltinFunctionType, partial, nn.Module, Tensor,
+    torch.Generator, logging.Logger,
+)  # fmt: skip
+DEPTH = 3
+"""So many objects deep the attributes of a module are looked into."""
+MOST = 1000
+"""So many things are looked at there."""
+# What decides how layers of a kind are joined, and is not read anew by the steps.
+_DECISIVE: dict[type, tuple[str, ...]] = {
+    nn.Conv2d: ("padding_mode",),
+    nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    nn.AdaptiveAvgPool2d: ("output_size",),
+    nn.Flatten: ("start_dim", "end_dim"),
+}
+_CONSTANT: dict[type, tuple[str, ...]] = {
+    **_DECISIVE,
+    nn.Conv2d: ("padding_mode", "stride", "padding", "dilation", "groups"),
+    nn.BatchNorm2d: ("eps",),
+}
+"""The same of frozen models."""
 _mode, _hooks = itemgetter("training"), itemgetter(*_HOOKS)
 _version = attrgetter("_version")
 
@@ -56,6 +82,16 @@ class FrozenModules:
     def note_change(cls) -> None:
         """Have all plans look at their modules again."""
         cls.state = object()
+
+
+def thread_modes() -> tuple[Any, ...]:
+    """The switches of this thread that a forward may ask for, and that must stand while it is traced."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+    )
 
 
 def watched_globally() -> bool:
@@ -87,8 +123,44 @@ def attributes(module: nn.Module) -> dict[str, Any]:
     """The module's attributes as they are now: containers by content, weights by their holder."""
     return {
         name: value.copy() if isinstance(value, dict | list | set) and name not in _LIVE else value
-        for name, value in module.__dict__.items()
+        for name, value in dict(module.__dict__).items()  # in one go: other threads may add to it
     }
+
+
+def within(value: Any, depth: int = DEPTH) -> Iterator[Any]:
+    """The containers in a value, itself included, and the attributes of plain objects in it."""
+    if isinstance(value, tuple):
+        inner: Iterable[Any] = value
+    elif isinstance(value, CONTAINERS):
+        yield value
+        inner = value.values() if isinstance(value, dict) else value
+    elif is_plain(value):
+        yield vars(value)
+        inner = vars(value).values()
+    else:
+        return
+    if depth:
+        for each in itertools.islice(list(inner), MOST):
+            yield from within(each, depth - 1)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is an object of a Python class whose attributes are its state."""
+    return hasattr(value, "__dict__") and not isinstance(value, (*_NO_STATE, Plans))
+
+
+def held(modules: Iterable[nn.Module]) -> dict[int, tuple[Any, Any]]:
+    """The containers and plain objects that modules' attributes hold, each once, with their contents."""
+    values = (
+        value
+        for module in modules
+        for name, value in dict(module.__dict__).items()
+        if name not in _TORCHS
+    )
+    found: dict[int, tuple[Any, Any]] = {}
+    for each in itertools.islice(itertools.chain.from_iterable(map(within, values)), MOST):
+        found.setdefault(id(each), (each, each.copy()))
+    return found
 
 
 def changed(state: Any, before: Any) -> bool:
@@ -112,23 +184,25 @@ class Plan:
         self.watched, self.unwatched = (
             [m.__dict__ for m in layers if has_hooks(m) is watched] for watched in (True, False)
         )
+        self.settings = [
+            (get, found, list(map(get, found)))
+            for kind, names in (_CONSTANT if frozen else _DECISIVE).items()
+            if (found := [m.__dict__ for m in layers if isinstance(m, kind)])
+            for get in [itemgetter(*names)]
+        ]
         self.inlined = [(m, m.__dict__, attributes(m)) for m in with_lists(inlined)]
         self.frozen = frozen
         self.seen: object = None
-        self.contents = [
-            (value, before[name])
-            for _, state, before in self.inlined
-            for name, value in state.items()
-            if isinstance(value, dict | list | set) and name not in _TORCHS
-        ]
+        self.contents = held(module for module, _, _ in self.inlined)
 
     def holds(self) -> bool:
         """Whether the modules are as they were."""
         state = FrozenModules.state
+        # What is changed from outside its module.
+        if any(changed(now, then) for now, then in self.contents.values()):
+            return False
         if self.frozen and state is self.seen:
-            # What is changed from outside its module.
-            moved = any(changed(now, then) for now, then in self.contents)
-            return all(map(hooked, self.watched)) and not moved
+            return all(map(hooked, self.watched))
         if not self.same():
             return False
         self.seen = state
@@ -141,12 +215,17 @@ class Plan:
             return False
         if any(itertools.chain.from_iterable(map(_hooks, self.unwatched))):
             return False
+        if any(map(contains, self.unwatched, itertools.repeat("forward"))):
+            return False
         if not all(map(hooked, self.watched)):
+            return False
+        if any(list(map(get, layers)) != before for get, layers, before in self.settings):
             return False
         return not any(changed(state, before) for _, state, before in self.inlined)
 
     def moved(self) -> list[nn.Module]:
-        """The modules with an attribute of another value, mode and hooks aside."""
+        """The modules with an attribute of another value or content, mode and hooks aside."""
+        others = {key for key, (now, then) in self.contents.items() if changed(now, then)}
         return [
             module
             for module, state, before in self.inlined
@@ -154,6 +233,7 @@ class Plan:
                 {k: v for k, v in state.items() if k not in _SWITCHES},
                 {k: v for k, v in before.items() if k not in _SWITCHES},
             )
+            or not others.isdisjoint(held([module]))
         ]
 
 
@@ -192,7 +272,7 @@ class Plans:
         listening = explanation.listening()
         if watched_globally() and not listening:
             return None
-        situation = (inputs, torch.is_grad_enabled(), listening)
+        situation = (inputs, listening, *thread_modes())
         if self.current is not None:
             made_for, plan = self.current
             if made_for == situation and plan.holds():

@@ -4,7 +4,8 @@ Tracing runs the forward on symbols. What would come out wrong is refused, and t
 in which it happens becomes a leaf of the graph that runs as written:
 
 - control flow that depends on data (torch.fx's own error), or on the type of a value;
-- a forward that changes attributes of its module or draws random numbers outside of tensors;
+- a forward that changes attributes of its module, or plain objects that these hold, leaves tensors
+  elsewhere, or seeds or draws random numbers outside of tensors;
 - operations on tensors made on the way (``torch.rand(1)``), whose result would be frozen;
 - gradients or autocast switched inside, checkpointing, and autograd functions of the user's own:
   a graph holds none of that.
@@ -12,9 +13,13 @@ in which it happens becomes a leaf of the graph that runs as written:
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +28,12 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer
+from torch.fx.proxy import Attribute
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..hooks import has_hooks
 from .classes import of_library
-from .plan import attributes, changed
+from .plan import attributes, changed, held, thread_modes
 
 # Frames of these files between an operation and the forward: a context that no graph node keeps.
 _CONTEXTS = {torch.utils.checkpoint.__file__, sys.modules["torch.autograd.function"].__file__}
@@ -41,12 +47,31 @@ class Untraceable(Exception):
     """The forward does something that a graph would get wrong."""
 
 
-class Value(Proxy):
-    """A symbol that does not say what type it stands for: torch.fx's would say it is no tensor."""
+class Symbol:
+    """What a symbol does not answer, because torch.fx's answer would be one about the symbol."""
+
+    node: Node
+    tracer: Any
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # type: ignore[override]
         raise Untraceable(f"the type of {self.node} is asked for before it is known")
+
+    def __hash__(self) -> int:
+        raise Untraceable(f"{self.node} is looked for by value before it is known")
+
+    def __getattr__(self, name: str) -> Member:
+        if not hasattr(Tensor, name):
+            raise Untraceable(f"{self.node} is asked for {name!r}, which tensors do not have")
+        return Member(self, name)  # type: ignore[arg-type]
+
+
+class Value(Symbol, Proxy):
+    """A symbol that does not say what type it stands for: torch.fx's would say it is no tensor."""
+
+
+class Member(Symbol, Attribute):
+    """An attribute or method of a symbol."""
 
 
 class _NoOperations(TorchDispatchMode):
@@ -57,13 +82,26 @@ class _NoOperations(TorchDispatchMode):
 
 
 def _modes() -> tuple[Any, ...]:
-    """The switches that must stand, at every operation, as at the call."""
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.get_autocast_dtype("cpu"),
-    )
+    """The switches that must stand, at every operation, as at the call, and the seed."""
+    return (*thread_modes(), torch.initial_seed())
+
+
+_SOURCES = (random.Random, np.random.Generator, np.random.RandomState)
+
+
+def _state(source: Any) -> Any:
+    """Where a source of random numbers stands."""
+    if isinstance(source, np.random.Generator):
+        return source.bit_generator.state
+    numpys = source is np.random or isinstance(source, np.random.RandomState)
+    return source.get_state(legacy=False) if numpys else source.getstate()
+
+
+def _set_state(source: Any, state: Any) -> None:
+    if isinstance(source, np.random.Generator):
+        source.bit_generator.state = state
+    else:
+        (source.set_state if hasattr(source, "set_state") else source.setstate)(state)
 
 
 class _Watch:
@@ -71,27 +109,43 @@ class _Watch:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.before = attributes(module)
         self.values = dict(module.__dict__)
-        self.random = random.getstate(), np.random.get_state(legacy=False)
+        before = attributes(module)
+        self.contents = [
+            (value, before[name])
+            for name, value in self.values.items()
+            if value is not before[name]
+        ]
+        self.contents += held([module]).values()
+        self.sources: list[Any] = [
+            value
+            for holder, _ in [(self.values, None), *self.contents]
+            for value in (holder.values() if isinstance(holder, dict) else holder)
+            if isinstance(value, _SOURCES)
+        ]
+        self.sources += [random, np.random]
+        self.states = list(map(_state, self.sources))
 
     def changed(self) -> bool:
         return (
-            changed(self.module.__dict__, self.before)
-            or random.getstate() != self.random[0]
-            or str(np.random.get_state(legacy=False)) != str(self.random[1])
+            changed(self.module.__dict__, self.values)
+            or any(changed(now, then) for now, then in self.contents)
+            or str(list(map(_state, self.sources))) != str(self.states)
         )
 
     def take_back(self) -> None:
-        for name, value in self.values.items():
-            content = self.before[name]
-            if content is not value:
-                value.clear()
-                value.extend(content) if isinstance(value, list) else value.update(content)
-        self.module.__dict__.clear()
-        self.module.__dict__.update(self.values)
-        random.setstate(self.random[0])
-        np.random.set_state(self.random[1])
+        for container, content in self.contents:
+            if changed(container, content):
+                container.clear()
+                add = container.extend if hasattr(container, "extend") else container.update
+                add(content)
+        state = self.module.__dict__  # never empty: other threads may be at work with it
+        for name in [*state]:
+            if name not in self.values:
+                del state[name]
+        state.update(self.values)
+        for source, drawn in zip(self.sources, self.states, strict=True):
+            _set_state(source, drawn)
 
 
 class _Tracer(Tracer):
@@ -104,9 +158,12 @@ class _Tracer(Tracer):
         self.inlined: list[nn.Module] = []
         self.thread = threading.get_ident()
         self.modes = _modes()
+        self.symbols: list[weakref.ref[Value]] = []
 
     def proxy(self, node: Node) -> Proxy:
-        return Value(node, self)
+        value = Value(node, self)
+        self.symbols.append(weakref.ref(value))
+        return value
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         symbols = [
@@ -125,8 +182,12 @@ class _Tracer(Tracer):
         return super().create_node(kind, *args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
-        if type(a) is Value or isinstance(a, Proxy):
+        if type(a) in (Value, Member) or isinstance(a, Proxy):
             return a.node
+        if type(a) is OrderedDict:
+            return self.create_proxy("call_function", OrderedDict, ([*a.items()],), {}).node
+        if isinstance(a, dict) and type(a) is not dict:
+            raise Untraceable(f"a {type(a).__name__}, which would become a dict")
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter):
             held = any(a is b for b in self.root.buffers()) or a in self.tensor_attrs
             if not held:
@@ -167,6 +228,7 @@ class _Tracer(Tracer):
         return (
             m in self.as_written
             or has_hooks(m)
+            or has_iterator(m)
             or (of_library(type(m)) and not isinstance(m, nn.Sequential))
         )
 
@@ -179,6 +241,28 @@ class Traced:
     inlined: list[nn.Module] = field(default_factory=list)
 
 
+def has_iterator(module: nn.Module) -> bool:
+    """Whether an attribute is one: it would not give again what it gave while the forward is traced."""
+    return any(isinstance(value, Iterator) for value in dict(vars(module)).values())
+
+
+def take_away(symbols: list[weakref.ref[Value]]) -> None:
+    """See to it that no symbol has stayed with the user, in a list of which no module knows.
+
+    Errors: Untraceable where one has; it is taken out of lists.
+    """
+    if all(symbol() is None for symbol in symbols):
+        return
+    gc.collect()  # of frames and exceptions
+    kept = [value for symbol in symbols if (value := symbol()) is not None]
+    for value in kept:
+        for holder in gc.get_referrers(value):
+            if type(holder) is list and holder is not kept:
+                holder[:] = [each for each in holder if each is not value]
+    if kept:
+        raise Untraceable("the forward leaves tensors elsewhere than in its result")
+
+
 def trace(root: nn.Module, inputs: int, as_written: set[nn.Module]) -> Traced:
     """The forward of `root` on so many tensors; parts that are refused are added to `as_written`.
 
@@ -187,12 +271,17 @@ def trace(root: nn.Module, inputs: int, as_written: set[nn.Module]) -> Traced:
     with _one_at_a_time:
         tracer = _Tracer(inputs, as_written)
         watch = _Watch(root)
+        state = torch.get_rng_state()
+        if has_iterator(root):
+            raise Untraceable("the forward may draw on an iterator")
         try:
             with _NoOperations():
                 graph = tracer.trace(root)
-            if watch.changed():
+            if watch.changed() or not torch.equal(state, torch.get_rng_state()):
                 raise Untraceable("the forward changes its module or draws random numbers")
+            take_away(tracer.symbols)
         except Exception:
+            torch.set_rng_state(state)
             watch.take_back()
             raise
     return Traced(graph, [root, *tracer.inlined])

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from pyconvopt import explanation
+from pyconvopt import accelerate, explanation
 from pyconvopt.accelerate import backend, fusion
 from pyconvopt.accelerate.backend import pyconvopt_backend
 
@@ -114,3 +115,95 @@ def test_it_has_no_options():
     model = torch.compile(nn.ReLU(), backend=pyconvopt_backend, options={"level": 3})
     with pytest.raises(Exception, match="has no options, got level"):
         model(torch.zeros(1))
+
+
+def without_gradients(m, x):
+    with torch.no_grad():
+        y = m.conv(x)
+    return m.norm(y).relu()
+
+
+def without_gradients_throughout(m, x):
+    with torch.no_grad():
+        y = m.norm(m.conv(x))
+    return y.relu() * m.norm.weight.sum()
+
+
+def in_bfloat16(m, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        y = m.conv(x)
+    return y.relu()
+
+
+def between(m, x):
+    y = m.conv(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = m.norm(y).relu()
+    return m.conv(y.float()[:, :3])
+
+
+@pytest.mark.parametrize(
+    "body", [without_gradients, without_gradients_throughout, in_bfloat16, between]
+)
+def test_nothing_is_joined_across_a_switch_of_modes(body):
+    model, x = Written(body), torch.randn(2, 3, 12, 12)
+    other = copy.deepcopy(model)
+    y, wanted = torch.compile(model, backend=pyconvopt_backend)(x), other(x)
+    assert y.dtype is wanted.dtype and y.requires_grad is wanted.requires_grad
+    torch.testing.assert_close(y, wanted)
+    y.float().sum().backward(), wanted.float().sum().backward()
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert (ours.grad is None) is (theirs.grad is None)
+
+
+class Written(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.conv, self.norm, self.body = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), body
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: F.silu(x, True),
+        lambda x: F.leaky_relu(x, 0.1, True),
+        lambda x: F.hardtanh(x, -1.0, 0.5, True),
+        lambda x: torch.ops.aten.relu_.default(x),
+        lambda x: torch._foreach_mul_([x], 2.0),
+        lambda x: x.__iadd__(1),
+        lambda x: x.__setitem__(0, 1.0),
+    ],
+    ids=["silu", "leaky_relu", "hardtanh", "aten", "foreach", "iadd", "setitem"],
+)
+@pytest.mark.parametrize("through", ["accelerate", "compile"])
+def test_what_writes_over_its_input(write, through):
+    def body(m, x):
+        y = m.conv(x)
+        write(x)
+        z = y.relu()
+        write(y)
+        return z + y + m.conv(x)
+
+    model = Written(body)
+    fast = accelerate(model) if through == "accelerate" else None
+    fast = fast or torch.compile(model, backend=pyconvopt_backend)
+    a = torch.randn(2, 3, 12, 12)
+    b = a.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(fast(a), model(b))
+    torch.testing.assert_close(a, b)
+
+
+def test_transforms_inside():
+    model, x = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()), torch.randn(2, 3, 8, 8)
+    each = torch.compile(torch.vmap(lambda one: model(one[None])[0]), backend=pyconvopt_backend)
+    torch.testing.assert_close(each(x), model(x))
+
+
+def test_inductors_modes_change_nothing():
+    model, x = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()), torch.randn(2, 3, 8, 8)
+    fast = torch.compile(model, backend="pyconvopt", mode="reduce-overhead")
+    torch.testing.assert_close(fast(x), model(x))

@@ -209,7 +209,6 @@ def test_frozen_weights_are_constants():
         lambda: setattr(fast[0][0], "weight", nn.Parameter(torch.ones(16, 3, 3, 3))),
         lambda: setattr(fast[0][1], "running_mean", torch.zeros(16)),
         lambda: fast.load_state_dict(model.state_dict()),
-        lambda: fast.train(),
         lambda: fast.double(),
     ):
         with pytest.raises(RuntimeError, match="accelerated with frozen=True"):
@@ -220,6 +219,54 @@ def test_frozen_weights_are_constants():
         model[0][0].weight.mul_(2)
     with pytest.raises(RuntimeError, match=r"changed after accelerate\(frozen=True\)"):
         fast(x)
+
+
+def test_frozen_in_other_things():
+    model, x = pair_of("vgg")
+    fast = pco.accelerate(model, frozen=True, example_input=x)
+    wanted = fast(x)
+    pco.explain(fast, x)
+    whole = nn.ModuleDict({"backbone": fast, "head": nn.Linear(2, 2)}).train()
+    assert not fast.training and whole["head"].training
+    whole.to("cpu").float()
+    assert_same(fast(x), wanted, 0)
+
+
+def test_settings_changed_later():
+    x = torch.randn(2, 3, 12, 12)
+
+    def body():
+        torch.manual_seed(0)
+        conv = nn.Conv2d(3, 16, 3, padding=1)
+        return nn.Sequential(conv, nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)).eval()
+
+    for frozen in (False, True):
+        for change in (
+            lambda m: setattr(m[3], "kernel_size", 3) or setattr(m[3], "stride", 3),
+            lambda m: setattr(m[0], "padding_mode", "circular"),
+            lambda m: setattr(m[0], "stride", (2, 2)),
+            lambda m: setattr(m[1], "eps", 0.5),
+        ):
+            model = body()
+            fast = pco.accelerate(model, frozen=frozen)
+            with torch.no_grad():
+                fast(x), change(model), change(fast)
+                assert_same(fast(x), model(x), BOUND)
+
+
+def test_explain_leaves_gradients_and_lazy_layers_alone():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()).eval()
+    x = torch.randn(2, 3, 12, 12)
+    y = model(x)
+    pco.explain(model, x)
+    y.sum().backward()
+    lazy = nn.Sequential(nn.LazyConv2d(16, 3), nn.LazyBatchNorm2d(), nn.ReLU())
+    assert pco.explain(lazy, x).rows
+    fast = pco.accelerate(
+        nn.Sequential(nn.LazyConv2d(16, 3), nn.LazyBatchNorm2d()), example_input=x
+    )
+    for norm in (lazy[1], fast[1]):
+        assert not norm.running_mean.any() and norm.num_batches_tracked == 0
 
 
 def test_example_input_makes_the_plans_and_leaves_no_trace():
