@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pyconvopt.training import (
     Callback,
     CSVLogger,
     EarlyStopping,
+    History,
     LambdaCallback,
     LearningRateScheduler,
     TerminateOnNaN,
@@ -118,6 +120,15 @@ class TestCallbacks:
         read = json.loads((tmp_path / "h.json").read_text())
         assert read["history"] == history.history and read["params"]["batch_size"] == 32
         assert os.listdir(tmp_path) == ["h.json"]
+
+    def test_numbers_that_json_does_not_have(self, tmp_path):
+        history = History()
+        history.history = {"loss": [1.0, math.nan, math.inf]}
+        text = history.to_json(tmp_path / "h.json")
+        assert json.loads(text)["history"] == {"loss": [1.0, None, None]}
+        assert not {"NaN", "Infinity"} & set(re.findall(r"[A-Za-z]+", text))
+        read = History.from_json(tmp_path / "h.json").history["loss"]
+        assert read[0] == 1.0 and all(map(math.isnan, read[1:]))
 
     def test_keras_hooks_of_other_batches(self):
         class Hooks(Callback):

@@ -41,6 +41,7 @@ class Average(Averaging):
         if self.average is None:
             raise RuntimeError("update() before attach(model)")
         self.average.update_parameters(self.weights)
+        self.statistics = None
 
     @override
     def ready(self) -> bool:
@@ -159,6 +160,7 @@ class SWA(Average):
 
     @override
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
         self.epoch = epoch
 
     def take_epoch(self) -> None:

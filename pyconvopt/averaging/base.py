@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,12 @@ class Averaging(Callback):
 
     A run that its guard has stopped keeps the weights the guard puts back, not the average.
 
-    A callback that looks at the model when an epoch ends (the best weights of `EarlyStopping`)
-    sees the weights that are trained.
+    A callback that looks at the model when an epoch ends sees the weights that are trained. The
+    best ones of `EarlyStopping` and `ModelCheckpoint` are those whose number is watched: of a number
+    of a validation that saw the average, the average with its statistics.
     """
+
+    ends_first: ClassVar[bool] = True
 
     def __init__(self, in_validation: bool = True, at_end: bool = True, batches: int = 32) -> None:
         if not isinstance(batches, int) or batches < 1:
@@ -48,6 +51,8 @@ class Averaging(Callback):
         self.normalizing: dict[str, nn.Module] = {}
         self.watch: Any = None
         self.kept: list[tuple[Tensor, Tensor]] | None = None
+        self.statistics: list[Tensor] | None = None  # the average's, until a step changes it
+        self.seen = False  # by this epoch's validation
 
     # --- what an average is
 
@@ -55,7 +60,8 @@ class Averaging(Callback):
         """Begin with a model: watch its training batches if it has batch norm."""
         self.detach()
         self.model = model
-        self.kept = None
+        self.kept = self.statistics = None
+        self.seen = False
         self.recent.clear()
         self.normalizing = {}
         if any(map(has_statistics, model.modules())):
@@ -90,6 +96,7 @@ class Averaging(Callback):
                     if has_statistics(module) and uses_batch(module)
                 }
             self.recent.append((inputs, options))
+            self.statistics = None
 
     def swap_in(self) -> None:
         """Put the averaged weights and their statistics in; `swap_out` brings back every bit."""
@@ -100,8 +107,12 @@ class Averaging(Callback):
         tensors = [*self.model.parameters(), *buffers]
         self.kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self.put_in()
-        if self.normalizing:
+        if self.normalizing and self.statistics is None:
             recompute_statistics(self.model, norms, self.recent)
+            self.statistics = [buffer.clone() for buffer in buffers]
+        elif self.statistics is not None:
+            for buffer, value in zip(buffers, self.statistics, strict=True):
+                buffer.copy_(value)
 
     def swap_out(self) -> None:
         """Bring the trained weights and statistics back."""
@@ -127,6 +138,10 @@ class Averaging(Callback):
         finally:
             self.swap_out()
 
+    @override
+    def as_validated(self) -> AbstractContextManager[None]:
+        return self.applied() if self.seen else nullcontext()
+
     # --- for a run that is taken up again
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,6 +150,7 @@ class Averaging(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state, after `attach` to the model."""
+        self.statistics = None
         self.recent.clear()
         self.recent.extend(state["batches"])
         self.normalizing = {name: self.model.get_submodule(name) for name in state["normalizing"]}
@@ -146,9 +162,14 @@ class Averaging(Callback):
         self.attach(self.model)
 
     @override
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self.seen = False
+
+    @override
     def on_test_begin(self, logs: Logs | None = None) -> None:
         if self.in_validation and self.trainer.failure is None:
             self.swap_in()
+        self.seen = self.kept is not None
 
     @override
     def on_test_end(self, logs: Logs | None = None) -> None:

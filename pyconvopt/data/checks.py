@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,22 @@ from torch import Tensor
 from pyconvopt.data.rows import MappedArray, Rows, is_mapped
 
 NUMBERS = "biuf"  # numpy's kinds: bool, signed and unsigned integers, floats
+
+
+def whole(name: str, value: Any, least: int | None = 1) -> int:
+    """A whole number of Python's or NumPy's, `least` (1; None: any) or more.
+
+    >>> whole('batch_size', np.int64(32))
+    32
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or (least is not None and number < least):
+        least_said = "" if least is None else f" >= {least}"
+        raise ValueError(f"{name} must be a whole number{least_said}, got {value!r}")
+    return number
 
 
 def as_tensor(values: Any, what: str) -> Tensor:
@@ -64,6 +81,22 @@ def from_numpy(array: np.ndarray) -> Tensor:
     native = np.require(array, array.dtype.newbyteorder("="), "C")
     # torch warns about memory it may not write to; such an array is copied.
     return torch.from_numpy(native if native.flags.writeable else native.copy())
+
+
+def require_parts(batch: Any) -> None:
+    """Refuse a batch that is not (x, y) or (x, y, weights)."""
+    if isinstance(batch, (tuple, list)) and 2 <= len(batch) <= 3:
+        return
+    got = type(batch).__name__
+    if isinstance(batch, Tensor):
+        got = f"{got} of shape {tuple(batch.shape)}"
+    elif isinstance(batch, dict):
+        got = f"{got} of {', '.join(map(str, batch))}"
+    elif hasattr(batch, "__len__"):
+        got = f"{got} of {len(batch)}"
+    raise TypeError(
+        f"a batch must be (x, y) or (x, y, weights), got a {got}: training and evaluation need labels"
+    )
 
 
 def require_samples(tensor: Tensor | Rows, what: str) -> None:

@@ -53,8 +53,8 @@ class ArrayLoader:
         augment: Any = None,
         weights: Any = None,
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
+        batch_size = checks.whole("batch_size", batch_size)
+        seed = None if seed is None else checks.whole("seed", seed, None)
         self.x = checks.as_samples(x)
         self.y = None if y is None else checks.as_tensor(y, "labels")
         checks.require_samples(self.x, "images")
@@ -126,7 +126,10 @@ class ArrayLoader:
 
 def shuffled(samples: int, seed: int, epoch: int) -> Tensor:
     """The order of that many samples in an epoch."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    number = seed * 1_000_003 + epoch
+    if not -(2**63) <= number < 2**64:  # what torch takes
+        number %= 2**64
+    generator = torch.Generator().manual_seed(number)
     return torch.randperm(samples, generator=generator)
 
 
@@ -185,13 +188,7 @@ class BatchSource:
             if not self.labels and not isinstance(parts, (tuple, list)):
                 yield checks.as_tensor(parts, "images").to(torch.float32)
                 continue
-            if not isinstance(parts, (tuple, list)) or not 2 <= len(parts) <= 3:
-                got = (
-                    f"{type(parts).__name__} of {len(parts)}"
-                    if hasattr(parts, "__len__")
-                    else (type(parts).__name__)
-                )
-                raise TypeError(f"a batch must be (x, y) or (x, y, weights), got a {got}")
+            checks.require_parts(parts)
             x, y, *weights = (
                 checks.as_tensor(part, what)
                 for part, what in zip(parts, ("images", "labels", "weights"), strict=False)

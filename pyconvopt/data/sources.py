@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pyconvopt import registry
-from pyconvopt.data import cifar, npz
+from pyconvopt.data import checks, cifar, npz
 from pyconvopt.data.datasets import SOURCES, Arrays, fashion_mnist, mnist
 from pyconvopt.data.image_folder import ImageFolder
 from pyconvopt.data.rows import MappedArray, mapped
@@ -178,17 +178,25 @@ def arranged(arrays: Mapping[str, Any], path: Path, test_share: float) -> Any:
     for names in NPZ_NAMES:
         if all(name in arrays for name in names):
             a, b, c, d = (arrays[name] for name in names)
-            return (a, flat(b)), (c, flat(d))
+            return (a, flat(b, path)), (c, flat(d, path))
     for x, y in NPZ_UNDIVIDED:
         if x in arrays and y in arrays:
             images, labels = arrays[x], arrays[y]
-            return divided(images, flat(labels), test_share)
+            return divided(images, flat(labels, path), test_share)
     raise ValueError(
         f"{path} holds {', '.join(arrays) or 'nothing'}; wanted {', '.join(NPZ_NAMES[0])}, or "
         f"{' and '.join(NPZ_UNDIVIDED[0])}"
     )
 
 
-def flat(labels: np.ndarray) -> np.ndarray:
-    """Labels (N,) from (N,) or (N, 1), as Keras' files have them."""
+def flat(labels: np.ndarray, path: Path) -> np.ndarray:
+    """Labels (N,) from (N,) or (N, 1), as Keras' files have them.
+
+    Errors: ValueError for labels that are no numbers.
+    """
+    if labels.dtype.kind not in checks.NUMBERS:
+        raise ValueError(
+            f"{path} holds labels of dtype {labels.dtype}; wanted class numbers, which "
+            "np.unique(labels, return_inverse=True)[1] makes of names"
+        )
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pyconvopt.data import checks
 from pyconvopt.data.loader import ArrayLoader, BatchSource, Loader, SeededOrder
 from pyconvopt.randomness import random_states, set_random_states
 
@@ -31,12 +32,8 @@ class Stream:
     """
 
     def __init__(self, loader: Loader, steps_per_epoch: int | None = None) -> None:
-        if steps_per_epoch is not None and (
-            not isinstance(steps_per_epoch, int) or steps_per_epoch < 1
-        ):
-            raise ValueError(
-                f"steps_per_epoch must be a whole number >= 1, got {steps_per_epoch!r}"
-            )
+        if steps_per_epoch is not None:
+            steps_per_epoch = checks.whole("steps_per_epoch", steps_per_epoch)
         self.loader = loader
         self.steps_per_epoch = steps_per_epoch
         self.iterator: Iterator[Any] | None = None

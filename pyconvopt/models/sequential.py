@@ -193,13 +193,13 @@ class Sequential(nn.Module):
         self,
         optimizer: Any = "rmsprop",
         loss: Any = None,
-        metrics: Sequence[Any] | None = None,
+        metrics: Any = None,
         **options: Any,
     ) -> None:
         """Choose how the model is trained (Keras' compile; torch's is `torch.compile(model)`).
 
         Args: optimizer (name, callable of the parameters, or torch optimiser), loss (name, or
-        function (outputs, targets)), metrics (names or Metric objects), and those of
+        function (outputs, targets)), metrics (names or Metric objects, or one), and those of
         `training.Trainer` by name: learning_rate, schedule, accumulate, clip_norm, clip_value,
         adaptive_clip ...
 
@@ -209,7 +209,7 @@ class Sequential(nn.Module):
 
         if loss is None:
             raise ValueError("compile() needs a loss, such as 'sparse_categorical_crossentropy'")
-        self._trainer = Trainer(self, optimizer, loss, list(metrics or ()), **options)
+        self._trainer = Trainer(self, optimizer, loss, metrics, **options)
 
     def _trainer_is_stale(self) -> None:
         # Layers have come or gone: the optimiser holds the wrong parameters and is made anew.
@@ -268,7 +268,7 @@ class Sequential(nn.Module):
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: int | str = "auto",
-        callbacks: Sequence[Callback] | None = None,
+        callbacks: Sequence[Callback] | Callback | None = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
@@ -322,7 +322,7 @@ class Sequential(nn.Module):
         verbose: int | str = "auto",
         sample_weight: Any = None,
         steps: int | None = None,
-        callbacks: Sequence[Callback] | None = None,
+        callbacks: Sequence[Callback] | Callback | None = None,
         return_dict: bool = False,
     ) -> Any:
         """[loss, metric, ...] as Keras gives them (the loss alone without metrics), or a dict.
@@ -347,7 +347,7 @@ class Sequential(nn.Module):
         batch_size: int | None = None,
         verbose: int | str = "auto",
         steps: int | None = None,
-        callbacks: Sequence[Callback] | None = None,
+        callbacks: Sequence[Callback] | Callback | None = None,
         *,
         samples: int | None = None,
     ) -> Any:

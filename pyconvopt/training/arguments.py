@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from pyconvopt.data.checks import whole as whole
 from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.data.stream import Stream
 from pyconvopt.draws import draw_seed
@@ -14,13 +15,6 @@ from pyconvopt.training.backup import BackupAndRestore
 from pyconvopt.training.callbacks import Callback
 from pyconvopt.training.clipping import Clipping
 from pyconvopt.training.progress import ProgressBar
-
-
-def whole(name: str, value: Any) -> int:
-    """A whole number >= 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
-    return value
 
 
 def given_options(clipping: Clipping, **options: tuple[Any, Any]) -> dict[str, Any]:
@@ -48,7 +42,7 @@ def noise_seed(seed: int | None, made: Any) -> int:
     """The seed of dropout's kin: that given, else that just drawn for a loader's order, or one drawn."""
     if seed is None:
         seed = getattr(made, "seed", None)
-    return draw_seed() if seed is None else int(seed)
+    return draw_seed() if seed is None else whole("seed", seed, None)
 
 
 def validation_epochs(frequency: int | Sequence[int]) -> Callable[[int], bool]:
@@ -57,7 +51,7 @@ def validation_epochs(frequency: int | Sequence[int]) -> Callable[[int], bool]:
     >>> [epoch for epoch in range(6) if validation_epochs(2)(epoch)]
     [1, 3, 5]
     """
-    if isinstance(frequency, int):
+    if not isinstance(frequency, Iterable):
         each = whole("validation_freq", frequency)
         return lambda epoch: (epoch + 1) % each == 0
     chosen = frozenset(whole("validation_freq", number) for number in frequency)

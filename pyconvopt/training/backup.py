@@ -4,7 +4,7 @@ A run that is killed at any moment, while it writes too, and started again by th
 with the bits of one that was not: see `state` for what is kept and `checkpoint` for how. With
 `ArrayLoader` (arrays, tensors) the place in the data is jumped to. With a `DataLoader` or a generator
 the batches of the broken pass are read again and thrown away; see `data.stream` for what that asks of
-them.
+them, which persistent workers do not give.
 """
 
 from __future__ import annotations
@@ -82,6 +82,12 @@ class BackupAndRestore(Callback):
         self.asked = self.terminate = False  # this process; all of them together
         self.within_epoch: dict[str, Any] | None = None
         self.processes: Processes = self.trainer.processes
+        if getattr(self.trainer.stream.loader, "persistent_workers", False):
+            warnings.warn(
+                "the workers of a DataLoader with persistent_workers=True keep random states no "
+                "checkpoint sees: a run taken up again draws other random transforms; leave it out",
+                stacklevel=5,
+            )
         found = self.processes.from_first(self.newest)
         if found is not None:
             epoch, batch = self.trainer.position = state.restore(self.trainer, found)

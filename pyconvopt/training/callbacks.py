@@ -13,9 +13,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from numbers import Real
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from pyconvopt.training.rates import note_rate, set_rate
@@ -38,6 +40,7 @@ class Callback:
     params: dict[str, Any]
     remembers: ClassVar[tuple[str, ...]] = ()
     runs_last: ClassVar[bool] = False  # after the hooks of all others
+    ends_first: ClassVar[bool] = False  # its on_train_end comes before those of the others
     first_process_only: ClassVar[bool] = (
         False  # of several that train one model: it writes or shows
     )
@@ -51,6 +54,10 @@ class Callback:
         """Go on from such a state; called after `on_train_begin`."""
         for name in self.remembers:
             setattr(self, name, state[name])
+
+    def as_validated(self) -> AbstractContextManager[None]:
+        """Within, the model has the weights that validation saw, if the callback had changed them."""
+        return nullcontext()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before the first epoch."""
@@ -127,19 +134,37 @@ class LazyLogs(Mapping[str, float]):
         return len(self.compute())
 
 
+def listed(given: Any) -> list[Any]:
+    """One thing, or several in a list or tuple, as a list.
+
+    >>> listed('accuracy'), listed(('accuracy', 'mse')), listed(None)
+    (['accuracy'], ['accuracy', 'mse'], [])
+    """
+    if given is None:
+        return []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
 class CallbackList:
     """Calls each hook of those callbacks that override it."""
 
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
+    def __init__(self, callbacks: Sequence[Callback] | Callback) -> None:
+        callbacks = listed(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must be Callback objects, got {callback!r}")
         self.callbacks = sorted(callbacks, key=lambda callback: callback.runs_last)
         self.overriding: dict[str, list[Callable[..., None]]] = {
-            name: [hook for callback in self.callbacks for hook in overridden(callback, name)]
+            name: [hook for callback in self.order(name) for hook in overridden(callback, name)]
             for name in vars(Callback)
             if name.startswith("on_")
         }
+
+    def order(self, name: str) -> list[Callback]:
+        """The callbacks in the order in which their hooks of that name are called."""
+        if name != "on_train_end":
+            return self.callbacks
+        return sorted(self.callbacks, key=lambda callback: not callback.ends_first)
 
     def bind(
         self, model: nn.Module, trainer: Any = None, params: Mapping[str, Any] | None = None
@@ -203,8 +228,9 @@ class LearningRateScheduler(Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         before = self.trainer.rate
         rate = self.schedule(epoch, before) if self.takes_rate else self.schedule(epoch)
-        if not isinstance(rate, (int, float)):
+        if not isinstance(rate, (Real, Tensor)):
             raise TypeError(f"the schedule must return a number, got {rate!r}")
+        rate = float(rate)
         set_rate(self.trainer.optimizer, rate, "LearningRateScheduler's schedule")
         if self.verbose:
             print(f"epoch {epoch + 1}: learning rate {rate:g}")

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyconvopt.training.monitors import Monitor
+from pyconvopt.training.pause import Pause
 from pyconvopt.training.trainer import Trainer
 
 
 @dataclass
 class Candidate:
-    """Settings, how long they have trained, and the score they came to (None: they failed)."""
+    """Settings, until which epoch they trained, and the score they came to (None: they failed)."""
 
     settings: dict[str, Any]
     epochs: int = 0
@@ -22,7 +23,7 @@ class Candidate:
     failure: str | None = None
     trainer: Trainer | None = field(default=None, repr=False)
     data: Any = field(default=None, repr=False)
-    random: dict[str, Any] = field(default_factory=dict, repr=False)
+    pause: Pause = field(default_factory=Pause, repr=False)
 
 
 def grid(space: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

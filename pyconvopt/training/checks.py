@@ -75,6 +75,17 @@ def require_batches_for_batch_norm(model: nn.Module, loader: ArrayLoader) -> Non
         )
 
 
+def require_weights(model: nn.Module, optimizer: Any) -> None:
+    """Refuse an optimiser that updates no weight of the model."""
+    weights = set(model.parameters())
+    updated = [each for group in optimizer.param_groups for each in group["params"]]
+    if weights.isdisjoint(updated):
+        raise ValueError(
+            f"the optimizer holds {len(updated)} parameters, none of which is the model's: make it of "
+            "model.parameters(), or give its name"
+        )
+
+
 def warn_of_slips(model: nn.Module, optimizer: Any) -> None:
     """Warn of what trains, but worse or slower than was meant: a line each."""
     for slip in (decaying_norms(model, optimizer), too_many_threads(), slow_bfloat16(model)):
@@ -153,6 +164,20 @@ def rate_has_one_master(schedule: Callable | None, callbacks: Sequence[Callback]
                 f"the schedule sets the learning rate of every step, so {type(callback).__name__} "
                 "has no effect: leave one of them out",
                 stacklevel=4,
+            )
+
+
+def averages_are_apart(callbacks: Sequence[Callback]) -> None:
+    """Refuse two averages of weights that would both be in the model."""
+    from pyconvopt.averaging import Averaging
+
+    averages = [each for each in callbacks if isinstance(each, Averaging)]
+    for option in ("in_validation", "at_end"):
+        names = [type(each).__name__ for each in averages if getattr(each, option)]
+        if len(names) > 1:
+            raise ValueError(
+                f"{' and '.join(names)} would both put their weights into the model: leave one out, or "
+                f"give all but one {option}=False"
             )
 
 

@@ -32,7 +32,8 @@ class Row:
 
     score: of the last epoch. seconds: of the whole run. difference: of the score from the first
     entry's, by seed (None for the first), p: of the paired t-test on it. reached: how many runs came
-    to the target (None without one), target_seconds: how long those took to it.
+    to the target (None without one), target_seconds: how long those took to it. failed: how many
+    runs failed, which are in none of the other numbers.
     """
 
     name: str
@@ -42,13 +43,15 @@ class Row:
     p: float | None
     reached: int | None
     target_seconds: Estimate | None
+    failed: int = 0
 
 
 class Comparison:
     """The finished runs of a comparison, and what they say.
 
     `runs[name]` are the `RunRecord`s of an entry by seed; `rows` the summary; `markdown()`,
-    `to_csv(path)`, `to_json()`, `plot(path)` and `to_html(path)` write it.
+    `to_csv(path)`, `to_json()`, `plot(path)` and `to_html(path)` write it. Runs that failed, stopped
+    by their guard or with a loss that is no number, are counted, and left out of all else.
     """
 
     def __init__(
@@ -63,6 +66,14 @@ class Comparison:
         self.target = target
         self.level = level
 
+    def finished(self, name: str) -> dict[int, RunRecord]:
+        """The runs of an entry that did not fail, by seed."""
+        return {
+            seed: run
+            for seed, run in self.runs[name].items()
+            if not run.failed and math.isfinite(self.score(run))
+        }
+
     def score(self, run: RunRecord) -> float:
         """The monitored number after the last epoch."""
         return run.history[self.monitor][-1]
@@ -70,9 +81,7 @@ class Comparison:
     def seconds_to_target(self, run: RunRecord) -> float | None:
         """The time from the start to the end of the first epoch that reached the target."""
         sign = Monitor(self.monitor, "auto").sign
-        values = run.history[self.monitor]
-        skipped = len(run.seconds) - len(values)
-        for epoch, value in enumerate(values, skipped):
+        for epoch, value in run.values(self.monitor).items():
             if self.target is not None and sign * value >= sign * self.target:
                 return math.fsum(run.seconds[: epoch + 1])
         return None
@@ -80,15 +89,17 @@ class Comparison:
     @property
     def rows(self) -> list[Row]:
         """A row for each entry."""
-        first = next(iter(self.runs.values()))
+        names = list(self.runs)
+        first = self.finished(names[0])
         rows = []
-        for name, runs in self.runs.items():
+        for name in names:
+            runs = self.finished(name)
             scores = [self.score(run) for run in runs.values()]
             spent = [math.fsum(run.seconds) for run in runs.values()]
             times = [self.seconds_to_target(run) for run in runs.values()]
             reached = [each for each in times if each is not None]
             difference = p = None
-            if runs is not first:
+            if name != names[0]:
                 seeds = [seed for seed in runs if seed in first]
                 pair = [[self.score(each[seed]) for seed in seeds] for each in (runs, first)]
                 difference = estimate([a - b for a, b in zip(*pair, strict=True)], self.level)
@@ -102,6 +113,7 @@ class Comparison:
                     p,
                     None if self.target is None else len(reached),
                     None if self.target is None else estimate(reached, self.level),
+                    len(self.runs[name]) - len(runs),
                 )
             )
         return rows
@@ -109,10 +121,12 @@ class Comparison:
     @property
     def explanation(self) -> str:
         """What the columns of the summary are, in words."""
-        return (
+        said = (
             f"Means of the last epoch with {self.level:.0%} intervals (Student's t); "
             "differences by seed, p of the two-sided paired t-test."
         )
+        failed = any(row.failed for row in self.rows)
+        return f"{said} Runs that failed are left out of means and tests." if failed else said
 
     def cells(self) -> list[list[str]]:
         """The summary as lines of text, the first one the heading."""
@@ -123,7 +137,8 @@ class Comparison:
         title += [f"difference from {rows[0].name}", "p"]
         lines = [title]
         for row in rows:
-            cells = [row.name, str(row.score.runs), show(row.score), show(row.seconds, 1)]
+            runs = f"{row.score.runs} ({row.failed} failed)" if row.failed else str(row.score.runs)
+            cells = [row.name, runs, show(row.score), show(row.seconds, 1)]
             if row.target_seconds is not None:
                 count = f"{row.reached}/{row.score.runs}"
                 reached = f"{show(row.target_seconds, 1)} ({count})" if row.reached else count
@@ -146,6 +161,7 @@ class Comparison:
             {
                 "name": row.name,
                 "runs": row.score.runs,
+                "failed": row.failed,
                 self.monitor: row.score.mean,
                 "half_width": row.score.half_width,
                 "seconds": row.seconds.mean,
@@ -161,15 +177,11 @@ class Comparison:
     def to_csv(self, path: str | Path) -> None:
         """Write the summary as CSV; the raw results are in the file of `compare`."""
         rows = self.table()
-        lines = [["" if each is None else each for each in row.values()] for row in rows]
+        lines = [[each if known(each) is not None else "" for each in row.values()] for row in rows]
         write_whole(path, as_csv([list(rows[0]), *lines]))
 
     def to_json(self) -> str:
         """The summary as JSON; a number that is not known is null."""
-
-        def known(value: Any) -> Any:
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
         rows = [{key: known(value) for key, value in row.items()} for row in self.table()]
         return json.dumps(
             {"monitor": self.monitor, "target": self.target, "level": self.level, "rows": rows}
@@ -189,12 +201,19 @@ class Comparison:
         write_whole(path, page(self))
 
 
+def known(value: Any) -> Any:
+    """A cell, None for a number that is not known."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def show(value: Estimate, digits: int = 4, sign: str = "") -> str:
-    """A mean with its interval.
+    """A mean with its interval; nothing of no values.
 
     >>> show(Estimate(0.91234, 0.00321, 5)), show(Estimate(2.0, float('nan'), 1), 1, '+')
     ('0.9123 ± 0.0032', '+2.0')
     """
+    if not value.runs:
+        return ""
     text = f"{value.mean:{sign}.{digits}f}"
     return text if math.isnan(value.half_width) else f"{text} ± {value.half_width:.{digits}f}"
 
@@ -262,7 +281,8 @@ def compare(
                 if verbose and processes.is_first:
                     spent = math.fsum(record.seconds)
                     value = record.history[monitor][-1]
-                    print(f"{name}, seed {seed}: {monitor} {value:.4f}, {spent:.1f} s", flush=True)
+                    score = "failed" if record.failed else f"{monitor} {value:.4f}"
+                    print(f"{name}, seed {seed}: {score}, {spent:.1f} s", flush=True)
             elif record.fingerprint != ready[name].fingerprint:
                 raise ValueError(
                     f"{results} holds runs of another recipe called {name!r}: give it another name, "

@@ -119,17 +119,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], swatches: bool = F
     return f"<table>{''.join(lines)}</table>"
 
 
-def means_of(comparison: Comparison, name: str) -> list[Estimate]:
-    """The monitored number of an entry with its interval, epoch by epoch."""
-    values = [run.history[comparison.monitor] for run in comparison.runs[name].values()]
-    return [estimate(each, comparison.level) for each in zip(*values, strict=False)]
+def means_of(comparison: Comparison, name: str) -> dict[int, Estimate]:
+    """The monitored number of an entry with its interval, in the epochs all its runs have it."""
+    values = [run.values(comparison.monitor) for run in comparison.finished(name).values()]
+    epochs = (
+        [epoch for epoch in values[0] if all(epoch in each for each in values)] if values else []
+    )
+    return {
+        epoch + 1: estimate([each[epoch] for each in values], comparison.level) for epoch in epochs
+    }
 
 
 def curves(comparison: Comparison) -> str:
     """The mean curves as SVG, with their intervals as bands."""
     means = {name: means_of(comparison, name) for name in comparison.runs}
-    seen = [edge for each in means.values() for mean in each for edge in ends(mean)]
-    across = Axis([1, max(map(len, means.values()))], LEFT, WIDTH - RIGHT, 0.0)
+    seen = [edge for each in means.values() for mean in each.values() for edge in ends(mean)]
+    last = max((epoch for each in means.values() for epoch in each), default=1)
+    across = Axis([1, last], LEFT, WIDTH - RIGHT, 0.0)
     seen += [] if comparison.target is None else [comparison.target]
     up = Axis(seen, HEIGHT - BOTTOM, TOP, 0.05)
     parts = []
@@ -145,9 +151,9 @@ def curves(comparison: Comparison) -> str:
         parts.append(line("target", LEFT, y, WIDTH - RIGHT, y))
         parts.append(text(LEFT + 4, float(y) - 5, "target", "start"))
     for index, each in enumerate(means.values()):
-        places = [(across(epoch), up(mean.mean)) for epoch, mean in enumerate(each, 1)]
+        places = [(across(epoch), up(mean.mean)) for epoch, mean in each.items()]
         points = [f"{x},{y}" for x, y in places]
-        edges = [(across(epoch), *map(up, ends(mean))) for epoch, mean in enumerate(each, 1)]
+        edges = [(across(epoch), *map(up, ends(mean))) for epoch, mean in each.items()]
         band = [f"{x},{y}" for x, y, _ in edges] + [f"{x},{y}" for x, _, y in reversed(edges)]
         dots = "".join(circle("dot", x, y, 3) for x, y in places)
         parts.append(
@@ -161,7 +167,10 @@ def intervals(comparison: Comparison) -> str:
     """Every run's last value and the mean's interval, a row for each entry."""
     height = ROW * len(comparison.runs) + BOTTOM
     rows = {row.name: row.score for row in comparison.rows}
-    scores = {name: list(map(comparison.score, r.values())) for name, r in comparison.runs.items()}
+    scores = {
+        name: [comparison.score(run) for run in comparison.finished(name).values()]
+        for name in comparison.runs
+    }
     seen = [edge for mean in rows.values() for edge in ends(mean)]
     seen += [value for each in scores.values() for value in each]
     across = Axis(seen, LABELS, WIDTH - RIGHT, 0.04)
@@ -173,9 +182,12 @@ def intervals(comparison: Comparison) -> str:
     parts.append(text((LABELS + WIDTH - RIGHT) / 2, height - 4, comparison.monitor))
     for index, (name, mean) in enumerate(rows.items()):
         y = ROW * (index + 0.5)
+        parts.append(text(0, y, shortened(name), "start", "name", ".35em"))
+        if not scores[name]:
+            parts.append(text(LABELS, y, "failed", "start", dy=".35em"))
+            continue
         low, high = map(across, ends(mean))
         runs = "".join(circle("run", across(value), y + 8, 3) for value in scores[name])
-        parts.append(text(0, y, shortened(name), "start", "name", ".35em"))
         parts.append(
             f'<g class="s{index % 6}"><title>{escape(name)}</title>'
             f"{line('interval', low, y - 3, high, y - 3)}"
@@ -190,13 +202,10 @@ def raw_results(comparison: Comparison) -> list[list[str]]:
     numbers = list(dict.fromkeys(number for record in records for number in record.history))
     lines = [["name", "seed", "epoch", "seconds", *numbers]]
     for record in records:
-        epochs = len(record.seconds)
+        values = [record.values(number) for number in numbers]
         for epoch, seconds in enumerate(record.seconds):
             cells = [record.name, str(record.seed), str(epoch + 1), f"{seconds:.2f}"]
-            for number in numbers:
-                values = record.history.get(number, [])
-                place = epoch - (epochs - len(values))  # what is lacking is lacking at the start
-                cells.append(f"{values[place]:.5g}" if 0 <= place < len(values) else "")
+            cells += [f"{each[epoch]:.5g}" if epoch in each else "" for each in values]
             lines.append(cells)
     return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyconvopt.training.comparison_page import means_of
 from pyconvopt.training.statistics import estimate
 
 if TYPE_CHECKING:
@@ -19,20 +20,17 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
 
     figure = new_figure(10, 4, "drawing a comparison")
     curves, last = figure.subplots(1, 2)
-    for index, (name, runs) in enumerate(comparison.runs.items()):
+    for index, name in enumerate(comparison.runs):
         colour = COLOURS[index % len(COLOURS)]
-        records = list(runs.values())
-        epochs = min(len(run.history[comparison.monitor]) for run in records)
-        means = [
-            estimate([run.history[comparison.monitor][epoch] for run in records], comparison.level)
-            for epoch in range(epochs)
-        ]
-        numbers = list(range(1, epochs + 1))
-        curves.plot(numbers, [each.mean for each in means], "o-", color=colour, label=name, ms=4)
-        low = [each.mean - each.half_width for each in means]
-        high = [each.mean + each.half_width for each in means]
+        means = means_of(comparison, name)
+        numbers, heights = list(means), [each.mean for each in means.values()]
+        curves.plot(numbers, heights, "o-", color=colour, label=name, ms=4)
+        low = [each.mean - each.half_width for each in means.values()]
+        high = [each.mean + each.half_width for each in means.values()]
         curves.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
-        values = [comparison.score(run) for run in records]
+        values = [comparison.score(run) for run in comparison.finished(name).values()]
+        if not values:
+            continue
         last.plot([index] * len(values), values, "o", color=colour, alpha=0.5)
         mean = estimate(values, comparison.level)
         last.errorbar(

@@ -26,7 +26,7 @@ class Entry:
         self.name, self.data, self.validation, self.fit = name, data, validation, fit
         self.recipe = Recipe.load(spec) if isinstance(spec, str) else spec
         if isinstance(self.recipe, Recipe):
-            self.train: Callable[[int], History] = self.train_recipe
+            self.train: Callable[[int], tuple[History, bool]] = self.train_recipe
         elif callable(spec):
             self.factory, self.train = spec, self.train_made
         else:
@@ -38,26 +38,27 @@ class Entry:
     def run(self, seed: int) -> RunRecord:
         """Train once."""
         torch.manual_seed(seed)
-        history = self.train(seed)
-        numbers = {name: list(map(float, each)) for name, each in history.history.items()}
-        return RunRecord(self.name, self.fingerprint, seed, list(history.seconds), numbers)
+        history, failed = self.train(seed)
+        return RunRecord.of(self.name, self.fingerprint, seed, history, failed)
 
-    def train_recipe(self, seed: int) -> History:
-        """The recipe with that seed."""
+    def train_recipe(self, seed: int) -> tuple[History, bool]:
+        """The recipe with that seed; whether it failed."""
         recipe = Recipe(self.recipe.name, deepcopy(self.recipe.table))
         recipe.set("fit.seed", seed)
         train, test = load_images(recipe)
         options = {"verbose": 0, **self.fit}
-        return fit_recipe(recipe, train, test, **options)[1]
+        model, history = fit_recipe(recipe, train, test, **options)
+        return history, model.trainer().failure is not None
 
-    def train_made(self, seed: int) -> History:
+    def train_made(self, seed: int) -> tuple[History, bool]:
         """What the function returns for that seed, fitted if it is not yet."""
         made = self.factory(seed)
         if isinstance(made, History):
-            return made
+            return made, False
         trainer = made if isinstance(made, Trainer) else made.trainer()
         options = {"verbose": 0, "validation": self.validation, "seed": seed, **self.fit}
-        return trainer.fit(self.data, **options)
+        history = trainer.fit(self.data, **options)
+        return history, trainer.failure is not None
 
 
 def fingerprint(recipe: Any, fit: Mapping[str, Any]) -> str:

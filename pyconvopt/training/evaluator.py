@@ -14,11 +14,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyconvopt import losses, regularizers
+from pyconvopt.data import checks as data_checks
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.metrics import Average, get_all
 from pyconvopt.regularizers.terms import RunLength
 from pyconvopt.training import arguments, checks
-from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
+from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs, listed
 from pyconvopt.training.inference import build_for, evaluating, place
 from pyconvopt.training.labels import loss_targets
 from pyconvopt.training.processes import Processes
@@ -28,13 +29,13 @@ from pyconvopt.training.weighting import weighted_loss
 class Evaluator:
     """Base class of `Trainer`: forward passes, the loss with its penalties, running means."""
 
-    def __init__(self, model: nn.Module, loss: Any, metrics: Sequence[Any]) -> None:
+    def __init__(self, model: nn.Module, loss: Any, metrics: Any) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be a torch nn.Module, got {type(model).__name__}")
         self.model: Any = model
         self.loss = losses.get(loss)
         self.loss_mean = Average("loss")
-        self.metrics = get_all(metrics)
+        self.metrics = get_all(listed(metrics))
         self.processes = Processes()  # those of a fit; outside it this one is alone
         self.step_number = 0
         self.samples_seen = 0
@@ -54,6 +55,7 @@ class Evaluator:
     def try_first_batch(self, loader: ArrayLoader) -> None:
         """Refuse validation data that do not fit now, not after an epoch of training."""
         checks.require_labels(loader, self.loss)
+        data_checks.require_finite(loader.x, "validation images")
         with evaluating(self.model):
             x, y = next(iter(loader))[:2]
             self.run(x, y, loader)
@@ -113,7 +115,7 @@ class Evaluator:
         batch_size: int = 256,
         steps: int | None = None,
         sample_weight: Any = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | Callback = (),
     ) -> dict[str, float]:
         """Loss (penalties included) and metrics over the data, in evaluation mode.
 
@@ -123,6 +125,8 @@ class Evaluator:
         Errors: ValueError for labels that do not fit the model.
         """
         loader = as_batches(arguments.weighted(data, sample_weight), batch_size)
+        if isinstance(loader, ArrayLoader):
+            data_checks.require_finite(loader.x, "images")
         hooks = CallbackList(callbacks)
         hooks.bind(self.model, self)
         hooks.call("on_test_begin")
@@ -141,7 +145,10 @@ class Evaluator:
         self.reset()
         with evaluating(self.model):
             batches = self.processes.own(loader, islice(loader, steps))
-            for batch, (x, y, *weight) in enumerate(batches):
+            for batch, parts in enumerate(batches):
+                if batch == 0:
+                    data_checks.require_parts(parts)
+                x, y, *weight = parts
                 for hook in begin:
                     hook(batch, running)
                 outputs, targets = self.run(x, y, loader if batch == 0 else None)

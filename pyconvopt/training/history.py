@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class History(Callback):
         self.started = time.perf_counter() - state["elapsed"]
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The record as JSON text, also written to `path` if one is given.
+        """The record as JSON text, also written to `path` if one is given; NaN and infinity as null.
 
         >>> History().to_json()
         '{"epoch": [], "validated": [], "seconds": [], "history": {}, "params": {}}'
@@ -77,7 +78,7 @@ class History(Callback):
                 "epoch": self.epoch,
                 "validated": self.validated,
                 "seconds": self.seconds,
-                "history": self.history,
+                "history": {name: list(map(known, each)) for name, each in self.history.items()},
                 "params": self.params,
             },
             indent=None if path is None else 2,
@@ -88,7 +89,7 @@ class History(Callback):
 
     @classmethod
     def from_json(cls, path: str | Path) -> History:
-        """The record that `to_json` wrote to a file.
+        """The record that `to_json` wrote to a file; null comes back as NaN.
 
         Errors: OSError if it cannot be read, ValueError for another file.
         """
@@ -97,6 +98,13 @@ class History(Callback):
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             for name in vars(history):
                 setattr(history, name, found[name])
-        except (ValueError, KeyError, TypeError) as error:
+            for values in history.history.values():
+                values[:] = [math.nan if value is None else value for value in values]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no history of a run: {error!r}") from None
         return history
+
+
+def known(value: float) -> float | None:
+    """A number as JSON can hold it: one that is not finite is None."""
+    return value if math.isfinite(value) else None

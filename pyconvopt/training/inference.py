@@ -63,7 +63,7 @@ def predict(
     x: Any,
     batch_size: int = 256,
     steps: int | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | Callback = (),
 ) -> np.ndarray:
     """The model's outputs, in evaluation mode, as one NumPy array.
 

@@ -23,7 +23,7 @@ from pyconvopt.training.callbacks import Callback, Logs
 class CSVLogger(Callback):
     """One line an epoch in a CSV file, written at once so that a killed run keeps its lines.
 
-    Args: filename, separator (','), append (False).
+    Args: filename (its folder is made), separator (','), append (False).
 
     The columns are those of the first epoch, and with validation data theirs too; a number that an
     epoch does not have is written as NA. Lines that cannot be written, as on a full disk, are a
@@ -43,6 +43,7 @@ class CSVLogger(Callback):
         self.columns: list[str] | None = None
         self.resume_at: int | None = None
         self.waiting = b""
+        self.filename.parent.mkdir(parents=True, exist_ok=True)
 
     def open(self) -> IO[bytes]:
         """The file, opened where the next line belongs."""

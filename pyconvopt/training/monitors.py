@@ -6,6 +6,8 @@ improvement if it beats the best one by more than `min_delta`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,13 +59,23 @@ class Monitor(Callback):
             "give validation data, or monitor one of these"
         )
 
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Within, the model has the weights the number is of: a validation may see an average."""
+        with ExitStack() as stack:
+            if self.monitor.startswith("val_"):
+                for each in self.trainer.hooks.callbacks:
+                    stack.enter_context(each.as_validated())
+            yield
+
 
 class EarlyStopping(Monitor):
     """Stops when `monitor` has not improved by more than `min_delta` for `patience` epochs.
 
     Args: monitor ('val_loss'), min_delta (0), patience (0), verbose (0), mode ('auto': 'max' for
     accuracies, 'min' for the rest), baseline (None: must be beaten to count), restore_best_weights
-    (False: the weights of the best epoch come back at the end), start_from_epoch (0).
+    (False: the weights of the best epoch come back at the end; if validation sees an average of
+    weights, the best average), start_from_epoch (0).
 
     Errors: ValueError if the monitored number is not in the logs.
     """
@@ -105,8 +117,9 @@ class EarlyStopping(Monitor):
         if self.improves(value, self.best):
             self.best, self.best_epoch = value, epoch
             if self.restore_best_weights:
-                state = self.model.state_dict()
-                self.best_weights = {name: value.clone() for name, value in state.items()}
+                with self.measured():
+                    state = self.model.state_dict()
+                    self.best_weights = {name: value.clone() for name, value in state.items()}
             if self.baseline is None or self.improves(value, self.baseline):
                 self.waited = 0
         elif self.waited >= self.patience and epoch > 0:
@@ -199,7 +212,8 @@ class ModelCheckpoint(Monitor):
     `Sequential` can save; of another module the weights), mode ('auto'), save_freq ('epoch', or a
     number of batches), initial_value_threshold (None: the value to beat).
 
-    To take a run up again use `BackupAndRestore`: this file holds no optimiser.
+    After a validation that saw an average of weights it is the average that is saved, if `monitor`
+    is a number of it. To take a run up again use `BackupAndRestore`: this file holds no optimiser.
 
     Errors: ValueError for a name in `filepath` or a monitored number that is not in the logs.
     """
@@ -259,10 +273,11 @@ class ModelCheckpoint(Monitor):
                 f"filepath {self.filepath!r} names {error.args[0]!r}, but the logs hold "
                 f"{', '.join(logs or {})}"
             ) from None
-        if hasattr(self.model, "save") and not self.save_weights_only:
-            self.model.save(path)
-        else:
-            save_weights(self.model, path)
+        with self.measured():
+            if hasattr(self.model, "save") and not self.save_weights_only:
+                self.model.save(path)
+            else:
+                save_weights(self.model, path)
         if self.verbose:
             print(f"epoch {self.epoch + 1}: saved {path}")
 

@@ -6,6 +6,7 @@ means, the place in the data, every random state, what the guard and the callbac
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -29,8 +30,10 @@ def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
         "stop_training": bool(trainer.model.stop_training),
         "guard": None if trainer.guard is None else trainer.guard.state_dict(),
         "model": trainer.model.state_dict(),
+        "structure": structure(trainer.model),
         "optimizer": {
             "class": type(trainer.optimizer).__name__,
+            "settings": trainer.optimizer_settings,
             "state": trainer.optimizer.state_dict(),
         },
         "step_number": trainer.step_number,
@@ -52,7 +55,7 @@ def restore(trainer: Any, state: dict[str, Any], again: bool = False) -> tuple[i
     Errors: ValueError for the state of another model, optimiser, set of metrics or data. The model
     is then as it was.
     """
-    require_same_model(trainer.model, state["model"])
+    require_same_model(trainer.model, state["model"], state.get("structure"))
     require_same_optimizer(trainer.optimizer, state["optimizer"])
     counters = {each.name: each for each in (trainer.loss_mean, *trainer.metrics)}
     if set(counters) != set(state["metrics"]):
@@ -63,6 +66,10 @@ def restore(trainer: Any, state: dict[str, Any], again: bool = False) -> tuple[i
         trainer.stream.load_state_dict(state["data"])
     trainer.model.load_state_dict(state["model"])
     trainer.optimizer.load_state_dict(state["optimizer"]["state"])
+    settings = state["optimizer"].get("settings")
+    if settings is not None and trainer.optimizer_settings is not None:
+        warn_of_other_settings(settings, trainer.optimizer_settings)
+        trainer.optimizer_settings = settings
     trainer.step_number, trainer.samples_seen = state["step_number"], state["samples_seen"]
     trainer.processes.seed = state["noise_seed"]
     for name, counter in counters.items():
@@ -83,8 +90,52 @@ def restore(trainer: Any, state: dict[str, Any], again: bool = False) -> tuple[i
     return state["epoch"], state["batch"]
 
 
-def require_same_model(model: nn.Module, saved: dict[str, Any]) -> None:
-    """Refuse weights of another model."""
+def structure(model: nn.Module) -> list[list[str]]:
+    """The modules of a model: name, class, and what is printed of it.
+
+    >>> structure(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))[1:]
+    [['0', 'Linear', 'in_features=2, out_features=3, bias=True'], ['1', 'ReLU', '']]
+    """
+    return [
+        [name, type(module).__name__, without_places(module.extra_repr())]
+        for name, module in model.named_modules()
+    ]
+
+
+def without_places(text: str) -> str:
+    """What is printed, without the places in memory at which things lie."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def settings_of(optimizer: Any) -> list[dict[str, str]]:
+    """The settings of each group of parameters, as text."""
+    return [
+        {name: without_places(repr(value)) for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+
+
+def warn_of_other_settings(saved: list[dict[str, str]], own: list[dict[str, str]]) -> None:
+    """Say in a line which settings of the program's optimiser have no effect."""
+    pairs = [
+        (name, before[name], now[name])
+        for before, now in zip(saved, own, strict=True)
+        for name in before
+        if name in now and before[name] != now[name]
+    ]
+    if pairs:
+        said = ", ".join(
+            f"{name} {before}, not {now}" for name, before, now in dict.fromkeys(pairs)
+        )
+        warnings.warn(
+            f"the run goes on with the optimizer's settings of its checkpoint: {said}", stacklevel=5
+        )
+
+
+def require_same_model(
+    model: nn.Module, saved: dict[str, Any], saved_structure: list[list[str]] | None
+) -> None:
+    """Refuse weights of another model; older checkpoints have no structure."""
     wanted = {name: getattr(value, "shape", None) for name, value in model.state_dict().items()}
     got = {name: getattr(value, "shape", None) for name, value in saved.items()}
     for name in sorted(wanted.keys() | got.keys()):
@@ -97,6 +148,18 @@ def require_same_model(model: nn.Module, saved: dict[str, Any]) -> None:
                 f"the checkpoint is of another model: for {name} it holds {sides[0]}, the model "
                 f"{sides[1]}"
             )
+    own = structure(model)
+    for before, now in zip(saved_structure or own, own, strict=False):
+        if before != now:
+            then, here = (f"{kind}({printed})" for _, kind, printed in (before, now))
+            raise ValueError(
+                f"the checkpoint is of another model: {now[0] or 'it'} was {then}, now it is {here}"
+            )
+    if saved_structure is not None and len(saved_structure) != len(own):
+        raise ValueError(
+            f"the checkpoint is of another model: one of {len(saved_structure)} modules, this one has "
+            f"{len(own)}"
+        )
 
 
 def require_same_optimizer(optimizer: Any, saved: dict[str, Any]) -> None:

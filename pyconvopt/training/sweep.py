@@ -1,8 +1,9 @@
 """Try several settings, pick by performance: the article's advice, with most of the time for the best.
 
 Successive halving: all candidates train a little, the better third of them three times as long, and
-so on, until the last have had all epochs. What trains on goes on where it was, to the same bits as if
-it had not been stopped.
+so on, until the last have had all epochs. Each trains as a single run of all epochs would, paused in
+between: its schedule is that of the whole run, and what goes on ends with the same bits as if it had
+not been stopped.
 
 The candidates are every combination of the values (`grid`), or those that Optuna draws, each in the
 light of what the ones before came to (`sweep_optuna`).
@@ -24,8 +25,9 @@ import torch
 from pyconvopt import registry
 from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.files import write_whole
-from pyconvopt.randomness import random_states, random_states_kept, set_random_states
+from pyconvopt.randomness import random_states_kept
 from pyconvopt.training import sweep_optuna
+from pyconvopt.training.callbacks import listed
 from pyconvopt.training.candidates import Candidate, best_of, grid, rungs
 from pyconvopt.training.monitors import Monitor
 from pyconvopt.training.processes import join
@@ -50,6 +52,8 @@ class Sweep:
         def rank(each: Candidate) -> tuple[float, float]:
             return (-each.epochs, math.inf if each.score is None else -sign * each.score)
 
+        for each in candidates:
+            each.pause.state = None  # nobody goes on
         self.monitor = monitor
         self.candidates = sorted(candidates, key=lambda each: (each.score is None, *rank(each)))
         if self.candidates[0].score is None:
@@ -131,7 +135,8 @@ def sweep(
     every candidate is trained by all processes (see `processes`); the first prints.
 
     Errors: ValueError for an empty space, settings a recipe does not have, or a number the runs do
-    not give; RuntimeError if every candidate failed; ImportError naming the extra without Optuna.
+    not give, or a checkpoint, which all would share; RuntimeError if every candidate failed;
+    ImportError naming the extra without Optuna.
 
     >>> x = torch.randn(300, 2)
     >>> def make(rate):
@@ -149,19 +154,25 @@ def sweep(
         raise ValueError(
             "trials belong to the sampler 'optuna'; a grid has as many as combinations"
         )
+    if fit.get("checkpoint") is not None:
+        raise ValueError(
+            "a sweep takes no checkpoint: all candidates would go on from the same one"
+        )
     if isinstance(make, Recipe):
         epochs = epochs or make.table["fit"]["epochs"]
         make, data, validation = of_recipe(make, space, data, validation, fit, seed)
     says = bool(verbose) and join().is_first
 
+    longest = epochs or 9
+
     def go_on(each: Candidate, until: int) -> None:
-        train(each, until, make, data, validation, monitor, seed, fit)
+        options = {"validation": validation, "seed": seed, "epochs": longest, **fit}
+        train(each, until, make, data, monitor, options)
         if says:
             settings = ", ".join(f"{key} {value}" for key, value in each.settings.items())
             score = each.failure or f"{monitor} {each.score:.4f}"
             print(f"{settings}: {score} after {each.epochs} epochs", flush=True)
 
-    longest = epochs or 9
     with random_states_kept():
         if sampler == "optuna":
             ends = [until for _, until in rungs(longest, longest, factor)]
@@ -181,26 +192,21 @@ def train(
     until: int,
     make: Callable[..., Any],
     data: Any,
-    validation: Any,
     monitor: str,
-    seed: int,
-    fit: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> None:
     """Train a candidate on to that epoch; `data` may be those of its settings."""
     if candidate.trainer is None:
-        torch.manual_seed(seed)
+        torch.manual_seed(options["seed"])
         made = make(**candidate.settings)
         candidate.trainer = made if isinstance(made, Trainer) else made.trainer()
         candidate.data = data.of(candidate.settings) if isinstance(data, BatchesOf) else data
-    else:
-        set_random_states(candidate.random)
-    options = {"validation": validation, "seed": seed, "verbose": 0, **fit}
-    if isinstance(candidate.data, ArrayLoader):  # may be shared: each goes on at its own epoch
-        candidate.data.epoch = candidate.epochs
-    history = candidate.trainer.fit(
-        candidate.data, epochs=until, initial_epoch=candidate.epochs, **options
-    ).history
-    candidate.random, candidate.epochs = random_states(), until
+        if isinstance(candidate.data, ArrayLoader):  # may be shared: each begins anew
+            candidate.data.epoch = 0
+    callbacks = [*listed(options.get("callbacks")), candidate.pause]
+    whole = {"verbose": 0, **options, "callbacks": callbacks}
+    history = candidate.pause.fit(candidate.trainer, until, candidate.data, **whole).history
+    candidate.epochs = until
     candidate.failure, candidate.score = candidate.trainer.failure, None
     if candidate.failure is None:
         if monitor not in history:

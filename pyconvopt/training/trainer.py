@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from pyconvopt import schedules
+from pyconvopt.data import checks as data_checks
 from pyconvopt.data.loader import ArrayLoader, as_batches
 from pyconvopt.data.split import split
 from pyconvopt.data.stream import Stream
@@ -22,7 +23,7 @@ from pyconvopt.schedules.base import require_rate
 from pyconvopt.training import arguments, checks
 from pyconvopt.training.after_step import count_passes, count_updates
 from pyconvopt.training.backup import BackupAndRestore
-from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs
+from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs, listed
 from pyconvopt.training.clipping import Clipping
 from pyconvopt.training.history import History
 from pyconvopt.training.processes import Processes, join
@@ -41,13 +42,13 @@ class Trainer(Updates):
             torch optimiser. It is made at the first `fit` and kept, so a second `fit` goes on
             where the first ended.
         loss: a name, or a function (outputs, targets) -> scalar.
-        metrics: names, `Metric` objects, or torchmetrics'.
+        metrics: names, `Metric` objects, or torchmetrics'; one, or several in a list.
         schedule: None, or what `schedules.get` takes, such as a function of the step that gives
             its learning rate. Steps are counted over all fits; the run, whose share some count,
             ends with this fit. The rate is the first parameter group's; others keep their ratio
             to it. That of an epoch's last step is in its logs and the history as 'learning_rate'.
         regularizers: a mapping of parameter patterns to penalties, as `regularizers.attach` takes.
-        callbacks: `Callback` objects.
+        callbacks: a `Callback`, or several in a list.
         learning_rate: None (the optimiser's own), or the rate of an optimiser given by name.
         accumulate: batches whose gradients are averaged for one update (1). A step, for the
             schedule too, is then an update.
@@ -76,10 +77,10 @@ class Trainer(Updates):
         model: nn.Module,
         optimizer: Any = "adam",
         loss: Any = "cross_entropy",
-        metrics: Sequence[Any] = (),
+        metrics: Any = (),
         schedule: Any = None,
         regularizers: Mapping[str, Any] | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | Callback = (),
         learning_rate: float | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
@@ -90,10 +91,11 @@ class Trainer(Updates):
     ) -> None:
         super().__init__(model, loss, metrics)
         self.optimizer_spec = optimizer
-        self.optimizer = None
+        self.optimizer = self.optimizer_settings = None
         self.schedule = self.rate_at = schedules.get(schedule)
         self.regularizers = regularizers
-        self.callbacks = list(callbacks)
+        self.callbacks = listed(callbacks)
+        self.hooks = CallbackList(())
         self.accumulate = arguments.whole("accumulate", accumulate)
         self.clipping = Clipping(clip_norm, clip_value, adaptive_clip)
         self.clip = None
@@ -124,7 +126,7 @@ class Trainer(Updates):
         shuffle: bool = True,
         seed: int | None = None,
         verbose: int | str = "auto",
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | Callback = (),
         initial_epoch: int = 0,
         class_weight: Mapping[int, float] | str | None = None,
         sample_weight: Any = None,
@@ -143,8 +145,9 @@ class Trainer(Updates):
         Args:
             data: (x, y) or (x, y, weights) arrays or tensors, a Dataset, a DataLoader (its own
                 batch size and order), a generator of batches or a function that makes one.
-            validation: data of the same kinds, evaluated after each epoch; or a share: so much of
-                the end of arrays or a Dataset (of each class of an ImageFolder) is held out.
+            validation: data of the same kinds (a list [x, y] too), evaluated after each epoch; or a
+                share: so much of the end of arrays or a Dataset (of each class of an ImageFolder)
+                is held out.
             shuffle, seed: whether and how each epoch is shuffled; the seed is that of dropout and
                 other noise in layers too. None: torch's generator says.
             verbose: 'auto' or 1 (bar on a terminal, else lines), 2 (lines), 0 (nothing).
@@ -166,7 +169,12 @@ class Trainer(Updates):
         """
         self.processes = group = join()
         group.align()
+        epochs = arguments.whole("epochs", epochs, 0)
+        initial_epoch = arguments.whole("initial_epoch", initial_epoch, 0)
+        batch_size = arguments.whole("batch_size", batch_size)
+        seed = None if seed is None else arguments.whole("seed", seed, None)
         data = arguments.weighted(data, sample_weight)
+        validation = tuple(validation) if isinstance(validation, list) else validation
         if isinstance(validation, Real):
             data, validation = split(data, float(validation))
         loader = as_batches(data, batch_size, shuffle, seed, initial_epoch)
@@ -184,11 +192,12 @@ class Trainer(Updates):
         if isinstance(held_out, ArrayLoader):
             self.try_first_batch(held_out)
         history = History()
-        own = [*self.callbacks, *callbacks, *arguments.backup(checkpoint, every)]
+        own = [*self.callbacks, *listed(callbacks), *arguments.backup(checkpoint, every)]
         own += arguments.average_of(self.optimizer, own)
         own = [each for each in own if group.is_first or not each.first_process_only]
         self.hooks = hooks = CallbackList([*own, history, *arguments.bar_for(verbose)])
         hooks.bind(self.model, self, run)
+        checks.averages_are_apart(hooks.callbacks)
         checks.rate_has_one_master(self.schedule, hooks.callbacks)
         self.model.stop_training = False
         self.position = (initial_epoch, 0)
@@ -236,6 +245,8 @@ class Trainer(Updates):
             return
         batches = self.processes.own(stream.loader, stream.epoch(first_batch))
         for batch, parts in enumerate(batches, first_batch):
+            if check:
+                data_checks.require_parts(parts)
             for hook in begin:
                 hook(batch, running)
             self.step(*parts, check_against=stream.loader if check else None)

@@ -24,6 +24,7 @@ from pyconvopt.training.evaluator import Evaluator
 from pyconvopt.training.guard import FiniteGuard
 from pyconvopt.training.inference import build_for
 from pyconvopt.training.rates import set_rate
+from pyconvopt.training.state import settings_of
 from pyconvopt.training.weighting import ClassWeights
 
 
@@ -33,6 +34,7 @@ class Updates(Evaluator):
     optimizer_spec: Any
     optimizer_options: dict[str, Any]
     optimizer: Any  # a torch optimiser from the first fit on
+    optimizer_settings: list[dict[str, str]] | None  # those it was made with
     schedule: Any
     rate_at: Callable[[Any], float] | None
     regularizers: Mapping[str, Any] | None
@@ -64,6 +66,8 @@ class Updates(Evaluator):
                 self.model if has_settings else trainable,
                 **self.optimizer_options,
             )
+            self.optimizer_settings = settings_of(self.optimizer)
+        checks.require_weights(self.model, self.optimizer)
         checks.warn_of_slips(self.model, self.optimizer)
         updated = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None

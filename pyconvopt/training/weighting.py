@@ -6,11 +6,16 @@ Losses give the mean of a batch. The loss of each sample alone is that mean over
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from pyconvopt.data.checks import as_tensor
 from pyconvopt.data.loader import ArrayLoader, Loader
 from pyconvopt.losses import Loss
 
@@ -46,17 +51,35 @@ def class_weights(spec: Mapping[int, float] | str | None, loader: Loader) -> Cla
     if spec is None:
         return None
     if spec == "balanced":
-        if not isinstance(loader, ArrayLoader) or loader.y is None:
+        every = labels_of(loader)
+        if every is None:
             raise ValueError(
-                "class_weight='balanced' counts the labels of arrays (x, y): of other data give "
-                "{class: weight}"
+                "class_weight='balanced' counts the labels of arrays (x, y), of a TensorDataset or a "
+                "Dataset with `targets`: of other data give {class: weight}"
             )
-        labels, counts = one_label(loader.y).long().unique(return_counts=True)
-        shares = len(loader.y) / (len(labels) * counts.double())
+        labels, counts = one_label(every).long().unique(return_counts=True)
+        shares = len(every) / (len(labels) * counts.double())
         return ClassWeights(dict(zip(labels.tolist(), shares.tolist(), strict=True)))
     if not isinstance(spec, Mapping):
         raise TypeError(f"class_weight must be {{class: weight}} or 'balanced', got {spec!r}")
     return ClassWeights(spec)
+
+
+def labels_of(data: Any) -> Tensor | None:
+    """All labels of a loader or a Dataset, where they lie together; None where they do not."""
+    if isinstance(data, ArrayLoader):
+        return data.y
+    if isinstance(data, DataLoader):
+        return labels_of(data.dataset)
+    if isinstance(data, Subset):
+        labels = labels_of(data.dataset)
+        return None if labels is None else labels[list(data.indices)]
+    if isinstance(data, TensorDataset):
+        return data.tensors[1] if len(data.tensors) > 1 else None
+    targets = getattr(data, "targets", None)
+    if targets is None or getattr(data, "target_transform", None) is not None:
+        return None
+    return as_tensor(targets, "labels")
 
 
 def one_label(targets: Tensor) -> Tensor:
@@ -71,7 +94,8 @@ def one_label(targets: Tensor) -> Tensor:
 class ClassWeights:
     """A weight for each class, as {class: weight}; classes that are not named have 1.
 
-    Errors: ValueError for classes that are no whole numbers >= 0, or weights that are not >= 0.
+    Errors: ValueError for classes that are no whole numbers >= 0, or weights that are below 0 or
+    infinite.
 
     >>> ClassWeights({1: 3.0})(torch.tensor([0, 1, 2]))
     tensor([1., 3., 1.])
@@ -81,9 +105,10 @@ class ClassWeights:
         if not weights:
             raise ValueError("class_weight is empty; wanted {class: weight}")
         for number, weight in weights.items():
-            if int(number) != number or number < 0 or not weight >= 0:
+            are_numbers = isinstance(number, Real) and isinstance(weight, Real)
+            if not are_numbers or number < 0 or number % 1 or not 0 <= weight < math.inf:
                 raise ValueError(
-                    "class_weight must map class numbers to weights of 0 or more, got "
+                    "class_weight must map class numbers to finite weights of 0 or more, got "
                     f"{number!r}: {weight!r}"
                 )
         self.table = torch.ones(int(max(weights)) + 2)

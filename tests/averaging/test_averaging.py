@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from pyconvopt import averaging, layers, models, optimizers
-from pyconvopt.training import LambdaCallback, Trainer
+from pyconvopt.training import (
+    CheckpointFolder,
+    EarlyStopping,
+    LambdaCallback,
+    ModelCheckpoint,
+    Trainer,
+)
 
 torch.manual_seed(7)
 DATA = (torch.randn(60, 2, 6, 6), torch.randint(0, 3, (60,)))
@@ -259,6 +265,7 @@ class TestScheduleFree:
         (lambda: averaging.SWA(1.5), "start must be a share between 0 and 1"),
         (lambda: averaging.SWA(-1), "start must be a share between 0 and 1"),
         (lambda: train([averaging.SWA(5)]), "SWA begins at epoch 5 of a run of 3 epochs"),
+        (lambda: train([averaging.EMA(), averaging.SWA()]), "EMA and SWA would both put"),
     ],
 )
 def test_errors(make, message):
@@ -287,3 +294,88 @@ def test_an_error_in_validation_leaves_the_trained_weights():
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(DATA, batch_size=12, validation=HELD_OUT, callbacks=[fails], verbose=0)
     assert all(torch.equal(a, b) for a, b in zip(path[-1], weights_of(model), strict=True))
+
+
+class TestTheBestWeights:
+    """They are those whose number was the best: an average that validation saw, its statistics too."""
+
+    def run(self, callbacks, optimizer="adam", stumbles=False, **options):
+        """The trainer, and the true losses of a run whose second epoch is made to look best."""
+        seen = []
+
+        def disguise(epoch, logs):
+            seen.append(logs["val_loss"])
+            logs["val_loss"] = [2.0, 1.0, 3.0, 4.0][epoch]
+            if stumbles and epoch == 2:
+                raise RuntimeError("stumbled")
+
+        watch = LambdaCallback(on_epoch_end=disguise)
+        trainer = Trainer(network(), optimizer, "cross_entropy")
+        torch.manual_seed(11)
+        trainer.fit(
+            DATA,
+            epochs=4,
+            batch_size=12,
+            validation=HELD_OUT,
+            seed=0,
+            verbose=0,
+            callbacks=[watch, *callbacks],
+            **options,
+        )
+        return trainer, seen
+
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: [averaging.EMA(0.8)],
+            lambda: [averaging.EMA(0.8, at_end=False)],
+            lambda: [averaging.EMA(0.8, in_validation=False)],
+            lambda: [averaging.SWA(0.0)],
+            list,
+        ],
+    )
+    def test_come_back_and_are_saved(self, tmp_path, make, first):
+        load_model = pytest.importorskip("safetensors.torch").load_model
+        path = tmp_path / "best.safetensors"
+        keep = [
+            EarlyStopping(patience=9, restore_best_weights=True),
+            ModelCheckpoint(path, save_best_only=True),
+        ]
+        trainer, seen = self.run([*make(), *keep] if first else [*keep, *make()])
+        assert trainer.evaluate(HELD_OUT)["loss"] == seen[1]
+        load_model(trainer.model, path)
+        assert trainer.evaluate(HELD_OUT)["loss"] == seen[1]
+
+    def test_of_schedule_free(self):
+        pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is optional")
+        keep = EarlyStopping(patience=9, restore_best_weights=True)
+        trainer, seen = self.run([keep], TestScheduleFree.optimizer)
+        assert trainer.evaluate(HELD_OUT)["loss"] == seen[1]
+
+    def test_of_a_number_of_training_are_those_trained(self):
+        keep = EarlyStopping("loss", patience=9, restore_best_weights=True, mode="max")
+        path: list = []
+        watch = LambdaCallback(
+            on_epoch_end=lambda epoch, logs: path.append(weights_of(trainer.model))
+        )
+        trainer = Trainer(network(), callbacks=[keep, averaging.EMA(0.8), watch])
+        history = trainer.fit(DATA, 3, 12, HELD_OUT, seed=0, verbose=0).history["loss"]
+        assert_weights(trainer.model, path[history.index(max(history))])
+
+    def test_training_and_a_run_taken_up_again_are_to_the_bit(self, tmp_path):
+        pytest.importorskip("safetensors")
+
+        def callbacks():
+            return [averaging.EMA(0.8), EarlyStopping(patience=9, restore_best_weights=True)]
+
+        wanted, _ = self.run(callbacks(), checkpoint=tmp_path / "whole")
+        with pytest.raises(RuntimeError, match="stumbled"):
+            self.run(callbacks(), stumbles=True, checkpoint=tmp_path / "broken")
+        got, _ = self.run(callbacks(), checkpoint=tmp_path / "broken")
+        plain, _ = self.run([], checkpoint=tmp_path / "plain")
+        for name, value in wanted.model.state_dict().items():
+            assert torch.equal(value, got.model.state_dict()[name]), name
+        last = CheckpointFolder(tmp_path / "whole").latest()["model"]
+        for name, value in plain.model.state_dict().items():
+            assert torch.equal(value, last[name]), name

@@ -23,6 +23,13 @@ def arrays():
 
 
 class TestNpz:
+    def test_names_for_labels_are_refused(self, tmp_path, arrays):
+        np.savez(tmp_path / "x.npz", **{**arrays, "y_train": np.array(list("abcabcabcabc"))})
+        with pytest.raises(
+            ValueError, match=r"x.npz holds labels of dtype <U1; wanted class numbers"
+        ):
+            data.load(tmp_path / "x.npz")
+
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
     def test_keras_names(self, tmp_path, arrays, save):
         save(tmp_path / "digits.npz", **{**arrays, "y_train": arrays["y_train"][:, None]})

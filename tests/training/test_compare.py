@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pyconvopt.training import History, Trainer, compare
+from pyconvopt.training.comparison_page import means_of
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.results import ResultsFile
 from pyconvopt.training.statistics import paired_t_test, student_quantile, student_within
@@ -211,6 +212,70 @@ class TestCompare:
         assert raw[2] == ['<b>first & "best"', "0", "2", "1.00", "1", "0.8"]
         assert seen.tags.count("polyline") == 2 and seen.tags.count("details") == 1
         assert "nan" not in seen.source
+
+    def test_numbers_of_some_epochs_stay_in_theirs(self, tmp_path):
+        def every_third(seed):
+            return Trainer(torch.nn.Linear(2, 2), "sgd", metrics=["accuracy"])
+
+        options = {"epochs": 9, "validation_freq": 3, "validation": points(seed=1), "verbose": 0}
+        given = {"data": points(), "target": 0.0, "results": tmp_path / "results.csv"}
+        for _ in range(2):  # the second time from the file
+            result = compare({"one": every_third}, 1, **given, **options)
+            run = result.runs["one"][0]
+            assert result.rows[0].target_seconds.mean == math.fsum(run.seconds[:3])
+            assert list(run.values("val_loss")) == [2, 5, 8]
+            result.to_html(tmp_path / "page.html")
+            raw = Page((tmp_path / "page.html").read_text(encoding="utf-8")).tables[1]
+            place = raw[0].index("val_loss")
+            assert [bool(row[place]) for row in raw[1:]] == [False, False, True] * 3
+            assert list(means_of(result, "one")) == [3, 6, 9]
+
+    @pytest.mark.filterwarnings("ignore:the loss is")
+    def test_runs_that_failed_are_counted_and_left_out(self, tmp_path):
+        pytest.importorskip("matplotlib")
+
+        def of(*rates):
+            return lambda seed: Trainer(
+                torch.nn.Linear(2, 2), "sgd", learning_rate=rates[seed], metrics=["accuracy"]
+            )
+
+        entries = {"first": of(0.1, 0.1), "half": of(0.1, 1e300), "none": of(1e300, 1e300)}
+        given = {
+            "data": points(),
+            "validation": points(seed=1),
+            "results": tmp_path / "results.csv",
+        }
+        for _ in range(2):
+            result = compare(entries, 2, target=0.0, epochs=2, verbose=0, **given)
+            _, half, none = result.rows
+            assert [row.failed for row in result.rows] == [0, 1, 2]
+            assert (half.score.runs, half.reached, half.difference.runs) == (1, 1, 1)
+            assert half.score.mean == result.score(result.runs["half"][0])
+            assert math.isnan(none.score.mean) and math.isnan(none.p)
+            lines = result.markdown().splitlines()
+            assert "| half | 1 (1 failed) |" in lines[3] and "nan" not in lines[4]
+            assert "Runs that failed are left out" in lines[-1]
+            assert json.loads(result.to_json())["rows"][2]["val_accuracy"] is None
+            result.to_csv(tmp_path / "summary.csv")
+            assert "nan" not in (tmp_path / "summary.csv").read_text()
+            result.to_html(tmp_path / "page.html")
+            assert "none" in Page((tmp_path / "page.html").read_text()).tables[0][3][0]
+            result.plot(tmp_path / "picture.png")
+        assert "failed" not in compare({"one": of(0.1)}, 1, **given, verbose=0).markdown()
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            (b",0.82\n", b",0.x2\n", "results.csv, line 9 is damaged: .*'0.x2'; delete the lines"),
+            (b"loss", b"l\xffss", "results.csv, line 2 is damaged: it is not UTF-8"),
+        ],
+    )
+    def test_a_damaged_line_is_named(self, tmp_path, old, new, message):
+        path = tmp_path / "results.csv"
+        compare({"first": told(FIRST)}, 3, results=path, verbose=0)
+        path.write_bytes(path.read_bytes().replace(old, new, 1))
+        with pytest.raises(ValueError, match=message):
+            compare({"first": told(FIRST)}, 3, results=path, verbose=0)
 
     def test_refusals(self, tmp_path):
         with pytest.raises(ValueError, match="gives no 'val_f1', only loss, val_accuracy"):

@@ -53,6 +53,10 @@ class TestCSVLogger:
         assert [row["val_loss"] == "NA" for row in rows] == [True, False, True, False]
         assert float(rows[3]["val_loss"]) == history.history["val_loss"][1]
 
+    def test_its_folder_is_made(self, tmp_path):
+        fit(None, CSVLogger(tmp_path / "new" / "one" / "log.csv"), epochs=1)
+        assert (tmp_path / "new" / "one" / "log.csv").read_text().startswith("epoch,loss")
+
     def test_a_full_disk_does_not_end_the_run(self, tmp_path, monkeypatch):
         class Full:
             """The disk takes five bytes of a line, then none, until there is room."""

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from pyconvopt import layers, losses, metrics
+from pyconvopt.data.loader import as_batches, shuffled
 from pyconvopt.training import LambdaCallback, LearningRateScheduler, Trainer, checks
-from pyconvopt.training.weighting import sample_losses
+from pyconvopt.training.weighting import class_weights, sample_losses
 from tests.small_models import dense, points, sgd
 
 RATE = 0.05
@@ -98,6 +99,27 @@ class TestWeights:
         second.fit(x, labels, verbose=0, seed=1, class_weight=wanted)
         np.testing.assert_array_equal(flat(first), flat(second))
 
+    def test_balanced_counts_labels_that_lie_together(self):
+        x, y = map(torch.from_numpy, points())
+        y = (torch.arange(64) % 4 == 0).long()
+
+        class WithTargets(Dataset):
+            targets = y.tolist()
+
+            def __len__(self):
+                return 64
+
+            def __getitem__(self, index):
+                return x[index], y[index]
+
+        wanted = class_weights("balanced", as_batches((x, y))).table
+        whole = TensorDataset(x, y, torch.ones(64))
+        for data in (whole, WithTargets(), Subset(whole, range(64)), DataLoader(whole, 8)):
+            assert torch.equal(class_weights("balanced", as_batches(data)).table, wanted)
+        some = as_batches(Subset(WithTargets(), range(1, 5)))
+        of_some = class_weights("balanced", as_batches((x[1:5], y[1:5])))
+        assert torch.equal(class_weights("balanced", some).table, of_some.table)
+
     def test_a_loader_may_bring_weights(self):
         x, y = points()
         weight = np.linspace(0, 2, 64).astype(np.float32)
@@ -110,8 +132,13 @@ class TestWeights:
     def test_refusals(self):
         x, y = points()
         for given, message in (
-            ({"class_weight": {0.5: 1}}, "class numbers to weights of 0 or more, got 0.5: 1"),
+            (
+                {"class_weight": {0.5: 1}},
+                "class numbers to finite weights of 0 or more, got 0.5: 1",
+            ),
             ({"class_weight": {}}, "class_weight is empty"),
+            ({"class_weight": {0: float("inf")}}, "finite weights of 0 or more, got 0: inf"),
+            ({"class_weight": {"a": 1}}, "must map class numbers"),
             ({"sample_weight": [1.0]}, r"one a sample, \(64,\), got shape \(1,\)"),
         ):
             with pytest.raises(ValueError, match=message):
@@ -234,6 +261,98 @@ class TestLengths:
         second.fit(*points(), epochs=2, seed=3, verbose=0)
         second.fit(*points(), epochs=4, initial_epoch=2, seed=3, verbose=0)
         np.testing.assert_array_equal(flat(first), flat(second))
+
+
+class TestForms:
+    """What people give, in the forms they give it."""
+
+    def fit(self, data=None, trainer=None, **options):
+        torch.manual_seed(3)
+        trainer = trainer or Trainer(nn.Linear(2, 2), sgd)
+        history = trainer.fit(data or points(), **{"verbose": 0, "seed": 3, **options})
+        return trainer.model.weight.detach(), history.history
+
+    @pytest.mark.parametrize(
+        ("given", "plain"),
+        [
+            ({"seed": np.int64(3)}, {}),
+            ({"batch_size": np.int64(32), "epochs": np.int64(1)}, {}),
+            ({"validation": [*points(9)]}, {"validation": points(9)}),
+            ({"callbacks": LearningRateScheduler(lambda epoch: np.float32(0.5))}, None),
+            ({"callbacks": LearningRateScheduler(lambda epoch: torch.tensor(0.5))}, None),
+        ],
+    )
+    def test_is_the_same(self, given, plain):
+        if plain is None:
+            plain = {"callbacks": [LearningRateScheduler(lambda epoch: 0.5)]}
+        got, wanted = self.fit(**given), self.fit(**plain)
+        assert torch.equal(got[0], wanted[0]) and got[1] == wanted[1]
+
+    def test_one_metric_and_one_callback(self):
+        made = Trainer(nn.Linear(2, 2), metrics="accuracy", callbacks=LambdaCallback())
+        assert list(made.fit(points(), verbose=0).history) == ["loss", "accuracy"]
+        assert list(made.evaluate(points(), callbacks=LambdaCallback())) == ["loss", "accuracy"]
+        model = dense(metrics="accuracy")
+        assert list(model.fit(*points(), verbose=0).history) == ["loss", "accuracy"]
+        Trainer(nn.Linear(2, 2), metrics=metrics.get("accuracy"))
+
+    @pytest.mark.parametrize("seed", [2**45, 2**63, 2**70, 1_700_000_000_000_000_001, -(2**62)])
+    @pytest.mark.parametrize("dataset", [False, True])
+    def test_any_seed(self, seed, dataset):
+        x, y = map(torch.from_numpy, points())
+        data = Subset(TensorDataset(x, y), range(64)) if dataset else (x, y)
+        one, two = (self.fit(data, seed=seed)[0] for _ in range(2))
+        assert torch.equal(one, two) and not torch.equal(one, self.fit(data, seed=seed + 1)[0])
+
+    def test_small_seeds_keep_their_order(self):
+        for seed, epoch in ((0, 0), (7, 3), (-1, 0), (2**43, 9)):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            wanted = torch.randperm(50, generator=generator)
+            assert torch.equal(shuffled(50, seed, epoch), wanted)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"epochs": 2.5}, "epochs must be a whole number >= 0, got 2.5"),
+            ({"epochs": -1}, "epochs must be a whole number >= 0, got -1"),
+            ({"epochs": "3"}, "epochs must be a whole number >= 0, got '3'"),
+            ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+            ({"batch_size": True}, "batch_size must be a whole number >= 1, got True"),
+            (
+                {"validation": (np.full((9, 2), np.nan), points(9)[1])},
+                "the validation images hold 18 values that are NaN",
+            ),
+        ],
+    )
+    def test_refusals(self, given, message):
+        with pytest.raises(ValueError, match=message):
+            self.fit(**given)
+
+    def test_nan_in_evaluation(self):
+        with pytest.raises(ValueError, match="the images hold 18 values that are NaN"):
+            Trainer(nn.Linear(2, 2)).evaluate((np.full((9, 2), np.nan), points(9)[1]))
+
+    @pytest.mark.parametrize("validation", [False, True])
+    @pytest.mark.parametrize(
+        ("sample", "got"),
+        [
+            (lambda x, y: x, r"a Tensor of shape \(2, 2\)"),
+            (lambda x, y: {"x": x, "y": y}, "a dict of x, y"),
+            (lambda x, y: (x, y, y, y), "a list of 4"),
+        ],
+    )
+    def test_batches_without_labels(self, sample, got, validation):
+        data = DataLoader([sample(x, y) for x, y in zip(*points(8), strict=True)], 2)
+        given = {"data": points(), "validation": data} if validation else {"data": data}
+        with pytest.raises(TypeError, match=rf"must be \(x, y\) or .*, got {got}: training and"):
+            self.fit(**given)
+
+    def test_an_optimizer_of_other_weights(self):
+        other, model = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2))
+        with pytest.raises(ValueError, match="holds 2 parameters, none of which is the model's"):
+            Trainer(model, torch.optim.SGD(other.parameters(), 0.1)).fit(points(), verbose=0)
+        some = torch.optim.SGD([*model[1].parameters(), *other.parameters()], 0.1)
+        Trainer(model, some).fit(points(), verbose=0)
 
 
 class TestMetrics:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 
@@ -21,6 +23,7 @@ from pyconvopt.training import (
     Callback,
     CheckpointFolder,
     LambdaCallback,
+    ReduceLROnPlateau,
     Terminated,
     Trainer,
     guard,
@@ -225,6 +228,56 @@ class TestDamage:
         other.optimizer_spec = "sgd"
         with pytest.raises(ValueError, match="of a run with Adam, this one has SGD"):
             fit(tmp_path, chosen=other)
+
+    def test_another_model_of_the_same_shapes_is_an_error(self, tmp_path):
+        def of(activation):
+            return Trainer(nn.Sequential(nn.Linear(4, 3), activation, nn.Linear(3, 2)))
+
+        x, y = images()
+        given = {"data": (x.flatten(1)[:, :4], y)}
+        fit(tmp_path, chosen=of(nn.ReLU()), **given)
+        for other, now in (
+            (nn.Tanh(), r"Tanh\(\)"),
+            (nn.Sequential(nn.ReLU()), r"Sequential\(\)"),
+        ):
+            with pytest.raises(
+                ValueError, match=rf"another model: 1 was ReLU\(\), now it is {now}"
+            ):
+                fit(tmp_path, chosen=of(other), **given)
+        fit(tmp_path, epochs=3, chosen=of(nn.ReLU()), **given)
+
+    def test_other_settings_of_the_optimiser_are_told(self, tmp_path):
+        def of(rate):
+            return trainer(schedule=None, learning_rate=rate)
+
+        fit(tmp_path, 1, of(0.01))
+        for epochs in (2, 3):  # the second time from the checkpoint of a run that was told
+            with pytest.warns(UserWarning, match=r"settings of its checkpoint: lr 0.01, not 0.5$"):
+                got, _ = fit(tmp_path, epochs, of(0.5))
+            assert got.rate == 0.01
+
+    def test_rates_that_were_set_are_no_other_settings(self, tmp_path, recwarn):
+        def of():
+            reduce = ReduceLROnPlateau("loss", patience=0, min_delta=10)
+            return trainer(schedule=None, callbacks=[reduce])
+
+        fit(tmp_path, 3, of())
+        got, _ = fit(tmp_path, 4, of())
+        assert got.rate < 0.001 and not recwarn.list
+
+    def test_older_checkpoints_do_not_say(self, tmp_path):
+        fit(tmp_path, 1)
+        folder = CheckpointFolder(tmp_path)
+        older = folder.latest()
+        del older["structure"], older["optimizer"]["settings"]
+        folder.clear()
+        folder.save(4, older)
+        assert fit(tmp_path, 2)[1].epoch == [0, 1]
+
+    def test_persistent_workers_are_told(self, tmp_path):
+        loader = DataLoader(TensorDataset(*images()), 8, num_workers=1, persistent_workers=True)
+        with pytest.warns(UserWarning, match="persistent_workers=True keep random states"):
+            fit(tmp_path, 0, data=loader)
 
     def test_a_full_disk_leaves_the_older_ones(self, tmp_path, monkeypatch):
         wanted, _ = fit(tmp_path / "whole", epochs=3)

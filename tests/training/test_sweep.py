@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyconvopt import layers, models, optimizers
+from pyconvopt import averaging, layers, models, optimizers, schedules
 from pyconvopt.data.rows import Selected
-from pyconvopt.training import Trainer, sweep
+from pyconvopt.training import EarlyStopping, ReduceLROnPlateau, Trainer, sweep
 from pyconvopt.training.candidates import rungs
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.sweep_optuna import drawn
@@ -83,6 +83,35 @@ def test_a_candidate_that_went_on_is_one_that_never_stopped():
     alone.fit(*points(200), epochs=9, seed=0, verbose=0, validation_data=points(100, 1))
     for got, wanted in zip(result.model.get_weights(), alone.get_weights(), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"schedule": schedules.Cosine(0.3, 1.0).over_run()},
+        {"callbacks": lambda: [averaging.EMA(0.9)]},
+        {"callbacks": lambda: [averaging.SWA(0.5)]},
+        {"callbacks": lambda: [ReduceLROnPlateau("loss", patience=1, min_delta=10)]},
+        {"callbacks": lambda: [EarlyStopping(patience=2, min_delta=10, restore_best_weights=True)]},
+    ],
+)
+def test_a_survivor_trained_as_a_single_run_would(options):
+    def made(width):
+        torch.manual_seed(width)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(2, width), torch.nn.BatchNorm1d(width), torch.nn.Linear(width, 2)
+        )
+        given = {name: each() if name == "callbacks" else each for name, each in options.items()}
+        return Trainer(model, "sgd", metrics=["accuracy"], **given)
+
+    data = {"validation": points(100, 1), "epochs": 5, "seed": 0, "verbose": 0}
+    result = sweep(made, {"width": [2, 3, 4, 5]}, points(200), monitor="val_loss", **data)
+    torch.manual_seed(0)
+    alone = made(**result.best)
+    history = alone.fit(points(200), **data)
+    for name, value in alone.model.state_dict().items():
+        assert torch.equal(value, result.model.state_dict()[name]), name
+    assert result.rows[0]["val_loss"] == history.history["val_loss"][-1]
 
 
 def test_recipes_hold_out_training_images(tmp_path, monkeypatch, capsys):
@@ -171,18 +200,19 @@ def test_batches_and_augmentation_of_recipes(tmp_path, monkeypatch):
     fit = Trainer.fit
 
     def spy(self, data, **options):
-        seen.append((data.batch_size, data.augment.transforms[0].padding, options["initial_epoch"]))
+        padding = data.augment.transforms[0].padding
+        seen.append((data.batch_size, padding, options["callbacks"][-1].until))
         return fit(self, data, **options)
 
     monkeypatch.setattr(Trainer, "fit", spy)
     space = {"fit.batch_size": [20, 45], "augment.0.padding": [1, 2]}
     result = sweep(recipe, space, epochs=3, verbose=0)
-    assert seen[:4] == [(20, 1, 0), (20, 2, 0), (45, 1, 0), (45, 2, 0)]
-    best = (result.best["fit.batch_size"], result.best["augment.0.padding"], 1)
+    assert seen[:4] == [(20, 1, 1), (20, 2, 1), (45, 1, 1), (45, 2, 1)]
+    best = (result.best["fit.batch_size"], result.best["augment.0.padding"], 3)
     assert len(seen) == 6 and best in seen[4:]
     seen.clear()
     sweep(recipe, {"augment.0.padding": [1]}, epochs=1, batch_size=30, verbose=0)
-    assert seen == [(30, 1, 0)]
+    assert seen == [(30, 1, 1)]
 
 
 class TestOptuna:
@@ -253,6 +283,8 @@ def test_refusals():
         run(monitor="val_f1")
     with pytest.raises(ValueError, match="factor must be a whole number >= 2, got 1"):
         run(factor=1)
+    with pytest.raises(ValueError, match="a sweep takes no checkpoint"):
+        run(checkpoint="folder")
     with pytest.raises(ValueError, match="unknown sampler 'optun': did you mean 'optuna'"):
         run(sampler="optun")
     with pytest.raises(ValueError, match="trials belong to the sampler 'optuna'"):
