@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from json import dumps
+from json import loads
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import torch
 import typer
 
+from pyconvopt import registry
 from pyconvopt.cli_options import (
     DataOption,
     JsonOption,
     RecipeOption,
     SetOption,
-    chosen_recipe,
-    data_change,
     is_first_process,
+    print_json,
+    recipe_to_train,
+    wrong_usage,
 )
 from pyconvopt.extras import require
 from pyconvopt.files import write_whole
 from pyconvopt.training import compare as compare_runs
 from pyconvopt.training import find_lr as range_test
 from pyconvopt.training import sweep as halve
+from pyconvopt.training.candidates import grid
 from pyconvopt.training.find_lr import RULES
-from pyconvopt.training.recipes import Recipe, parse_value
+from pyconvopt.training.recipes import Recipe, parse_value, toml
 from pyconvopt.training.run import load_images
 from pyconvopt.training.sweep import SAMPLERS, TRIALS
+from pyconvopt.training.sweep_recipes import changed, ends_of
 
 
 def find_lr(
@@ -42,7 +47,11 @@ def find_lr(
     json: JsonOption = False,
 ) -> None:
     """The learning-rate range test on a recipe; the last line printed is the rate to use."""
-    chosen = chosen_recipe(recipe, data_change(data) + (set or []))
+    chosen = recipe_to_train(recipe, data, set or [])
+    with wrong_usage():
+        registry.find("rule", RULES, rule)
+        if not 0 < low < high:
+            raise ValueError(f"the rates must grow from --low > 0 to --high, got {low} and {high}")
     settings = chosen.table["fit"]
     torch.manual_seed(settings["seed"])
     train, _ = load_images(chosen)
@@ -56,14 +65,15 @@ def find_lr(
     )
     if not is_first_process():
         return
+    # What was found first: it is not lost if the disk is full.
+    if json:
+        print_json(loads(test.to_json()))
+    else:
+        for name in RULES:
+            print(f"{name}: {test.rate(name):g}")
+        print(f"learning rate: {test.suggestion:g}", flush=True)
     if plot is not None:
         test.plot(plot)
-    if json:
-        print(test.to_json())
-        return
-    for name in RULES:
-        print(f"{name}: {test.rate(name):g}")
-    print(f"learning rate: {test.suggestion:g}")
 
 
 def values_of(changes: Sequence[str]) -> dict[str, Any]:
@@ -79,6 +89,14 @@ def values_of(changes: Sequence[str]) -> dict[str, Any]:
             )
         space[key.strip()] = value
     return space
+
+
+def check_candidates(recipe: Recipe, space: dict[str, Any], sampler: str) -> None:
+    """Refuse a sampler that there is not, and candidates that the recipe cannot be."""
+    registry.find("sampler", dict.fromkeys(SAMPLERS), sampler)
+    lists = space if sampler == "grid" else {key: ends_of(each) for key, each in space.items()}
+    for settings in grid(lists):
+        changed(recipe, settings).check_optimizer()
 
 
 def sweep(
@@ -98,10 +116,15 @@ def sweep(
     json: JsonOption = False,
 ) -> None:
     """Try settings of a recipe by successive halving; the last line printed are the best ones."""
-    chosen = chosen_recipe(recipe, data_change(data) + (set or []))
+    chosen = recipe_to_train(recipe, data, set or [])
+    space = values_of(over)
+    with wrong_usage():
+        check_candidates(chosen, space, sampler)
+        if sampler == "grid" and trials is not None:
+            raise ValueError("--trials goes with --sampler optuna; a grid has all combinations")
     result = halve(
         chosen,
-        values_of(over),
+        space,
         sampler=sampler,
         trials=trials,
         epochs=epochs,
@@ -110,13 +133,22 @@ def sweep(
     )
     if not is_first_process():
         return
+    if json:
+        print_json(loads(result.to_json()))
+    else:
+        print(result.markdown())
+        print(f"best: {as_options(result.best)}", flush=True)
     if out is not None:
         result.to_csv(out)
-    if json:
-        print(result.to_json())
-        return
-    print(result.markdown())
-    print("best: " + " ".join(f"--set {key}={dumps(value)}" for key, value in result.best.items()))
+
+
+def as_options(settings: dict[str, Any]) -> str:
+    """Settings of a recipe as a shell takes them.
+
+    >>> print(as_options({'compile.learning_rate': 0.01, 'compile.loss': {'name': 'mse'}}))
+    --set compile.learning_rate=0.01 --set 'compile.loss={name = "mse"}'
+    """
+    return " ".join(f"--set {quote(f'{key}={toml(value)}')}" for key, value in settings.items())
 
 
 def compare(
@@ -140,7 +172,7 @@ def compare(
     """Run recipes with several seeds each, and write a table and a picture of the comparison."""
     entries = {}
     for text in recipes:
-        name, entry = named_recipe(text, data_change(data) + (set or []))
+        name, entry = named_recipe(text, data, set or [])
         if name in entries:
             raise typer.BadParameter(f"two recipes are called {name!r}: write name=recipe")
         entries[name] = entry
@@ -155,17 +187,38 @@ def compare(
     )
     if not is_first_process():
         return
+    print_json(loads(result.to_json())) if json else print(result.markdown(), flush=True)
     result.to_csv(out / "summary.csv")
     write_whole(out / "summary.md", result.markdown() + "\n")
     result.plot(out / "comparison.png")
     if html:
         result.to_html(out / "comparison.html")
-    print(result.to_json() if json else result.markdown())
 
 
-def named_recipe(text: str, changes: list[str]) -> tuple[str, Recipe]:
+def named_recipe(text: str, data: str | None, changes: list[str]) -> tuple[str, Recipe]:
     """A recipe and what it is called, from [name=]recipe[,key=value...]."""
-    head, *own = text.split(",")
+    head, *own = split_at_commas(text)
     name, equals, recipe = head.partition("=")
-    chosen = chosen_recipe(recipe if equals else head, [*changes, *own])
+    chosen = recipe_to_train(recipe if equals else head, data, [*changes, *own])
     return (name if equals else text if own else chosen.name), chosen
+
+
+def split_at_commas(text: str) -> list[str]:
+    """The parts between commas, but for those within brackets and quotes.
+
+    >>> split_at_commas('k5=seed,layers.0.kernel_size=[5,5],compile.loss="a,b"')
+    ['k5=seed', 'layers.0.kernel_size=[5,5]', 'compile.loss="a,b"']
+    """
+    found, depth, quoted_by = [""], 0, ""
+    for each in text:
+        if quoted_by:
+            quoted_by = "" if each == quoted_by else quoted_by
+        elif each in "\"'":
+            quoted_by = each
+        else:
+            depth += (each in "[{") - (each in "]}")
+        if each == "," and not depth and not quoted_by:
+            found.append("")
+        else:
+            found[-1] += each
+    return found

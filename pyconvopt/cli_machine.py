@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from json import dumps
 from typing import Annotated
 
 import typer
 
 from pyconvopt import benchmark, machine
-from pyconvopt.cli_options import JsonOption, first_process_only
+from pyconvopt.cli_options import JsonOption, first_process_only, print_json
 
 
 @first_process_only
@@ -37,11 +36,11 @@ def bench(
             stacklevel=1,
         )
     result = benchmark.measure(problem, rounds, seconds)
-    print(dumps(result.table()) if json else result.markdown())
+    print_json(result.table()) if json else print(result.markdown())
 
 
 @first_process_only
 def doctor(json: JsonOption = False) -> None:
     """Versions, kernels, threads, and what makes training slow: send it along with a bug report."""
     found = machine.facts()
-    print(dumps(found) if json else machine.report(found))
+    print_json(found) if json else print(machine.report(found))

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pyconvopt.data.sources import located
-from pyconvopt.training.recipes import Recipe, parse_value
+from pyconvopt.data import load_named
+from pyconvopt.data.sources import is_known, located
+from pyconvopt.training.recipes import Recipe, known_names, parse_value
+
+
+def recipe_names(incomplete: str) -> list[str]:
+    """The recipes whose names begin so, for the shell's completion."""
+    return [name for name in known_names() if name.startswith(incomplete)]
+
 
 DataOption = Annotated[
     str | None, typer.Option("--data", help="A data set, a folder of pictures, or an .npz file.")
 ]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, or a model file.")]
-RecipeOption = Annotated[str, typer.Option("--recipe", help="A recipe's name, or a .toml file.")]
+ScaleOption = Annotated[
+    float | None,
+    typer.Option("--scale", help="What pixels are divided by, for a file that does not say it."),
+]
+RecipeOption = Annotated[
+    str,
+    typer.Option("--recipe", help="A recipe's name, or a .toml file.", autocompletion=recipe_names),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a recipe's value: key=value.")
 ]
@@ -46,18 +62,56 @@ def first_process_only(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+@contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Within, a ValueError is wrong usage, exit status 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def print_json(found: Any) -> None:
+    """Print what a command found as JSON; a number that is NaN or infinite is null."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: known(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [known(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    print(dumps(known(found)))
+
+
 def chosen_recipe(recipe: str, changes: list[str]) -> Recipe:
     """A recipe with its --set key=value changes; a wrong one is wrong usage."""
-    try:
+    with wrong_usage():
         chosen = Recipe.load(recipe)
+        values = {}
         for change in changes:
             key, equals, value = change.partition("=")
             if not equals:
                 raise ValueError(f"--set takes key=value, got {change!r}")
-            chosen.set(key.strip(), parse_value(value.strip()))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+            values[key.strip()] = parse_value(value.strip())
+        chosen.change(values)
     return chosen
+
+
+def recipe_to_train(recipe: str, data: str | None, changes: list[str]) -> Recipe:
+    """A recipe with its --data and other changes, whose data and optimiser there are."""
+    chosen = chosen_recipe(recipe, data_change(data) + changes)
+    require_data(chosen.table["data"]["name"])
+    with wrong_usage():
+        chosen.check_optimizer()
+    return chosen
+
+
+def require_data(name: str) -> None:
+    """Refuse data that are neither known nor there, as wrong usage."""
+    if not is_known(name) and not Path(name).exists():
+        with wrong_usage():
+            load_named(name)  # says which there are
 
 
 def data_change(name: str | None) -> list[str]:

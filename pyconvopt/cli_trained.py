@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +15,11 @@ from pyconvopt.cli_options import (
     DataOption,
     JsonOption,
     RunArgument,
-    chosen_recipe,
+    ScaleOption,
     first_process_only,
+    print_json,
+    require_data,
+    wrong_usage,
 )
 from pyconvopt.data.image_folder import Form, decoded, opened
 from pyconvopt.data.sources import located
@@ -25,8 +27,17 @@ from pyconvopt.files import write_whole
 from pyconvopt.models.export import FORMATS
 from pyconvopt.models.export import export as export_model
 from pyconvopt.training.history import History
+from pyconvopt.training.recipe_parts import check_value
 from pyconvopt.training.recipes import Recipe
-from pyconvopt.training.run import HISTORY, RECIPE, WEIGHTS, Pair, images, load_images
+from pyconvopt.training.run import (
+    HISTORY,
+    RECIPE,
+    WEIGHTS,
+    Pair,
+    images,
+    kept_data,
+    load_images,
+)
 
 
 def folder_of(run: Path) -> Path:
@@ -34,40 +45,72 @@ def folder_of(run: Path) -> Path:
     return run if run.is_dir() else run.parent
 
 
-def run_and_recipe(run: Path) -> tuple[models.Sequential, Recipe | None]:
-    """The model of a run folder or a model file, and the recipe that lies beside it."""
-    file = run / WEIGHTS if run.is_dir() else run
+def file_of(run: Path) -> Path:
+    """The model file of a run folder, or the file itself."""
+    return run / WEIGHTS if run.is_dir() else run
+
+
+def model_of(run: Path) -> models.Sequential:
+    """The model of a run folder or a model file."""
+    return models.load(file_of(run))
+
+
+def data_of(run: Path, scale: float | None = None) -> dict[str, Any]:
+    """How a model's images are made: [data] of the recipe beside it, or what the file keeps of it.
+
+    A run folder's recipe is the run's; a file may have been copied to where another one lies.
+    `scale` (None: as it is said there) wins over both.
+    """
     beside = folder_of(run) / RECIPE
-    return models.load(file), Recipe.load(str(beside)) if beside.is_file() else None
+    kept = None if run.is_dir() and beside.is_file() else kept_data(file_of(run))
+    if kept is None and beside.is_file():
+        kept = Recipe.load(str(beside)).table["data"]
+    if scale is not None:
+        with wrong_usage():
+            check_value("data.scale", scale)
+        return {**(kept or {}), "scale": scale}
+    if kept is None:
+        raise typer.BadParameter(
+            f"{run} does not say what its pixels are divided by: give --scale, such as 255, or 1 if "
+            "the model takes them as they are"
+        )
+    return kept
 
 
 def on_test_data(
-    run: Path, data_name: str | None
+    run: Path, data_name: str | None, scale: float | None
 ) -> tuple[models.Sequential, Mapping[str, Any], Pair]:
     """A model, the [data] of its recipe, and the test images with their labels."""
-    model, recipe = run_and_recipe(run)
-    if recipe is None and data_name is None:
-        raise typer.BadParameter("a model file has no recipe beside it: name the data, --data NAME")
-    chosen = recipe or chosen_recipe("seed", [])
+    model, section = model_of(run), data_of(run, scale)
     if data_name is not None:
-        chosen.set("data.name", located(data_name))
-    _, test = load_images(chosen)
-    return model, chosen.table["data"], test
+        require_data(data_name)
+        section["name"] = located(data_name)
+    if "name" not in section:
+        raise typer.BadParameter("a model file has no recipe beside it: name the data, --data NAME")
+    _, test = load_images(Recipe(run.name, {"data": section}))
+    return model, section, test
 
 
 def class_names(section: Mapping[str, Any], classes: int) -> Sequence[str] | None:
-    """What a recipe's data call so many classes, if they say it."""
+    """What a recipe's data call so many classes; one they do not have is called by its number."""
     names = section.get("classes") or data.CLASS_NAMES.get(str(section.get("name")))
-    return names if names and len(names) == classes else None
+    if not names:
+        return None
+    return [str(each) for each in names[:classes]] + [*map(str, range(len(names), classes))]
 
 
 @first_process_only
-def evaluate(run: RunArgument, data_name: DataOption = None, json: JsonOption = False) -> None:
+def evaluate(
+    run: RunArgument,
+    data_name: DataOption = None,
+    scale: ScaleOption = None,
+    json: JsonOption = False,
+) -> None:
     """Loss and metrics of a trained model on a data set's test images."""
-    model, _, (images, labels) = on_test_data(run, data_name)
+    model, _, (images, labels) = on_test_data(run, data_name, scale)
     logs = model.evaluate(images, labels, verbose=0, return_dict=True)
     if json:
-        print(dumps(logs))
+        print_json(logs)
         return
     for metric, value in logs.items():
         print(f"test {metric}: {value:.4f}")
@@ -85,12 +128,15 @@ def read_images(path: Path, shape: Sequence[int | None], resize: bool) -> np.nda
     try:
         with opened(path) as picture:
             height, width = shape[:2] if resize and None not in shape[:2] else picture.size[::-1]
-        form = Form(height or 1, width or 1, "grayscale" if shape[-1] == 1 else "rgb")
-        return decoded(path, form)[None]
     except ValueError as error:
         raise ValueError(
             f"{path} is neither a .npy array nor a picture Pillow knows: {error}"
         ) from None
+    form = Form(height or 1, width or 1, "grayscale" if shape[-1] == 1 else "rgb")
+    try:
+        return decoded(path, form)[None]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 @first_process_only
@@ -105,19 +151,16 @@ def predict(
         int | None,
         typer.Option(min=2, help="Passes with dropout on: each probability's mean and spread."),
     ] = None,
+    scale: ScaleOption = None,
     json: JsonOption = False,
 ) -> None:
     """The most probable class of each image, one line an image: index, class, probability."""
-    model, recipe = run_and_recipe(run)
-    section: dict[str, Any] = recipe.table["data"] if recipe else {"scale": 255.0}
+    model, section = model_of(run), data_of(run, scale)
     # Pictures that were resized for the training are resized here too.
     pixels = read_images(
         source, (model.input_shape or (None, None, None, 1))[1:], "image_size" in section
     )
-    scale = section["scale"]
-    # Floating-point images are taken as scaled already.
-    inputs = images(pixels, scale if pixels.dtype.kind in "ui" else 1.0)
-    found = model.predict(inputs, samples=samples)
+    found = model.predict(images(pixels, section["scale"]), samples=samples)
     outputs, spread = (found, None) if samples is None else found
     labels = class_names(section, outputs.shape[-1]) or range(outputs.shape[-1])
     rows: list[dict[str, Any]] = [
@@ -128,7 +171,7 @@ def predict(
         for row, best in zip(rows, outputs.argmax(-1), strict=True):
             row["spread"] = float(spread[row["index"], best])
     if json:
-        print(dumps(rows))
+        print_json(rows)
     else:
         for row in rows:
             unsure = "" if spread is None else f"\t±{row['spread']:.4f}"
@@ -146,13 +189,14 @@ def pictures(
     out: Annotated[
         Path | None, typer.Option(help="Their folder; default: pictures/ in the run folder.")
     ] = None,
+    scale: ScaleOption = None,
     json: JsonOption = False,
 ) -> None:
     """Draw a trained model on the test images: curves, mistakes, filters, histograms and more."""
     # matplotlib is drawn with, not started with.
     from pyconvopt.pictures import write_all
 
-    model, section, (pixels, labels) = on_test_data(run, data_name)
+    model, section, (pixels, labels) = on_test_data(run, data_name, scale)
     record = folder_of(run) / HISTORY
     paths = write_all(
         model,
@@ -163,7 +207,7 @@ def pictures(
         history=History.from_json(record) if record.is_file() else None,
     )
     if json:
-        print(dumps({"paths": [str(path) for path in paths]}))
+        print_json({"paths": [str(path) for path in paths]})
         return
     for path in paths:
         print(f"written: {path}")
@@ -178,8 +222,8 @@ def export(
     """Write a trained model for other programs: weights, torch.export's program, or ONNX."""
     if path.suffix not in FORMATS:
         raise typer.BadParameter(f"the file must end in {', '.join(FORMATS)}, got {path.name!r}")
-    export_model(run_and_recipe(run)[0], path)
+    export_model(model_of(run), path)
     if json:
-        print(dumps({"path": str(path), "bytes": path.stat().st_size}))
+        print_json({"path": str(path), "bytes": path.stat().st_size})
         return
     print(f"written: {path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +20,10 @@ from pyconvopt.cli_options import (
     examples,
     first_process_only,
     is_first_process,
+    print_json,
+    recipe_to_train,
 )
-from pyconvopt.cli_trained import run_and_recipe
+from pyconvopt.cli_trained import model_of
 from pyconvopt.training.run import resume_run, run_recipe
 
 app = typer.Typer(
@@ -85,7 +86,7 @@ def train(
     ]
     verbose = 0 if json else "auto"
     if resume is None:
-        result = run_recipe(chosen_recipe(recipe, changes + (set or [])), out, verbose)
+        result = run_recipe(recipe_to_train(recipe, None, changes + (set or [])), out, verbose)
     elif changes or set or out is not None or recipe != "seed":
         raise typer.BadParameter(
             "--resume goes on with the run as it was; it takes no other option"
@@ -95,7 +96,7 @@ def train(
     if not is_first_process():
         return
     if json:
-        print(dumps({"folder": str(result.folder), "test": result.test}))
+        print_json({"folder": str(result.folder), "test": result.test})
         return
     print(f"run folder: {result.folder}")
     for name, value in result.test.items():
@@ -142,13 +143,13 @@ def explain(
             "a trained model is explained as it is, without --recipe and --set"
         )
     model = (
-        run_and_recipe(run)[0]
+        model_of(run)
         if run
         else chosen_recipe(recipe, set or []).model((28, 28, 1), num_classes=10)
     )
     shape = [size or 32 for size in (model.input_shape or ())[1:]]
     explanation = pyconvopt.explain(model, torch.zeros(batch_size, *shape))
-    print(dumps(explanation.rows) if json else explanation)
+    print_json(explanation.rows) if json else print(explanation)
 
 
 app.command(

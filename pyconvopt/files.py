@@ -13,16 +13,21 @@ PART = ".part"
 def write_whole(path: str | Path, content: bytes | str) -> None:
     """Write a file so that, whatever happens, the old one or the new one is there whole.
 
-    Folders on the way are made.
+    Folders on the way are made. What is no file (a device, a pipe) is written to as it is.
 
     Errors: OSError that names the file; what was there before is then still there.
     """
     path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        with naming(path):
+            path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         with open(beside, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

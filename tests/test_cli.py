@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pyconvopt import cli, commands, layers, models
+from pyconvopt import cli, cli_options, commands, layers, models
 from pyconvopt.training.recipes import Recipe
 from tests.tiny_data import write_tiny_set
 
@@ -93,6 +94,7 @@ class TestTrain:
         run = folder / "first"
         assert sorted(file.name for file in run.iterdir()) == [
             "curves.png",
+            "environment.json",
             "history.csv",
             "history.json",
             "recipe.toml",
@@ -104,6 +106,9 @@ class TestTrain:
             rows = list(csv.DictReader(file))
         assert [float(row["loss"]) for row in rows] == history["loss"]
         assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+        made_with = json.loads((run / "environment.json").read_text())
+        assert made_with["packages"]["torch"] == metadata.version("torch")
+        assert made_with["threads"] >= 1 and made_with["instruction_set"]
         recipe = Recipe.load(str(run / "recipe.toml"))
         assert recipe.table["fit"]["epochs"] == 2 and recipe.table["layers"][0]["filters"] == 16
         model = models.load(run / "weights.safetensors")
@@ -143,10 +148,24 @@ class TestTrain:
             (("--set", "fit.epochs"), ("--set takes key=value",)),
             (("--set", "fit.epochs=many"), ("fit.epochs must be int, got 'many'",)),
             (("--set", "compile.loss=mze"), ("unknown loss 'mze': did you mean 'mse'",)),
+            (("--set", 'compile.metrics=["acuracy"]'), ("did you mean 'accuracy'",)),
+            (("--set", "compile.learning_rate=nan"), ("learning_rate must be a number",)),
+            (("--set", "compile.clip_norm=-1"), ("clip_norm must be more than 0",)),
+            (("--set", "compile.accumulate=0"), ("accumulate must be a whole number >= 1",)),
+            (("--set", "optimizer.momentum=3"), ("[optimizer] of the recipe", "'momentum'")),
+            (("--set", "layers.0.type=Conv9"), ("layers.0 of the recipe", "'Conv2D'")),
+            (("--set", "layers.0.filters=abc"), ("layers.0 of the recipe", "'abc'")),
+            (("--set", "layers.0.filter=3"), ("layers.0 of the recipe", "'filter'")),
+            (("--recipe", "resnet18", "--set", "model.architecture=resnet19"), ("'resnet18'",)),
+            (("--set", "data.damaged=skipp"), ("did you mean 'skip'",)),
+            (("--set", "data.scale=0"), ("data.scale must be a number above 0, got 0",)),
+            (("--data", "fashion"), ("unknown data set 'fashion'", "did you mean")),
+            (("--data", "none.npz"), ("there is no file", "none.npz")),
         ],
     )
-    def test_wrong_usage(self, refused, arguments, parts):
-        refused(("train", *arguments), 2, parts)
+    def test_wrong_usage(self, refused, folder, arguments, parts):
+        refused(("train", *arguments, "--out", "wrong"), 2, parts)
+        assert not (folder / "wrong").exists()
 
     def test_exit_status_of_the_process(self, folder):
         assert_refused(train(folder, "--epochs", "0"), 2, "--epochs")
@@ -155,10 +174,8 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("arguments", "parts"),
         [
-            (("--data", "fashion"), ("unknown data set 'fashion'", "did you mean")),
             (("--out", "first"), ("holds a run already",)),
             (("--out", "output"), ("cannot write to the run folder output",)),
-            (("--set", "layers.0.filter=3"), ("layers.0 of the recipe", "'filter'")),
             (("--set", "layers.7.units=5"), ("is out of range", "5 outputs")),
             (("--set", "layers.0.kernel_size=[40, 40]"), ("too small for a kernel of 40×40",)),
         ],
@@ -166,6 +183,22 @@ class TestTrain:
     def test_failed_runs(self, refused, tmp_path, arguments, parts):
         out = () if "--out" in arguments else ("--out", str(tmp_path / "run"))
         refused(("train", *arguments, *out), 1, parts)
+        # The corrected command finds the folder free.
+        assert not (tmp_path / "run").exists()
+
+    def test_a_failed_run_leaves_what_was_there(self, refused, tmp_path):
+        run = tmp_path / "run"
+        run.mkdir()
+        (run / "history.csv").write_text("mine")
+        refused(("train", "--set", "layers.7.units=5", "--out", str(run)), 1, ("is out of range",))
+        assert [file.name for file in run.iterdir()] == ["history.csv"]
+        assert (run / "history.csv").read_text() == "mine"
+
+    def test_changes_are_judged_together(self, folder, monkeypatch):
+        monkeypatch.setenv("PYCONVOPT_DATA", str(folder))
+        changes = ["optimizer.momentum=0.9", "compile.optimizer=sgd"]
+        chosen = cli_options.recipe_to_train("seed", None, changes)
+        assert chosen.table["optimizer"] == {"momentum": 0.9}
 
     def test_interrupted(self, refused, monkeypatch):
         def interrupt(*arguments):
@@ -221,13 +254,22 @@ class TestUse:
         model.save(folder / "dropout.safetensors")
         images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
         np.save(folder / "three.npy", images)
-        rest = ("three.npy", "--samples", "4", "--out", "q.npy")
+        rest = ("three.npy", "--samples", "4", "--out", "q.npy", "--scale", "255")
         result = pyconvopt("predict", "dropout.safetensors", *rest, cwd=folder)
         assert result.returncode == 0, result.stderr
         assert all(line.count("\t") == 3 and "±" in line for line in result.stdout.splitlines())
         assert np.load(folder / "q.npy").shape == (2, 3, 10)
         result = pyconvopt("predict", "first", *rest, cwd=folder)
         assert_refused(result, 1, "the model has no dropout")
+
+    def test_the_same_pixels_of_any_type(self, folder, capsys):
+        pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+        said = []
+        for kind in (np.uint8, np.int32, np.float32, np.float64):
+            np.save(folder / "typed.npy", pixels.astype(kind))
+            assert cli.run(("predict", str(folder / "first"), str(folder / "typed.npy"))) == 0
+            said.append(capsys.readouterr().out)
+        assert len(set(said)) == 1
 
     def test_predict_a_picture(self, folder):
         pillow = pytest.importorskip("PIL.Image")

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from pyconvopt import cli
+from pyconvopt import cli, models
 from pyconvopt import pictures as drawing
 from pyconvopt.training import History
 from pyconvopt.training.recipes import Recipe
@@ -115,6 +115,25 @@ class TestPictures:
         assert len(capsys.readouterr().out.splitlines()) == 6
         assert np.load("p.npy").shape == (6, 3)
 
+    def test_a_picture_cut_short(self, folder, capsys):
+        options = ("--data", "photos", "--epochs", "1", "--out", "run")
+        assert cli.run(("train", "--recipe", "small.toml", *options)) == 0
+        picture = next((folder / "photos" / "test" / "light").iterdir())
+        (folder / "cut.png").write_bytes(picture.read_bytes()[:-60])
+        capsys.readouterr()
+        assert cli.run(("predict", "run", "cut.png")) == 1
+        assert capsys.readouterr().err.startswith("error: cut.png is damaged: ")
+
+    def test_fewer_classes_than_outputs(self, folder, capsys):
+        options = ("--data", "photos", "--epochs", "4", "--out", "run")
+        more = ("--set", "model.num_classes=10")
+        assert cli.run(("train", "--recipe", "small.toml", *options, *more)) == 0
+        picture = next((folder / "photos" / "test" / "light").iterdir())
+        capsys.readouterr()
+        assert cli.run(("predict", "run", str(picture))) == 0
+        assert capsys.readouterr().out.split()[1] in CLASSES
+        assert cli.run(("pictures", "run")) == 0
+
     def test_damaged_pictures_are_one_line(self, folder, capsys):
         (folder / "photos" / "train" / "dark" / "bad.png").write_bytes(b"no picture")
         assert cli.run(("train", "--recipe", "small.toml", "--data", "photos")) == 1
@@ -129,8 +148,68 @@ def test_npz(folder, capsys):
     options = ("--recipe", "small.toml", "--data", "pictures.npz", "--set", "data.test_share=0.5")
     assert cli.run(("train", *options, "--epochs", "1", "--out", "run")) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("test accuracy: ")
-    assert cli.run(("train", "--recipe", "small.toml", "--data", "none.npz")) == 1
+    assert cli.run(("train", "--recipe", "small.toml", "--data", "none.npz")) == 2
     assert "there is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["--data", "--set", "recipe"])
+def test_a_run_is_evaluated_from_another_folder(folder, capsys, monkeypatch, way):
+    x, y = pictures(60)
+    np.savez("pictures.npz", x=x, y=y)
+    changes = {"--data": ("--data", "pictures.npz"), "--set": ("--set", "data.name=pictures.npz")}
+    if way == "recipe":
+        text = RECIPE.replace('"fashion-mnist"', '"pictures.npz"')
+        (folder / "small.toml").write_text(text)
+    options = ("--recipe", "small.toml", "--epochs", "1", "--out", "run")
+    assert cli.run(("train", *options, *changes.get(way, ()))) == 0
+    capsys.readouterr()
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert cli.run(("evaluate", "../run")) == 0
+
+
+class TestModelFile:
+    """A model file that was taken away from its run folder."""
+
+    @pytest.fixture
+    def lone(self, folder, capsys):
+        """What its run came to on the test data."""
+        x, y = pictures(60)
+        np.savez("pictures.npz", x=x, y=y)
+        options = ("--recipe", "small.toml", "--data", "pictures.npz", "--epochs", "4", "--json")
+        changes = ("--set", 'data.classes=["dark", "light", "striped"]')
+        assert cli.run(("train", *options, *changes, "--out", "run")) == 0
+        (folder / "lone").mkdir()
+        (folder / "run" / "weights.safetensors").rename("lone/model.safetensors")
+        # Of another run: its scale is not this model's.
+        (folder / "lone" / "recipe.toml").write_text(RECIPE.replace("scale = 1.0", "scale = 9.0"))
+        return json.loads(capsys.readouterr().out)["test"]
+
+    def test_it_says_how_its_images_are_made(self, lone, capsys):
+        file = "lone/model.safetensors"
+        assert cli.run(("evaluate", file, "--data", "pictures.npz", "--json")) == 0
+        assert json.loads(capsys.readouterr().out) == pytest.approx(lone)
+        assert cli.run(("evaluate", file, "--data", "pictures.npz", "--scale", "90", "--json")) == 0
+        assert json.loads(capsys.readouterr().out) != pytest.approx(lone)
+        np.save("x.npy", pictures(6)[0])
+        assert cli.run(("predict", file, "x.npy")) == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert {row[1] for row in rows} <= set(CLASSES)
+        assert cli.run(("evaluate", file)) == 2
+        assert "name the data, --data NAME" in capsys.readouterr().err
+
+    def test_one_that_does_not_say_it(self, lone, capsys):
+        models.load("lone/model.safetensors").save("again.safetensors")
+        np.save("x.npy", pictures(6)[0])
+        for command in (
+            ("predict", "again.safetensors", "x.npy"),
+            ("evaluate", "again.safetensors", "--data", "pictures.npz"),
+        ):
+            assert cli.run(command) == 2
+            assert "give --scale" in capsys.readouterr().err
+        options = ("--data", "pictures.npz", "--scale", "1", "--json")
+        assert cli.run(("evaluate", "again.safetensors", *options)) == 0
+        assert json.loads(capsys.readouterr().out) == pytest.approx(lone)
 
 
 def test_find_lr_and_sweep_take_such_recipes(folder, capsys):

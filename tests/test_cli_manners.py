@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,13 +19,14 @@ import pyconvopt
 from pyconvopt import cli, files, machine
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.results import ResultsFile, RunRecord
+from pyconvopt.training.run import run_recipe
 
 pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
 pytest.importorskip("rich", reason="the command line needs the extra 'cli'")
 pytest.importorskip("matplotlib", reason="the command line needs the extra 'cli'")
 pytest.importorskip("safetensors", reason="the command line needs the extra 'cli'")
 
-from pyconvopt import cli_experiments, commands
+from pyconvopt import cli_experiments, cli_machine, commands
 
 COMMANDS = (
     *("train", "evaluate", "predict", "pictures", "export", "explain"),
@@ -69,32 +72,57 @@ class TestHelp:
         said = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert said.stdout == f"pyconvopt {pyconvopt.__version__}\n"
 
-    def test_completion(self):
+    @pytest.mark.parametrize(
+        ("words", "wanted"),
+        [
+            (("pyconvopt", "comp"), ["compare"]),
+            (("pyconvopt", "train", "--recipe", "resnet_"), ["resnet_cifar"]),
+        ],
+    )
+    def test_completion(self, words, wanted):
         said = subprocess.run(
             [sys.executable, "-m", "pyconvopt.cli"],
             env={
                 **os.environ,
                 "_PYCONVOPT_COMPLETE": "complete_bash",
-                "COMP_WORDS": "pyconvopt comp",
-                "COMP_CWORD": "1",
+                "COMP_WORDS": " ".join(words),
+                "COMP_CWORD": str(len(words) - 1),
             },
             capture_output=True,
             text=True,
             timeout=120,
         )
-        assert said.stdout.split() == ["compare"]
+        assert said.stdout.split() == wanted
 
 
 class TestJson:
     def test_predict(self, run, model):
         np.save("x.npy", np.random.default_rng(0).random((3, 28, 28), dtype=np.float32))
-        status, out, err = run("predict", model, "x.npy", "--json")
+        status, out, err = run("predict", model, "x.npy", "--scale", "1", "--json")
         assert status == 0, err
-        lines = run("predict", model, "x.npy")[1].splitlines()
+        lines = run("predict", model, "x.npy", "--scale", "1")[1].splitlines()
         rows = json.loads(out)
         assert [line.split("\t") for line in lines] == [
             [str(row["index"]), row["class"], f"{row['probability']:.4f}"] for row in rows
         ]
+
+    def test_no_number_is_null(self, run, model):
+        np.save("x.npy", np.full((1, 28, 28), np.nan, np.float32))
+        status, out, err = run("predict", model, "x.npy", "--scale", "1", "--json")
+        assert status == 0, err
+        assert json.loads(out, parse_constant=pytest.fail)[0]["probability"] is None
+        assert run("predict", model, "x.npy", "--scale", "-1")[0] == 2
+
+    @pytest.mark.parametrize("command", ["train", "bench"])
+    def test_no_number_is_null_everywhere(self, run, monkeypatch, tmp_path, command):
+        found = {"loss": float("nan"), "deep": [(float("inf"), 1.0)]}
+        result = SimpleNamespace(folder=tmp_path, test=found, table=lambda: found)
+        monkeypatch.setattr(commands, "run_recipe", lambda *_: result)
+        monkeypatch.setattr(cli_machine.benchmark, "measure", lambda *_: result)
+        status, out, err = run(command, "--json")
+        assert status == 0, err
+        read = json.loads(out, parse_constant=pytest.fail)
+        assert read.get("test", read) == {"loss": None, "deep": [[None, 1.0]]}
 
     def test_export(self, run, model, tmp_path):
         status, out, err = run("export", model, "w.safetensors", "--json")
@@ -249,3 +277,26 @@ def test_over_takes_ranges():
         "compile.learning_rate": {"low": 1e-4, "high": 0.1},
         "model.width": [2, 4],
     }
+
+
+def test_a_device_is_written_to_and_stays(tmp_path):
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    files.write_whole(pipe, "text")
+    reader.join(10)
+    assert got == ["text"] and pipe.is_fifo()
+
+
+def test_bad_test_images_are_refused_at_the_start(tmp_path):
+    x = np.random.rand(40, 8, 8).astype(np.float32)
+    bad = x[:10].copy()
+    bad[3, 2, 2] = np.nan
+    y = np.arange(40) % 2
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=bad, y_test=y[:10])
+    recipe = Recipe.load("seed")
+    recipe.set("data.name", str(tmp_path / "d.npz"))
+    with pytest.raises(ValueError, match="test images"):
+        run_recipe(recipe, tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,8 +19,12 @@ import torch
 from pyconvopt import cli, models
 from tests.tiny_data import write_tiny_set
 
-for package in ("typer", "rich", "matplotlib", "safetensors"):
-    pytest.importorskip(package, reason="the command line needs the extra 'cli'")
+pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+pytest.importorskip("rich", reason="the command line needs the extra 'cli'")
+pytest.importorskip("matplotlib", reason="the command line needs the extra 'cli'")
+pytest.importorskip("safetensors", reason="the command line needs the extra 'cli'")
+
+from pyconvopt import cli_experiments, cli_options
 
 SMALL = (
     "--set",
@@ -111,6 +116,17 @@ class TestResume:
         got, _, err = run("train", *arguments)
         assert got == status and part in err and err.count("\n") == 1
 
+    def test_one_without_a_checkpoint_begins_anew(self, run, base):
+        options = (*SMALL, "--epochs", "1")
+        assert run("train", *options, "--out", "begun")[0] == 0
+        (base / "unbegun").mkdir()
+        recipe = (base / "begun" / "recipe.toml").read_text()
+        (base / "unbegun" / "recipe.toml").write_text(recipe)
+        status, _, err = run("train", "--resume", "unbegun")
+        assert status == 0, err
+        first, second = (base / each / "weights.safetensors" for each in ("begun", "unbegun"))
+        assert first.read_bytes() == second.read_bytes()
+
     def test_a_diverged_run_is_a_failed_one(self, run):
         with pytest.warns(UserWarning, match="the loss is"):
             got, _, err = run(
@@ -138,11 +154,17 @@ class TestFindLr:
     def test_refusals(self, run):
         for arguments, status, part in (
             (("--steps", "3"), 2, "--steps"),
-            (("--rule", "vally"), 1, "did you mean 'valley'"),
-            (("--low", "2", "--high", "1"), 1, "must grow"),
+            (("--rule", "vally"), 2, "did you mean 'valley'"),
+            (("--low", "2", "--high", "1"), 2, "must grow"),
+            (("--data", "fashion"), 2, "did you mean 'fashion-mnist'"),
         ):
             got, _, err = run("find-lr", *SMALL, *arguments)
             assert got == status and part in err and err.count("\n") == 1
+
+    def test_the_rate_is_not_lost_with_the_picture(self, run, base):
+        (base / "file").write_text("")
+        status, lines, _ = run("find-lr", *SMALL, "--steps", "10", "--plot", "file/lr.png")
+        assert status == 1 and lines[-1].startswith("learning rate: ")
 
 
 class TestSweep:
@@ -156,17 +178,34 @@ class TestSweep:
         status, lines, _ = run("sweep", *SMALL, *over, "--json")
         assert json.loads(lines[0])["best"] == {"compile.learning_rate": 0.01} and len(lines) == 1
 
+    def test_the_best_is_said_as_a_shell_takes_it(self, run, base):
+        smooth = '{name = "sparse_categorical_crossentropy", config = {label_smoothing = 0.1}}'
+        over = ("--over", f"compile.loss=[{smooth}]", "--over", 'compile.optimizer=["sgd"]')
+        (base / "file").write_text("")
+        # The table cannot be written: what was found is said all the same.
+        status, lines, _ = run("sweep", *SMALL, *over, "--epochs", "1", "--out", "file/s.csv")
+        assert status == 1 and lines[-1].startswith("best: ")
+        options = shlex.split(lines[-1].removeprefix("best: "))
+        assert options == ["--set", f"compile.loss={smooth}", "--set", 'compile.optimizer="sgd"']
+        chosen = cli_options.chosen_recipe("seed", options[1::2])
+        assert chosen.table["compile"]["loss"]["config"] == {"label_smoothing": 0.1}
+
     @pytest.mark.parametrize(
-        ("over", "status", "part"),
+        ("over", "more", "part"),
         [
-            ("compile.learning_rate=0.1", 2, "--over takes key=[value, value]"),
-            ("fit.seed=[1, 2]", 1, "not 'fit.seed'"),
-            ("compile.rate=[1, 2]", 1, "unknown key in [compile] 'rate'"),
+            ("compile.learning_rate=0.1", (), "--over takes key=[value, value]"),
+            ("fit.seed=[1, 2]", (), "not 'fit.seed'"),
+            ("fit.epochs=[1, 2]", (), "not 'fit.epochs'"),
+            ("compile.rate=[1, 2]", (), "unknown key in [compile] 'rate'"),
+            ("optimizer.momentum=[0.5, 0.9]", (), "'momentum'"),
+            ("compile.learning_rate={low = 0.1, high = 1.0}", (), "sampler 'optuna'"),
+            ("fit.batch_size=[10]", ("--sampler", "gird"), "did you mean 'grid'"),
+            ("fit.batch_size=[10]", ("--trials", "3"), "--trials goes with"),
         ],
     )
-    def test_refusals(self, run, over, status, part):
-        got, _, err = run("sweep", "--over", over)
-        assert got == status and part in err and err.count("\n") == 1
+    def test_refusals(self, run, over, more, part):
+        status, _, err = run("sweep", "--over", over, *more)
+        assert status == 2 and part in err and err.count("\n") == 1
 
 
 class TestCompare:
@@ -202,6 +241,16 @@ class TestCompare:
         ):
             got, _, err = run("compare", *arguments)
             assert got == status and part in err and err.count("\n") == 1
+
+    def test_lists_within_an_entry(self):
+        name, recipe = cli_experiments.named_recipe(
+            "k5=seed,layers.0.kernel_size=[5,5],fit.epochs=2", None, ["fit.seed=3"]
+        )
+        assert name == "k5" and recipe.table["layers"][0]["kernel_size"] == [5, 5]
+        assert recipe.table["fit"]["epochs"] == 2 and recipe.table["fit"]["seed"] == 3
+        assert cli_experiments.split_at_commas("a,b={x='1,2',y=[3,[4,5]]},c") == [
+            *("a", "b={x='1,2',y=[3,[4,5]]}", "c")
+        ]
 
 
 class TestExport:

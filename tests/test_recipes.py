@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 
 from pyconvopt import averaging, losses, models, regularizers, schedules
 from pyconvopt.data import augment
-from pyconvopt.training.recipes import Recipe, known_names
-from pyconvopt.training.run import fit_recipe, run_recipe
+from pyconvopt.training.recipes import Recipe, known_names, parse_value, toml
+from pyconvopt.training.run import fit_recipe, load_images, run_recipe
 from pyconvopt.training.run import images as run_images
 
 from .tiny_data import write_tiny_set
@@ -69,6 +70,22 @@ class TestRecipes:
             ("fit.epochs", 0, "must be 1 or more, got 0"),
             ("fit.validation", "tset", "did you mean 'test'"),
             ("fit.validation_freq", 0, "must be 1 or more, got 0"),
+            ("fit.seed", -1, "must be 0 or more, got -1"),
+            ("data.scale", 0, "data.scale must be a number above 0, got 0"),
+            ("data.scale", -1.0, "data.scale must be a number above 0, got -1.0"),
+            ("data.test_share", 1.0, "data.test_share must be between 0 and 1, got 1.0"),
+            ("data.damaged", "skipp", "did you mean 'skip'"),
+            ("compile.metrics", ["foo"], "unknown metric 'foo'"),
+            ("compile.metrics", [3], r"\[compile\] of the recipe: a metric is"),
+            ("compile.loss", {}, r"\[compile\] of the recipe lacks 'name'"),
+            ("compile.optimizer", "adan", "unknown optimizer 'adan': did you mean 'adam'"),
+            ("compile.learning_rate", -1, "learning_rate must be a number of 0 or more, got -1"),
+            ("compile.learning_rate", math.inf, "learning_rate must be a number"),
+            ("compile.clip_norm", -1, "clip_norm must be more than 0, got -1"),
+            ("compile.accumulate", -2, "accumulate must be a whole number >= 1, got -2"),
+            ("layers.0.type", "Conv9", "layers.0 of the recipe: unknown layer 'Conv9'"),
+            ("layers.0.filters", "abc", "layers.0 of the recipe: filters must be"),
+            ("layers.0.filter", 3, "layers.0 of the recipe: .*'filter'"),
             ("layers.9.filters", 3, "layers 0 ... 7"),
             ("epochs", 3, "section.key"),
         ],
@@ -90,10 +107,11 @@ class TestRecipes:
         (tmp_path / "short.toml").write_text("[fit]\nepochs = 1\n")
         with pytest.raises(ValueError, match=r"the recipe lacks data.name"):
             Recipe.load(str(tmp_path / "short.toml"))
-        recipe = Recipe.load("seed")
-        recipe.set("layers.0.filter", 3)
-        with pytest.raises(ValueError, match=r"layers.0 of the recipe: .*'filter'"):
-            recipe.model((28, 28, 1))
+        text = Recipe.load("seed").to_toml()
+        path = tmp_path / "numbers.toml"
+        path.write_text(text[: text.index("[[layers]]")].replace("[data]", "layers = [1]\n[data]"))
+        with pytest.raises(ValueError, match=r"layers.0 lacks its type, got 1"):
+            Recipe.load(str(path))
 
 
 FULL = """
@@ -291,10 +309,41 @@ class TestFullRecipes:
             Recipe.load(str(path))
 
     def test_an_unknown_argument_of_an_architecture(self, full):
-        recipe, (x, y) = full
-        recipe.set("model.width_factor", 3)
+        recipe, _ = full
         with pytest.raises(ValueError, match="unknown argument of resnet_cifar 'width_factor'"):
-            recipe.model_for(x, y)
+            recipe.set("model.width_factor", 3)
+        with pytest.raises(ValueError, match="unknown architecture 'resnet_sifar'"):
+            recipe.set("model.architecture", "resnet_sifar")
+
+    def test_settings_of_the_optimizer(self, full):
+        recipe, _ = full
+        recipe.check_optimizer()
+        recipe.set("compile.optimizer", "adam")
+        with pytest.raises(ValueError, match=r"\[optimizer\] of the recipe: .*'momentum'"):
+            recipe.check_optimizer()
+
+    def test_several_changes_are_judged_together(self, full):
+        recipe, _ = full
+        with pytest.raises(ValueError, match="did you mean"):
+            recipe.change({"fit.epochs": 9, "averaging.name": "swaa"})
+        assert recipe.table["fit"]["epochs"] == 2
+        recipe.change({"schedule.unit": "run", "schedule.n": 1.0, "schedule.warmup": 0.1})
+        assert recipe.table["schedule"]["unit"] == "run"
+
+
+def test_checking_draws_no_random_numbers(full):
+    recipe, _ = full
+    before = torch.get_rng_state()
+    for name in ("best", "fast", "seed"):
+        Recipe.load(name)
+    recipe.check()
+    recipe.check_optimizer()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numbers_without_end_are_written_as_toml_has_them():
+    text = toml([math.inf, -math.inf, math.nan, 1.0])
+    assert text == "[inf, -inf, nan, 1.0]" and parse_value(text)[:2] == [math.inf, -math.inf]
 
 
 class TestShippedRecipes:
@@ -348,3 +397,6 @@ def test_validation_after_every_second_epoch(tmp_path, monkeypatch):
     run = run_recipe(recipe, tmp_path / "run", verbose=0)
     assert json.loads((run.folder / "history.json").read_text())["validated"] == [1, 3]
     assert set(run.test) == {"loss", "accuracy"}
+    data = load_images(recipe)
+    for own, wanted in (({}, [1, 3]), ({"validation_freq": 1}, [0, 1, 2, 3, 4])):
+        assert fit_recipe(recipe, *data, verbose=0, **own)[1].validated == wanted

@@ -1,18 +1,26 @@
 """What a recipe's sections hold, and what is made of them.
 
-`SECTIONS` is the one table of keys and their types. The sections that name a method (a schedule,
-an average ...) hold its settings beside the name; those are checked by making it.
+`SECTIONS` is the one table of keys and their types, `LIMITS` and `CHOICES` say which values they
+take. The sections that name a method (a layer, a schedule, an average ...) hold its settings beside
+the name; those are checked by making it, see `METHODS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pyconvopt import averaging, losses, registry, regularizers, schedules
+from torch import nn
+
+from pyconvopt import averaging, layers, optimizers, registry, regularizers, schedules
 from pyconvopt.data import augment
+from pyconvopt.data.image_folder import DAMAGED
+from pyconvopt.models import ARCHITECTURES
 from pyconvopt.training.callbacks import Callback, TerminateOnNaN
 from pyconvopt.training.monitors import EarlyStopping, ReduceLROnPlateau
+from pyconvopt.training.trainer import Trainer
 
 Kinds = type | tuple[type, ...]
 
@@ -42,6 +50,21 @@ OPTIONAL: dict[str, dict[str, Kinds]] = {
         "clip_value": NUMBER,
         "adaptive_clip": (*NUMBER, dict),
     },
+}
+# What a number must be, and how that is said.
+Limit = tuple[Callable[[float], bool], str]
+ONE_OR_MORE: Limit = (lambda value: value >= 1, "1 or more")
+LIMITS: dict[str, Limit] = {
+    "data.scale": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "data.test_share": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "fit.epochs": ONE_OR_MORE,
+    "fit.batch_size": ONE_OR_MORE,
+    "fit.seed": (lambda value: value >= 0, "0 or more"),
+    "fit.validation_freq": ONE_OR_MORE,
+}
+CHOICES: dict[str, Sequence[str]] = {
+    "data.damaged": tuple(DAMAGED),
+    "fit.validation": ("test", "none"),
 }
 # Sections it may have: settings of what they name, checked where that is made.
 SETTINGS = ("model", "optimizer", "schedule", "averaging", "regularizers")
@@ -83,6 +106,20 @@ def named(section: str, settings: Mapping[str, Any], key: str = "name") -> tuple
     return settings[key], {name: value for name, value in settings.items() if name != key}
 
 
+def add_layers(
+    table: Mapping[str, Any], add: Callable[[layers.Layer], Any] = lambda layer: None
+) -> None:
+    """Make each of [[layers]], in order, and hand it to `add`.
+
+    Errors: ValueError that says which one is wrong.
+    """
+    for index, entry in enumerate(table.get("layers", ())):
+        try:
+            add(layers.make_layer(entry))
+        except ValueError as error:
+            raise ValueError(f"layers.{index} of the recipe: {error}") from None
+
+
 def schedule(table: Mapping[str, Any]) -> schedules.Schedule | None:
     """The schedule of [schedule]: name, unit, warmup, and the schedule's own settings.
 
@@ -106,6 +143,7 @@ def schedule(table: Mapping[str, Any]) -> schedules.Schedule | None:
 def optimizer(table: Mapping[str, Any]) -> str | dict[str, Any]:
     """The optimiser: compile.optimizer, with the settings of [optimizer] if there are any."""
     name, settings = table["compile"]["optimizer"], table.get("optimizer")
+    registry.find("optimizer", optimizers.OPTIMIZERS, name)
     return {"name": name, "config": dict(settings)} if settings else name
 
 
@@ -171,29 +209,88 @@ def check_values(table: Mapping[str, Any]) -> None:
         missing = [key for key in keys if key not in table.get(section, {})]
         if missing:
             raise ValueError(f"the recipe lacks {section}.{missing[0]}")
-    for key in ("epochs", "batch_size", "validation_freq"):
-        if table["fit"].get(key, 1) < 1:
-            raise ValueError(f"fit.{key} must be 1 or more, got {table['fit'][key]}")
-    registry.find("fit.validation", {"test": None, "none": None}, table["fit"]["validation"])
+    for key in (*LIMITS, *CHOICES):
+        section, _, name = key.partition(".")
+        if name in table[section]:
+            check_value(key, table[section][name])
+
+
+def check_value(key: str, value: Any) -> None:
+    """Refuse a value that a key does not take."""
+    holds, wanted = LIMITS.get(key, (lambda value: True, ""))
+    if not holds(value):
+        raise ValueError(f"{key} must be {wanted}, got {value}")
+    # As it is compared later: to the letter.
+    if key in CHOICES and value not in CHOICES[key]:
+        raise registry.unknown(key, value, CHOICES[key])
 
 
 def check_model(table: Mapping[str, Any]) -> None:
     """Refuse a recipe without a model, or with two."""
-    layers = table.get("layers")
+    entries = table.get("layers")
     if "model" in table:
-        if layers:
+        if entries:
             raise ValueError("the recipe has a [model] and [[layers]]: leave one of them out")
-        named("model", table["model"], "architecture")
         return
-    if not isinstance(layers, list) or not layers:
+    if not isinstance(entries, list) or not entries:
         raise ValueError("the recipe has no [[layers]] and no [model]")
-    for index, layer in enumerate(layers):
-        if "type" not in layer:
-            raise ValueError(f"layers.{index} lacks its type")
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
+            raise ValueError(f"layers.{index} lacks its type, got {entry!r}")
+
+
+def check_architecture(table: Mapping[str, Any]) -> None:
+    """Refuse an architecture that there is not, or arguments it does not have."""
+    if "model" not in table:
+        return
+    name, arguments = named("model", table["model"], "architecture")
+    known = inspect.signature(registry.find("architecture", ARCHITECTURES, name)).parameters
+    for each in arguments:
+        if each not in known:
+            raise registry.unknown(f"argument of {name}", each, known)
+
+
+def stand_in_trainer(table: Mapping[str, Any]) -> Trainer:
+    """What [compile] says, for a model of a single layer, which draws no random numbers."""
+    return Trainer(nn.BatchNorm2d(1), **table["compile"])
+
+
+def check_optimizer(table: Mapping[str, Any]) -> None:
+    """Refuse settings that the optimiser does not have.
+
+    Not among `METHODS`: the first optimiser that is made has torch import its compiler, for which
+    those who only ask a trained model need not wait.
+    """
+    trainer = stand_in_trainer(table)
+    settings = {**table.get("optimizer", {})}
+    settings.pop("no_decay", None)  # may name weights that only the recipe's model has
+    spec = {"name": trainer.optimizer_spec, "config": settings}
+    try:
+        optimizers.get(spec, trainer.model, **trainer.optimizer_options)
+    except TypeError as error:
+        raise ValueError(f"[optimizer] of the recipe: {error}") from None
 
 
 def check_methods(table: Mapping[str, Any]) -> None:
     """Make every method once, so that a wrong name or setting is refused before a run."""
-    losses.get(table["compile"]["loss"])
-    for make in (schedule, optimizer, average, penalties, transforms, callbacks):
-        make(table)
+    for section, make in METHODS.items():
+        try:
+            make(table)
+        except KeyError as error:
+            raise ValueError(f"{section} of the recipe lacks {error}") from None
+        except TypeError as error:
+            raise ValueError(f"{section} of the recipe: {error}") from None
+
+
+METHODS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "[[layers]]": add_layers,
+    "[model]": check_architecture,
+    "[compile]": stand_in_trainer,
+    "[optimizer]": optimizer,
+    "[schedule]": schedule,
+    "[averaging]": average,
+    "[regularizers]": penalties,
+    "[[augment]]": transforms,
+    "[[callbacks]]": callbacks,
+}
+"""What is made of each section; it refuses what is wrong."""

@@ -1,7 +1,8 @@
 """Recipes: a whole training run as a TOML file.
 
     name           of the recipe; else it is called like its file
-    [data]         name (a set, a folder, an .npz file), scale (pixels are divided by it); may:
+    [data]         name (a set, a folder, an .npz file; a path is taken from the folder one is in),
+                   scale (pixels are divided by it); may:
                    damaged ("error" or "skip") and in_memory (false: decoded batch by batch) of
                    pictures,
                    standardize (by the training images' mean and deviation, kept with the model),
@@ -26,7 +27,9 @@ Only the first three and a model are needed. The recipes that come with the pack
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import resources
@@ -37,6 +40,7 @@ import numpy as np
 
 from pyconvopt import layers, registry
 from pyconvopt.data import ArrayLoader
+from pyconvopt.data.sources import located
 from pyconvopt.extras import require
 from pyconvopt.models import Sequential
 from pyconvopt.training import recipe_parts as parts
@@ -107,7 +111,12 @@ class Recipe:
             raise ValueError(f"{path} is not TOML: {error}") from None
         recipe = cls(str(table.pop("name", default)), table)
         recipe.check()
+        recipe.locate()
         return recipe
+
+    def locate(self) -> None:
+        """Make the data's path a whole one, so that the recipe can be run from anywhere."""
+        self.table["data"]["name"] = located(self.table["data"]["name"])
 
     def check(self) -> None:
         """Refuse unknown sections, keys and methods, missing ones, and values of a wrong type."""
@@ -122,16 +131,41 @@ class Recipe:
         parts.check_model(self.table)
         parts.check_methods(self.table)
 
+    def check_optimizer(self) -> None:
+        """Refuse settings of the optimiser that it does not have: before a run.
+
+        Errors: ValueError; ImportError naming the extra if its package is missing.
+        """
+        parts.check_optimizer(self.table)
+
     def set(self, key: str, value: Any) -> None:
         """Change one value by its dotted name: 'fit.epochs', 'schedule.lr', 'layers.0.filters'.
 
         Errors: ValueError for a name the recipe cannot have, or a value of a wrong type.
         """
+        self.change({key: value})
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        """Change several values by their dotted names; what comes of all is checked.
+
+        >>> recipe = Recipe.load('seed')
+        >>> recipe.change({'optimizer.momentum': 0.9, 'compile.optimizer': 'sgd'})
+
+        Errors: those of `set`; the recipe is then as it was.
+        """
         changed = Recipe(self.name, deepcopy(self.table))
+        for key, value in values.items():
+            changed.put(key, value)
+        changed.check()
+        changed.locate()
+        self.table = changed.table
+
+    def put(self, key: str, value: Any) -> None:
+        """Write a value to its place, unchecked; ValueError if there is no such place."""
         section, _, rest = key.partition(".")
         number, _, entry = rest.partition(".")
         if section in parts.LISTS and number.isdigit() and entry:
-            items = changed.table.get(section, [])
+            items = self.table.get(section, [])
             if int(number) >= len(items):
                 has = f"{section} 0 ... {len(items) - 1}" if items else f"no [[{section}]]"
                 raise ValueError(f"{key}: the recipe has {has}")
@@ -140,14 +174,12 @@ class Recipe:
         elif rest and section not in parts.LISTS and ("." not in rest or section == "regularizers"):
             sections = dict.fromkeys([*parts.SECTIONS, *parts.SETTINGS])
             registry.find("recipe section", sections, section)
-            changed.table.setdefault(section, {})[rest] = value
+            self.table.setdefault(section, {})[rest] = value
         else:
             raise ValueError(
                 f"{key!r} names nothing in a recipe; write section.key, such as fit.epochs, or "
                 "layers.0.filters"
             )
-        changed.check()
-        self.table = changed.table
 
     def to_toml(self) -> str:
         """The recipe as TOML text that `load` reads back."""
@@ -177,11 +209,7 @@ class Recipe:
                 arguments.setdefault("num_classes", num_classes)
             model.add(layers.Architecture(name, arguments))
             model.add(layers.Activation("softmax"))
-        for index, entry in enumerate(self.table.get("layers", ())):
-            try:
-                model.add(layers.make_layer(entry))
-            except ValueError as error:
-                raise ValueError(f"layers.{index} of the recipe: {error}") from None
+        parts.add_layers(self.table, model.add)
         model.compile(
             **self.table["compile"]
             | {
@@ -231,6 +259,8 @@ def toml(value: Any) -> str:
     >>> toml([3, 'a', {'l': 0.1}])
     '[3, "a", {l = 0.1}]'
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, dict):
         return "{" + ", ".join(assignments(value)) + "}"
     if isinstance(value, (list, tuple)):

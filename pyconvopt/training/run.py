@@ -1,18 +1,24 @@
 """A recipe, run: data in, and a folder with everything the run was and made.
 
 recipe.toml           exactly what was run, overrides included
+environment.json      with which versions, kernels and threads
 schedule.png          the learning rate to come, where the recipe has a schedule
 history.csv           the numbers of each epoch, written as they come
 history.json          the same with times
 curves.png            loss, metrics and a scheduled learning rate over the epochs
-weights.safetensors   the model, for `models.load`
+weights.safetensors   the model, for `models.load`, and in its header what its data were made of
 checkpoint/           while it runs: what `--resume` goes on from; removed at the end
+
+A run that fails before its first checkpoint leaves nothing.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +26,13 @@ import numpy as np
 import torch
 
 from pyconvopt import data
+from pyconvopt.data.checks import as_samples, require_finite
 from pyconvopt.data.rows import Pixels, Rows
 from pyconvopt.extras import require
 from pyconvopt.files import write_whole
+from pyconvopt.machine import facts
 from pyconvopt.models import Sequential
+from pyconvopt.models.saving import HEADER_KEY
 from pyconvopt.training import recipe_parts
 from pyconvopt.training.checkpoint import CheckpointFolder
 from pyconvopt.training.history import History
@@ -33,8 +42,15 @@ from pyconvopt.training.recipes import Recipe
 
 WEIGHTS = "weights.safetensors"
 RECIPE = "recipe.toml"
+ENVIRONMENT = "environment.json"
+SCHEDULE = "schedule.png"
+EPOCHS = "history.csv"
 HISTORY = "history.json"
 CHECKPOINT = "checkpoint"
+
+# Of `machine.facts`, what may change a run's numbers or its time.
+MADE_WITH = ("python", "packages", "instruction_set", "winograd", "threads", "environment")
+DATA_KEY = "data"  # in a model file, beside its layers
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -85,6 +101,22 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Within, a run that fails before its first checkpoint takes away what it wrote."""
+    before = set(folder.iterdir())
+    try:
+        yield
+    except Exception:
+        if not (folder / CHECKPOINT).exists():
+            written = {folder / name for name in (RECIPE, ENVIRONMENT, SCHEDULE, EPOCHS)}
+            for file in written - before:
+                file.unlink(missing_ok=True)
+            with suppress(OSError):  # something else lies there
+                folder.rmdir()
+        raise
+
+
 def default_folder(recipe: Recipe) -> Path:
     """runs/<recipe>-<date>-<time>."""
     return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -102,17 +134,30 @@ def load_images(recipe: Recipe) -> tuple[Pair, Pair]:
     return (images(train[0], scale), train[1]), (images(test[0], scale), test[1])
 
 
+def build(recipe: Recipe, train: Pair) -> Sequential:
+    """The recipe's model for these images, its weights drawn by the recipe's seed."""
+    torch.manual_seed(recipe.table["fit"]["seed"])
+    return recipe.model_for(*train)
+
+
 def fit_recipe(
-    recipe: Recipe, train: Pair, validation: Pair | None, **options: Any
+    recipe: Recipe,
+    train: Pair,
+    validation: Pair | None,
+    *,
+    model: Sequential | None = None,
+    **options: Any,
 ) -> tuple[Sequential, History]:
-    """The recipe's model, trained on these images; `options` go to `fit`."""
-    settings = recipe.table["fit"]
-    torch.manual_seed(settings["seed"])
-    model = recipe.model_for(*train)
+    """The recipe's model, trained on these images.
+
+    `model` (None): what `build` gave just before; `options` go to `fit`, before the recipe's own.
+    """
+    model = build(recipe, train) if model is None else model
     changes = {name: options.pop(name) for name in ("batch_size", "seed") if name in options}
     loader = recipe.batches(*train, **changes)
-    fit = {"epochs": settings["epochs"], **options}
-    return model, model.fit(loader, validation_data=validation, **fit)
+    settings = recipe.table["fit"]
+    own = {"epochs": settings["epochs"], "validation_freq": settings.get("validation_freq", 1)}
+    return model, model.fit(loader, validation_data=validation, **{**own, **options})
 
 
 def draw_schedule(recipe: Recipe, train: Pair, folder: Path) -> None:
@@ -125,8 +170,33 @@ def draw_schedule(recipe: Recipe, train: Pair, folder: Path) -> None:
     updates = -(-len(recipe.batches(*train)) // recipe.table["compile"].get("accumulate", 1))
     title = f"{recipe.name}: the learning rate of the run"
     pictures.schedule(
-        schedule, updates, recipe.table["fit"]["epochs"], folder / "schedule.png", title=title
+        schedule, updates, recipe.table["fit"]["epochs"], folder / SCHEDULE, title=title
     )
+
+
+def environment() -> str:
+    """What a run is made with, as JSON."""
+    found = facts()
+    return json.dumps({key: found[key] for key in MADE_WITH}, indent=2) + "\n"
+
+
+def keep_data(file: Path, section: Mapping[str, Any]) -> None:
+    """Write into a model file's header how its images are made: [data] but for their place."""
+    to_bytes = require("safetensors.torch", "saving a model").save
+    kept = {key: value for key, value in section.items() if key not in ("name", "in_memory")}
+    if section["name"] in data.CLASS_NAMES:
+        kept["classes"] = data.CLASS_NAMES[section["name"]]
+    with require("safetensors", "saving a model").safe_open(str(file), framework="pt") as opened:
+        described = json.loads(opened.metadata()[HEADER_KEY])
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    # In the one entry there is: several are written in any order, and a run's bits are to be the same.
+    write_whole(file, to_bytes(state, {HEADER_KEY: json.dumps({**described, DATA_KEY: kept})}))
+
+
+def kept_data(file: Path) -> dict[str, Any] | None:
+    """What `keep_data` wrote into a model file; None for one that was saved by itself."""
+    with require("safetensors", "loading a model").safe_open(str(file), framework="pt") as opened:
+        return json.loads(opened.metadata()[HEADER_KEY]).get(DATA_KEY)
 
 
 def run_recipe(
@@ -157,19 +227,24 @@ def run_recipe(
         chosen = default_folder(recipe) if folder is None else folder
         folder = processes.from_first(lambda: make_folder(chosen))
     folder = Path(folder)
-    train, test = load_images(recipe)
-    if processes.is_first:
-        write_whole(folder / RECIPE, recipe.to_toml())
-        draw_schedule(recipe, train, folder)
-    model, history = fit_recipe(
-        recipe,
-        train,
-        test if recipe.table["fit"]["validation"] == "test" else None,
-        callbacks=[CSVLogger(folder / "history.csv")],
-        verbose=verbose,
-        validation_freq=recipe.table["fit"].get("validation_freq", 1),
-        checkpoint=folder / CHECKPOINT,
-    )
+    goes_on = resume or not processes.is_first
+    with nullcontext() if goes_on else nothing_left(folder):
+        train, test = load_images(recipe)
+        require_finite(as_samples(test[0]), "test images")  # now, not after the last epoch
+        model = build(recipe, train)
+        if processes.is_first:
+            write_whole(folder / RECIPE, recipe.to_toml())
+            write_whole(folder / ENVIRONMENT, environment())
+            draw_schedule(recipe, train, folder)
+        _, history = fit_recipe(
+            recipe,
+            train,
+            test if recipe.table["fit"]["validation"] == "test" else None,
+            model=model,
+            callbacks=[CSVLogger(folder / EPOCHS)],
+            verbose=verbose,
+            checkpoint=folder / CHECKPOINT,
+        )
     failure = model.trainer().failure
     if failure is not None:
         raise RuntimeError(f"{failure}; set a lower compile.learning_rate, or compile.clip_norm")
@@ -180,6 +255,7 @@ def run_recipe(
             history.to_json(folder / HISTORY)
             pictures.curves(history, folder / "curves.png", title=title, held_out="test images")
             model.save(folder / WEIGHTS)
+            keep_data(folder / WEIGHTS, recipe.table["data"])
         except OSError as error:
             raise OSError(
                 f"the run has ended, but its files could not be written: {error}; make room, then "
@@ -191,6 +267,8 @@ def run_recipe(
 
 def resume_run(folder: str | Path, verbose: int | str = "auto") -> Result:
     """Go on with a run that was broken off, to the same bits as if it had not been.
+
+    One that has no checkpoint yet begins anew.
 
     Errors: ValueError for a folder without a run, or with one that has ended.
     """
