@@ -46,9 +46,9 @@ def accelerate(model: nn.Module, *, example_input: Any = None, frozen: bool = Fa
         example_input: a tensor, or a tuple of the model's arguments: the plans for them in the
             model's present mode are made at once instead of at the first call. Buffers and random
             state stay.
-        frozen: for inference: evaluation mode, weights taken as constants and folded once. Setting
-            a parameter afterwards is a RuntimeError; so is, at the next call, a change in place
-            (through ``.data`` it cannot be seen).
+        frozen: for inference: evaluation mode, also as a part of a model that is trained; weights
+            taken as constants and folded once. Setting a parameter afterwards is a RuntimeError; so
+            is, at the next call, a change in place (through ``.data`` it cannot be seen).
 
     Raises:
         TypeError: for something that is no module, or one of TorchScript.
