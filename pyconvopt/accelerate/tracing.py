@@ -29,7 +29,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer
 from torch.fx.proxy import Attribute
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from ..hooks import has_hooks
 from .classes import of_library
@@ -91,6 +91,9 @@ _SOURCES = (random.Random, np.random.Generator, np.random.RandomState)
 
 def _state(source: Any) -> Any:
     """Where a source of random numbers stands."""
+    if source is torch:
+        with _disable_current_modes():  # which may be one of tensors without values
+            return bytes(torch.get_rng_state().numpy())
     if isinstance(source, np.random.Generator):
         return source.bit_generator.state
     numpys = source is np.random or isinstance(source, np.random.RandomState)
@@ -98,7 +101,10 @@ def _state(source: Any) -> Any:
 
 
 def _set_state(source: Any, state: Any) -> None:
-    if isinstance(source, np.random.Generator):
+    if source is torch:
+        with _disable_current_modes():
+            torch.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    elif isinstance(source, np.random.Generator):
         source.bit_generator.state = state
     else:
         (source.set_state if hasattr(source, "set_state") else source.setstate)(state)
@@ -123,7 +129,7 @@ class _Watch:
             for value in (holder.values() if isinstance(holder, dict) else holder)
             if isinstance(value, _SOURCES)
         ]
-        self.sources += [random, np.random]
+        self.sources += [random, np.random, torch]
         self.states = list(map(_state, self.sources))
 
     def changed(self) -> bool:
@@ -271,17 +277,15 @@ def trace(root: nn.Module, inputs: int, as_written: set[nn.Module]) -> Traced:
     with _one_at_a_time:
         tracer = _Tracer(inputs, as_written)
         watch = _Watch(root)
-        state = torch.get_rng_state()
         if has_iterator(root):
             raise Untraceable("the forward may draw on an iterator")
         try:
             with _NoOperations():
                 graph = tracer.trace(root)
-            if watch.changed() or not torch.equal(state, torch.get_rng_state()):
+            if watch.changed():
                 raise Untraceable("the forward changes its module or draws random numbers")
             take_away(tracer.symbols)
         except Exception:
-            torch.set_rng_state(state)
             watch.take_back()
             raise
     return Traced(graph, [root, *tracer.inlined])
