@@ -10,6 +10,8 @@ VENV ?= .venv
 # Pinned, so that pip takes torch's CPU build; any torch from 2.10 on will do.
 TORCH ?= torch==2.13.0
 EPOCHS ?= 5
+# Libraries that only some extras use; where they cannot be had their tests are skipped.
+OPTIONAL := torchmetrics optuna tensorboard onnx onnxscript
 
 BIN := $(VENV)/bin
 CXX_SOURCES := $(shell find csrc tests benchmarks -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' -o -path '*cuda*' -name '*.h')
@@ -64,6 +66,7 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 $(VENV)/.tested: $(VENV)/.installed
 	$(INSTALL) ".[cli,test,dev]"
 	$(BIN)/pip install --quiet --no-deps keras absl-py h5py ml-dtypes namex optree pytorch-optimizer
+	$(BIN)/pip install --quiet $(TORCH) $(OPTIONAL) || echo "not to be had: $(OPTIONAL); their tests are skipped"
 	touch $@
 
 $(VENV)/.documented: $(VENV)/.installed pyproject.toml
