@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from json import loads
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -18,7 +17,6 @@ from pyconvopt.cli_options import (
     RecipeOption,
     SetOption,
     is_first_process,
-    print_json,
     recipe_to_train,
     wrong_usage,
 )
@@ -67,7 +65,7 @@ def find_lr(
         return
     # What was found first: it is not lost if the disk is full.
     if json:
-        print_json(loads(test.to_json()))
+        print(test.to_json())
     else:
         for name in RULES:
             print(f"{name}: {test.rate(name):g}")
@@ -134,7 +132,7 @@ def sweep(
     if not is_first_process():
         return
     if json:
-        print_json(loads(result.to_json()))
+        print(result.to_json())
     else:
         print(result.markdown())
         print(f"best: {as_options(result.best)}", flush=True)
@@ -187,7 +185,7 @@ def compare(
     )
     if not is_first_process():
         return
-    print_json(loads(result.to_json())) if json else print(result.markdown(), flush=True)
+    print(result.to_json() if json else result.markdown(), flush=True)
     result.to_csv(out / "summary.csv")
     write_whole(out / "summary.md", result.markdown() + "\n")
     result.plot(out / "comparison.png")

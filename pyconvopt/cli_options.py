@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import typer
 
 from pyconvopt.data import load_named
 from pyconvopt.data.sources import is_known, located
+from pyconvopt.json_text import to_json
 from pyconvopt.training.recipes import Recipe, known_names, parse_value
 
 
@@ -72,16 +72,8 @@ def wrong_usage() -> Iterator[None]:
 
 
 def print_json(found: Any) -> None:
-    """Print what a command found as JSON; a number that is NaN or infinite is null."""
-
-    def known(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: known(each) for key, each in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [known(each) for each in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    print(dumps(known(found)))
+    """Print what a command found as JSON."""
+    print(to_json(found))
 
 
 def chosen_recipe(recipe: str, changes: list[str]) -> Recipe:

@@ -9,7 +9,6 @@ says how often chance alone would give as large a one.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pyconvopt.files import write_whole
+from pyconvopt.json_text import finite, to_json
 from pyconvopt.training.comparison_page import page
 from pyconvopt.training.comparison_picture import plot_comparison
 from pyconvopt.training.entries import Entry
@@ -177,13 +177,13 @@ class Comparison:
     def to_csv(self, path: str | Path) -> None:
         """Write the summary as CSV; the raw results are in the file of `compare`."""
         rows = self.table()
-        lines = [[each if known(each) is not None else "" for each in row.values()] for row in rows]
+        lines = [["" if each is None else each for each in finite([*row.values()])] for row in rows]
         write_whole(path, as_csv([list(rows[0]), *lines]))
 
     def to_json(self) -> str:
         """The summary as JSON; a number that is not known is null."""
-        rows = [{key: known(value) for key, value in row.items()} for row in self.table()]
-        return json.dumps(
+        rows = self.table()
+        return to_json(
             {"monitor": self.monitor, "target": self.target, "level": self.level, "rows": rows}
         )
 
@@ -199,11 +199,6 @@ class Comparison:
     def to_html(self, path: str | Path) -> None:
         """Write one page that needs nothing beside it: the summary, charts, and all raw results."""
         write_whole(path, page(self))
-
-
-def known(value: Any) -> Any:
-    """A cell, None for a number that is not known."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show(value: Estimate, digits: int = 4, sign: str = "") -> str:

@@ -9,7 +9,6 @@ Source: Smith 2017, "Cyclical learning rates for training neural networks", arXi
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.optim import Optimizer
 from pyconvopt import registry
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
+from pyconvopt.json_text import to_json
 from pyconvopt.metrics import Average
 from pyconvopt.randomness import random_states_kept
 from pyconvopt.training.after_step import count_updates
@@ -109,7 +109,7 @@ class RangeTest:
 
     def to_json(self) -> str:
         """Rates, losses and every rule's rate as JSON."""
-        return json.dumps(
+        return to_json(
             {
                 "suggestion": self.suggestion,
                 "rule": self.rule,

@@ -11,6 +11,7 @@ from typing import Any
 from typing_extensions import override
 
 from pyconvopt.files import write_whole
+from pyconvopt.json_text import to_json
 from pyconvopt.training.callbacks import Callback, Logs
 
 
@@ -73,12 +74,12 @@ class History(Callback):
         >>> History().to_json()
         '{"epoch": [], "validated": [], "seconds": [], "history": {}, "params": {}}'
         """
-        text = json.dumps(
+        text = to_json(
             {
                 "epoch": self.epoch,
                 "validated": self.validated,
                 "seconds": self.seconds,
-                "history": {name: list(map(known, each)) for name, each in self.history.items()},
+                "history": self.history,
                 "params": self.params,
             },
             indent=None if path is None else 2,
@@ -103,8 +104,3 @@ class History(Callback):
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no history of a run: {error!r}") from None
         return history
-
-
-def known(value: float) -> float | None:
-    """A number as JSON can hold it: one that is not finite is None."""
-    return value if math.isfinite(value) else None

@@ -14,7 +14,6 @@ optimization", arXiv:1502.07943.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 from pyconvopt import registry
 from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.files import write_whole
+from pyconvopt.json_text import to_json
 from pyconvopt.randomness import random_states_kept
 from pyconvopt.training import sweep_optuna
 from pyconvopt.training.callbacks import listed
@@ -102,7 +102,7 @@ class Sweep:
 
     def to_json(self) -> str:
         """The best settings and all candidates as JSON."""
-        return json.dumps({"best": self.best, "monitor": self.monitor, "rows": self.rows})
+        return to_json({"best": self.best, "monitor": self.monitor, "rows": self.rows})
 
 
 def sweep(
