@@ -71,8 +71,8 @@ def keep_channels_last(graph: Graph, modules: Modules) -> None:
             if is_map_layer(node, modules) and first not in inside:
                 with graph.inserting_before(node):
                     question = graph.call_function(in_torchs_order, (first, converting))
-                    inside[graph.call_function(enter, (first, question))] = question
-                entered = node.prev
+                    entered = graph.call_function(enter, (first, question))
+                inside[entered] = question
                 node.replace_input_with(first, entered)
             questions = [inside[each] for each in node.all_input_nodes if each in inside]
             if questions:
@@ -200,7 +200,7 @@ def in_torchs_order(x: Any, converting: bool) -> bool:
 
 def enter(x: Any, converting: bool) -> Any:
     """The map in channels_last, its gradient in torch's order; a map of one channel without copying."""
-    if not converting or not isinstance(x, Tensor) or x.dim() != 4 or is_channels_last(x):
+    if not in_torchs_order(x, converting):
         return x
     batch, channels, height, width = x.shape
     if channels == 1 and x.is_contiguous():

@@ -23,6 +23,7 @@ from .. import functional
 from .. import nn as own
 from ..autograd.norm import NAMES
 from ..functional.gate import pair
+from ..nn.conv_norm_act import FUSED
 
 CONVOLUTION, NORMALIZATION, RELU, RELU6, HARDSWISH, POOL, DROPOUT, ADD = (
     "convolution", "normalization", "relu", "relu6", "hardswish", "pool", "dropout", "add",
@@ -128,9 +129,7 @@ def _activation_module(kind: str) -> Callable[..., Operation]:
 _MODULES: dict[type, Callable[..., Operation | None]] = {
     own.Conv2d: _conv_module,
     own.BatchNorm2d: _batch_norm_module,
-    own.ReLU: _activation_module(RELU),
-    nn.ReLU6: _activation_module(RELU6),
-    nn.Hardswish: _activation_module(HARDSWISH),
+    **{kind: _activation_module(name) for kind, name in FUSED.items()},
     own.MaxPool2d: _pool_module,
     own.Dropout: _dropout_module,
     own.AdaptiveAvgPool2d: _average_module,

@@ -41,6 +41,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _LIVE = ("_parameters", "_buffers")
 # torch's own dictionaries, which its methods write to; but for the children, which containers move about.
 _TORCHS = set(vars(nn.Module())) - {"_modules"}
+_COPIED = {name for name, value in vars(nn.Module()).items() if isinstance(value, dict | set)}
+_COPIED -= {"_modules", *_LIVE}
 _SWITCHES = ("training", *_HOOKS)
 CONTAINERS = (dict, list, set, deque)
 # Objects that stand for no state of their own, or for one that no forward is about.
@@ -120,9 +122,9 @@ def with_lists(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 def attributes(module: nn.Module) -> dict[str, Any]:
-    """The module's attributes as they are now: containers by content, weights by their holder."""
+    """The module's attributes as they are now: torch's dictionaries by content, `held` sees to the others."""
     return {
-        name: value.copy() if isinstance(value, dict | list | set) and name not in _LIVE else value
+        name: value.copy() if name in _COPIED else value
         for name, value in dict(module.__dict__).items()  # in one go: other threads may add to it
     }
 
@@ -151,15 +153,13 @@ def is_plain(value: Any) -> bool:
 
 def held(modules: Iterable[nn.Module]) -> dict[int, tuple[Any, Any]]:
     """The containers and plain objects that modules' attributes hold, each once, with their contents."""
-    values = (
-        value
-        for module in modules
-        for name, value in dict(module.__dict__).items()
-        if name not in _TORCHS
-    )
     found: dict[int, tuple[Any, Any]] = {}
-    for each in itertools.islice(itertools.chain.from_iterable(map(within, values)), MOST):
-        found.setdefault(id(each), (each, each.copy()))
+    for module in modules:
+        values = [v for name, v in dict(module.__dict__).items() if name not in _TORCHS]
+        nested = itertools.chain.from_iterable(map(within, values))
+        outer = (each for each in values if isinstance(each, CONTAINERS))  # these in any case
+        for each in itertools.chain(outer, itertools.islice(nested, MOST)):
+            found.setdefault(id(each), (each, each.copy()))
     return found
 
 

@@ -11,19 +11,18 @@ from typing_extensions import override
 
 from .. import functional
 from ..hooks import has_hooks
-from .activation import Hardswish, ReLU
+from .activation import ReLU
 from .batchnorm import BatchNorm2d
 from .conv import Conv2d
 from .dropout import Dropout
 
-FUSED: dict[type, Any] = {
+FUSED: dict[type, str] = {
     ReLU: "relu",
     nn.ReLU: "relu",
     nn.ReLU6: "relu6",
-    Hardswish: "hardswish",
     nn.Hardswish: "hardswish",
 }
-"""The activations that are part of the pass."""
+"""The activations that are part of the pass, as `functional.batch_norm` takes them."""
 
 
 class ConvNormAct(nn.Sequential):
