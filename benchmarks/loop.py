@@ -1,0 +1,201 @@
+"""What `fit` adds to the bare training step, and what an augmented epoch costs without training.
+
+The bare step is forward, loss, backward and optimiser on a batch that lies ready. `fit` also shuffles
+and gathers, counts loss and accuracy, looks whether the loss is finite and calls its callbacks. The two
+take turns, an epoch of images each. The augmented epoch is what an `ArrayLoader` gives to a loop that
+does nothing with it, of bytes in memory.
+
+python -m benchmarks.loop --models article article_bn --rounds 9 --json loop.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import benchmark, machine, models, report
+from benchmarks.harness import Spread
+from benchmarks.peers import pyconvopt_
+from pyconvopt.data import augment
+from pyconvopt.data.loader import ArrayLoader
+
+OPTIMIZERS = ("sgd", "adam")
+# What the recipes do to Fashion-MNIST, lightest first; the last two are those of `tuned` and `best`.
+AUGMENTATIONS: dict[str, Callable[[], list[Any]]] = {
+    "flip": lambda: [augment.AlternatingFlip()],
+    "flip, crop": lambda: [augment.AlternatingFlip(), augment.RandomCrop(padding=2)],
+    "flip, crop, erasing": lambda: [
+        augment.AlternatingFlip(),
+        augment.RandomCrop(padding=2),
+        augment.RandomErasing(p=0.3),
+    ],
+}
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def overhead(fit: Sequence[float], bare: Sequence[float]) -> Spread:
+    """What `fit` adds, as a share of the bare step, round by round.
+
+    >>> overhead([1.5, 2.5], [1.0, 2.0])
+    Spread(median=0.375, low=0.25, high=0.5)
+    """
+    return Spread.of([own / other - 1 for own, other in zip(fit, bare, strict=True)])
+
+
+def bare_step(model: Any, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """The step as a loop by hand has it, with the model's optimiser and loss."""
+    trainer = model.trainer()
+    optimizer, loss, logits = trainer.optimizer, trainer.loss, trainer.takes_logits
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(model(x, logits=True) if logits else model(x), y, logits).backward()
+        optimizer.step()
+
+    return step
+
+
+def loop(
+    model: models.Model, optimizer: str, batch: int, steps: int, rounds: int
+) -> dict[str, Any]:
+    """Seconds a step of `fit` and of the bare step, by rounds; the first epoch of each is not counted."""
+    module = pyconvopt_.build(model, "softmax")
+    module.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"])
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((steps * batch, *model.input_shape), dtype=np.float32)
+    y = rng.integers(0, model.classes, len(x))
+
+    def fit() -> None:
+        module.fit(x, y, batch_size=batch, verbose=0)
+
+    fit()
+    step = bare_step(module, torch.from_numpy(x[:batch]), torch.from_numpy(y[:batch]))
+
+    def bare() -> None:
+        module.train()
+        for _ in range(steps):
+            step()
+
+    bare()
+    found: dict[str, Any] = {"model": model.name, "optimizer": optimizer, "fit": [], "bare": []}
+    for _ in range(rounds):
+        found["fit"].append(seconds(fit) / steps)
+        found["bare"].append(seconds(bare) / steps)
+    return found
+
+
+def augmented_epoch(transforms: list[Any], samples: int, batch: int, rounds: int) -> list[float]:
+    """Seconds of an epoch of 28×28 images, by rounds."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (samples, 28, 28, 1), dtype=np.uint8)
+    loader = ArrayLoader(
+        x, rng.integers(0, 10, samples), batch, shuffle=True, seed=0, augment=transforms
+    )
+
+    def epoch() -> None:
+        for _ in loader:
+            pass
+
+    return [seconds(epoch) for _ in range(rounds + 1)][1:]
+
+
+def table(result: dict[str, Any]) -> str:
+    """Medians, and the spread of what is paired."""
+    here = result["machine"]
+    busy = " (other programs are running: do not trust the figures)"
+    lines = [
+        f"the training loop beside the bare step, batch {result['batch']}, {result['rounds']} rounds",
+        f"{here['processor']}, {here['instruction_set']}, {result['threads']} threads on "
+        f"{here['cores']} cores, load before {here['load_before']:.2f}"
+        + busy
+        * (here["load_before"] > report.BUSY),
+        "",
+        f"{'model':<14}{'optimiser':<11}{'bare ms':>9}{'fit ms':>9}{'overhead':>10}",
+    ]
+    for run in result["loops"]:
+        bare, fit = (1e3 * statistics.median(run[name]) for name in ("bare", "fit"))
+        more = overhead(run["fit"], run["bare"])
+        lines.append(
+            f"{run['model']:<14}{run['optimizer']:<11}{bare:>9.2f}{fit:>9.2f}{more.median:>10.1%}"
+            f" ({more.low:.1%} to {more.high:.1%})"
+        )
+    lines += ["", f"{result['samples']} augmented images from memory, seconds an epoch"]
+    for name, times in result["epochs"].items():
+        spread = Spread.of(times)
+        lines.append(f"{name:<25}{spread.median:>9.2f} ({spread.low:.2f} to {spread.high:.2f})")
+    return "\n".join(lines)
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", default=["article", "article_bn"], metavar="MODEL",
+        help="default: article article_bn")  # fmt: skip
+    add("--batch", type=int, default=64, help="images a step; default 64")
+    add("--steps", type=int, default=200, help="of an epoch; default 200")
+    add("--samples", type=int, default=60000, help="images of the augmented epoch; default 60000")
+    add("--rounds", type=int, default=9, help="default 9")
+    add("--threads", type=int, help="default: all cores")
+    add("--json", type=Path, help="write all raw figures to this file")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write. Exit status 0; 2: usage."""
+    options = parsed(arguments)
+    try:
+        chosen = [benchmark.find_model(name) for name in options.models]
+        for name in ("batch", "steps", "samples", "rounds", "threads"):
+            value = getattr(options, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+        report.require_writable(options.json, None)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    here = machine.describe()
+    threads = options.threads or here["cores"]
+    torch.set_num_threads(threads)
+    result = {
+        "benchmark": "loop",
+        "machine": here,
+        "threads": threads,
+        "batch": options.batch,
+        "rounds": options.rounds,
+        "samples": options.samples,
+        "loops": [
+            loop(model, optimizer, options.batch, options.steps, options.rounds)
+            for model in chosen
+            for optimizer in OPTIMIZERS
+        ],
+        "epochs": {
+            name: augmented_epoch(make(), options.samples, options.batch, options.rounds)
+            for name, make in AUGMENTATIONS.items()
+        },
+    }
+    print(table(result))
+    if options.json:
+        report.write_json(result, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
