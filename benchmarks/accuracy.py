@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import pyconvopt as pco
-from benchmarks import benchmark, machine, models, report
+from benchmarks import benchmark, images, machine, models, report
 from pyconvopt.training.statistics import estimate, paired_t_test
 
 LEARNING_RATE = 1e-3  # Adam's, as in the article's program
@@ -95,7 +95,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"test accuracy after {result['epochs']} epochs, batch {result['batch']}, {result['seeds']} "
         "seeds; 95 % intervals",
-        f"{result['machine']['processor']}, {pco.settings.current()['isa']}, torch {torch.__version__}",
+        f"{result['machine']['processor']}, {result['version']}",
         "",
         f"{'model':<12}{'manner':<26}{'accuracy':<20}{'beside torch':<24}{'p':>6}",
     ]
@@ -116,15 +116,15 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def images(samples: int | None) -> tuple[Images, Images]:
+def fashion_mnist_tensors(samples: int | None) -> tuple[Images, Images]:
     """Fashion-MNIST's training images, or the first so many, and its test images."""
     from pyconvopt.data import fashion_mnist
 
     (x, y), (x_test, y_test) = fashion_mnist()
 
     def part(x: Any, y: Any, most: int | None) -> Images:
-        pixels = torch.from_numpy(x[:most]).reshape(-1, 1, 28, 28).float() / 255
-        return Images(pixels, torch.from_numpy(y[:most]).long())
+        pixels = torch.from_numpy(images.scaled(x[:most]))
+        return Images(pixels.reshape(-1, 1, 28, 28), torch.from_numpy(y[:most]).long())
 
     return part(x, y, samples), part(x_test, y_test, None)
 
@@ -153,16 +153,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for model in chosen:
             if model.input_shape != (28, 28, 1):
                 raise ValueError(f"{model.name} takes images of {model.input_shape}, not 28×28×1")
-        for name in ("seeds", "epochs", "batch", "samples", "threads"):
-            value = getattr(options, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
+        benchmark.require_positive(options, ("seeds", "epochs", "batch", "samples", "threads"))
         report.require_writable(options.json, None)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        train, test = images(options.samples)
+        train, test = fashion_mnist_tensors(options.samples)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -170,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads or here["cores"])
     facts = {name: getattr(options, name) for name in ("seeds", "epochs", "batch")}
     result: dict[str, Any] = {"benchmark": "accuracy", "machine": here, **facts, "runs": []}
+    result["version"] = f"{pco.settings.current()['isa']}, torch {torch.__version__}"
     for run in measure(chosen, train, test, **facts):
         result["runs"].append(run)
         if options.json:  # after each run, so that one that is broken off keeps what it found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,12 @@ def common_options(
     add("--png", type=Path, help="draw a chart into this file")
 
 
-def require_positive(arguments: argparse.Namespace) -> None:
+COUNTS = ("rounds", "processes", "threads", "batch")
+
+
+def require_positive(arguments: argparse.Namespace, names: Sequence[str] = COUNTS) -> None:
     """Errors: ValueError for a count of nothing."""
-    for name in ("rounds", "processes", "threads", "batch"):
+    for name in names:
         value = getattr(arguments, name, None)
         for count in value if isinstance(value, list) else [value]:
             if count is not None and count < 1:

@@ -23,10 +23,12 @@ def store(path: Path, samples: int | None) -> None:
     np.savez(path, x=x[:samples], y=y[:samples], x_test=x_test, y_test=y_test)
 
 
-def load(path: str) -> Data:
-    def scaled(images: np.ndarray) -> np.ndarray:
-        return images.reshape(-1, 28, 28, 1).astype(np.float32) / np.float32(255)
+def scaled(images: np.ndarray) -> np.ndarray:
+    """Bytes as (N, 28, 28, 1) float32 in 0 … 1."""
+    return images.reshape(-1, 28, 28, 1).astype(np.float32) / np.float32(255)
 
+
+def load(path: str) -> Data:
     with np.load(path) as arrays:
         return Data(
             (scaled(arrays["x"]), arrays["y"].astype(np.int64)),

@@ -29,7 +29,7 @@ from pyconvopt.data import augment
 from pyconvopt.data.loader import ArrayLoader
 
 OPTIMIZERS = ("sgd", "adam")
-# What the recipes do to Fashion-MNIST, lightest first; the last two are those of `tuned` and `best`.
+# What recipes do to Fashion-MNIST, lightest first; the last is what `best` does.
 AUGMENTATIONS: dict[str, Callable[[], list[Any]]] = {
     "flip": lambda: [augment.AlternatingFlip()],
     "flip, crop": lambda: [augment.AlternatingFlip(), augment.RandomCrop(padding=2)],
@@ -116,14 +116,9 @@ def augmented_epoch(transforms: list[Any], samples: int, batch: int, rounds: int
 
 def table(result: dict[str, Any]) -> str:
     """Medians, and the spread of what is paired."""
-    here = result["machine"]
-    busy = " (other programs are running: do not trust the figures)"
     lines = [
         f"the training loop beside the bare step, batch {result['batch']}, {result['rounds']} rounds",
-        f"{here['processor']}, {here['instruction_set']}, {result['threads']} threads on "
-        f"{here['cores']} cores, load before {here['load_before']:.2f}"
-        + busy
-        * (here["load_before"] > report.BUSY),
+        report.machine_line(result),
         "",
         f"{'model':<14}{'optimiser':<11}{'bare ms':>9}{'fit ms':>9}{'overhead':>10}",
     ]
@@ -163,10 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
     try:
         chosen = [benchmark.find_model(name) for name in options.models]
-        for name in ("batch", "steps", "samples", "rounds", "threads"):
-            value = getattr(options, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
+        benchmark.require_positive(options, ("batch", "steps", "samples", "rounds", "threads"))
         report.require_writable(options.json, None)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -49,17 +49,24 @@ def require_writable(json_file: Path | None, chart: Path | None) -> None:
 
 def heading(result: dict[str, Any]) -> str:
     """What was measured, and on what."""
-    here, turn = result["machine"], result["turn"]
-    settings = "".join(f", {name}={value}" for name, value in here["settings"].items())
-    busy = " (other programs are running: do not trust the figures)" * (here["load_before"] > BUSY)
+    turn = result["turn"]
+    settings = "".join(f", {name}={value}" for name, value in result["machine"]["settings"].items())
     burst = f", bursts of {turn['seconds']:g} s" if turn["seconds"] else ""
     several = result["processes"] > 1
     processes = f" in {result['processes']} processes of each peer" if several else ""
     return (
         f"{result['title']}, {result['unit']}: median of {result['rounds']} rounds"
-        f"{processes}{burst}\n"
+        f"{processes}{burst}\n{machine_line(result)}{settings}"
+    )
+
+
+def machine_line(result: dict[str, Any]) -> str:
+    """The machine, how many threads of it were used, and whether it was quiet."""
+    here = result["machine"]
+    busy = " (other programs are running: do not trust the figures)" * (here["load_before"] > BUSY)
+    return (
         f"{here['processor']}, {here['instruction_set']}, {result['threads']} threads on "
-        f"{here['cores']} cores, load before {here['load_before']:.2f}{busy}{settings}"
+        f"{here['cores']} cores, load before {here['load_before']:.2f}{busy}"
     )
 
 

@@ -116,15 +116,10 @@ def table(result: dict[str, Any]) -> str:
     """Median seconds to the target of the runs that reached it, and the last accuracy of all."""
     names = list(dict.fromkeys(run["entry"] for run in result["runs"]))
     names.sort(key=list(TABLE).index)
-    here = result["machine"]
-    busy = " (other programs are running: do not trust the figures)"
     lines = [
         f"seconds to a test accuracy of {result['target']:g}; data and building included, process "
         "start and testing not",
-        f"{here['processor']}, {here['instruction_set']}, {result['threads']} threads on "
-        f"{here['cores']} cores, load before {here['load_before']:.2f}"
-        + busy
-        * (here["load_before"] > report.BUSY),
+        report.machine_line(result),
         "",
         f"{'entry':<12}{'reached':>9}{'median s':>10}{'min–max':>16}{'last accuracy':>15}",
     ]
@@ -199,10 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.entries:
             if name not in TABLE:
                 raise ValueError(f"unknown entry {name!r}; known: {', '.join(TABLE)}")
-        for name in ("seeds", "epochs", "most", "samples", "threads"):
-            value = getattr(options, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
+        benchmark.require_positive(options, ("seeds", "epochs", "most", "samples", "threads"))
         if not 0 < options.target <= 1:
             raise ValueError(f"--target must lie in 0 … 1, got {options.target}")
         python = benchmark.interpreters(options.python)

@@ -23,7 +23,14 @@ def test_the_table():
         for seed, value in enumerate(values)
     ]  # fmt: skip
     here = {"processor": "A Processor", "instruction_set": "AVX2"}
-    result = {"machine": here, "seeds": 2, "epochs": 5, "batch": 64, "runs": runs}
+    result = {
+        "machine": here,
+        "version": "avx2, torch 2",
+        "seeds": 2,
+        "epochs": 5,
+        "batch": 64,
+        "runs": runs,
+    }
     lines = accuracy.table(result).splitlines()
     # Half widths: t = 12.706 times s / √2; s = 0.01 / √2 of 0.90, 0.91 and of the differences 0.01, 0.
     assert lines[4] == "article     torch                     0.9050 ± 0.0635"
