@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from typing_extensions import override
 
 from .. import functional
@@ -31,7 +32,8 @@ class ConvNormAct(nn.Sequential):
     A ``Sequential`` of its parts: `conv`, then as far as there are any `norm`, `activation` and
     `dropout`, under the keys of torchvision's ``Conv2dNormActivation`` (``0.weight``, ``1.weight``,
     ...), whose weights load. The parts may be replaced, frozen and hooked as those of any
-    ``Sequential``; what the fused step does not know runs part by part. Formula of the step:
+    ``Sequential``; what the fused step does not know runs part by part. `accelerate` looks inside
+    and joins the parts with their neighbours. Formula of the step:
     `pyconvopt.functional.conv_norm_act`.
 
     Args:
@@ -105,7 +107,8 @@ class ConvNormAct(nn.Sequential):
         """Whether they are the fused step's, and nobody looks at one of them alone."""
         conv, drop = parts["conv"], parts.get("dropout")
         return (
-            type(conv) is Conv2d
+            not issubclass(type(input), Proxy)  # a graph is of the parts, which `accelerate` joins
+            and type(conv) is Conv2d
             and type(parts.get("norm")) is BatchNorm2d
             and (drop is None or type(drop) is Dropout)
             and conv.padding_mode == "zeros"

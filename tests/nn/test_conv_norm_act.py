@@ -164,6 +164,14 @@ def test_inside_other_things(training):
         torch.testing.assert_close(other(x), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_accelerate_joins_it_with_what_follows():
+    model = nn.Sequential(pco.nn.ConvNormAct(3, 32), nn.MaxPool2d(2), pco.nn.ConvNormAct(32, 32))
+    fast = pco.accelerate(copy.deepcopy(model))
+    x = torch.randn(2, 3, 8, 8)
+    assert {row["layer"] for row in pco.explain(fast, x).rows} == {"0.0+0.1+0.2+1", "2.0+2.1+2.2"}
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 def test_errors_are_those_of_the_parts():
     block = pco.nn.ConvNormAct(3, 8)
     with pytest.raises(RuntimeError, match=r"3 channels, but got 4"):

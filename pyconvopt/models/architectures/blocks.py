@@ -7,38 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pyconvopt import nn as pco_nn
-
 MakeModule = Callable[..., nn.Module]
-
-
-class ConvNorm(nn.Sequential):
-    """Convolution without bias, batch norm and, if there is one, an activation.
-
-    Its members are '0', '1' and '2'; the padding keeps the size at stride 1.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 3,
-        stride: int = 1,
-        groups: int = 1,
-        activation: MakeModule | None = pco_nn.ReLU,
-        norm: MakeModule = pco_nn.BatchNorm2d,
-    ) -> None:
-        convolution = pco_nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding=(kernel_size - 1) // 2,
-            groups=groups,
-            bias=False,
-        )
-        after = [] if activation is None else [activation()]
-        super().__init__(convolution, norm(out_channels), *after)
 
 
 class LayerNorm2d(nn.LayerNorm):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pyconvopt import nn as pco_nn
-from pyconvopt.models.architectures.blocks import ConvNorm, initialize, pooled
+from pyconvopt.models.architectures.blocks import initialize, pooled
+from pyconvopt.nn import ConvNormAct
 
 # Expansion, kernel, stride of the first block, channels, blocks.
 STAGES = (
@@ -37,12 +38,14 @@ class MBConv(nn.Module):
     ) -> None:
         super().__init__()
         inner = in_channels * expansion
-        begin = [ConvNorm(in_channels, inner, 1, activation=nn.SiLU)] if expansion != 1 else []
+        begin = (
+            [ConvNormAct(in_channels, inner, 1, activation_layer=nn.SiLU)] if expansion != 1 else []
+        )
         self.block = nn.Sequential(
             *begin,
-            ConvNorm(inner, inner, kernel_size, stride, groups=inner, activation=nn.SiLU),
+            ConvNormAct(inner, inner, kernel_size, stride, groups=inner, activation_layer=nn.SiLU),
             pco_nn.SqueezeExcite(inner, max(1, in_channels // 4), activation=nn.SiLU),
-            ConvNorm(inner, channels, 1, activation=None),
+            ConvNormAct(inner, channels, 1, activation_layer=None),
         )
         self.is_residual = stride == 1 and in_channels == channels
         self.stochastic_depth = pco_nn.DropPath(drop)
@@ -64,7 +67,7 @@ class EfficientNet(nn.Module):
         stochastic_depth: float,
     ) -> None:
         super().__init__()
-        stem = ConvNorm(in_channels, 32, 3, 1 if small_images else 2, activation=nn.SiLU)
+        stem = ConvNormAct(in_channels, 32, 3, 1 if small_images else 2, activation_layer=nn.SiLU)
         members: list[nn.Module] = [stem]
         total, done, channels = sum(stage[-1] for stage in STAGES), 0, 32
         for stage, (expansion, kernel_size, stride, planes, blocks) in enumerate(STAGES):
@@ -78,7 +81,7 @@ class EfficientNet(nn.Module):
                 )
                 channels, done = planes, done + 1
             members.append(nn.Sequential(*made))
-        members.append(ConvNorm(channels, 4 * channels, 1, activation=nn.SiLU))
+        members.append(ConvNormAct(channels, 4 * channels, 1, activation_layer=nn.SiLU))
         self.features = nn.Sequential(*members)
         self.classifier = nn.Sequential(
             pco_nn.Dropout(dropout), pco_nn.Linear(4 * channels, num_classes)

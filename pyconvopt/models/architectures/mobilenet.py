@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from pyconvopt import nn as pco_nn
 from pyconvopt.models.architectures.blocks import (
-    ConvNorm,
     MakeModule,
     divisible,
     initialize,
     pooled,
 )
+from pyconvopt.nn import ConvNormAct
+
+conv_v2 = partial(ConvNormAct, activation_layer=nn.ReLU6)
 
 
 class InvertedResidual(nn.Module):
@@ -30,10 +32,10 @@ class InvertedResidual(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = in_channels * expansion
-        begin = [ConvNorm(in_channels, inner, 1, activation=nn.ReLU6)] if expansion != 1 else []
+        begin = [conv_v2(in_channels, inner, 1)] if expansion != 1 else []
         self.conv = nn.Sequential(
             *begin,
-            ConvNorm(inner, inner, 3, stride, groups=inner, activation=nn.ReLU6),
+            conv_v2(inner, inner, 3, stride, groups=inner),
             pco_nn.Conv2d(inner, channels, 1, bias=False),
             pco_nn.BatchNorm2d(channels),
         )
@@ -64,7 +66,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         channels = divisible(32 * width)
         last = divisible(1280 * max(1.0, width))
-        stem = ConvNorm(in_channels, channels, 3, 1 if small_images else 2, activation=nn.ReLU6)
+        stem = conv_v2(in_channels, channels, 3, 1 if small_images else 2)
         members: list[nn.Module] = [stem]
         for stage, (expansion, planes, blocks, stride) in enumerate(V2_STAGES):
             for number in range(blocks):
@@ -74,7 +76,7 @@ class MobileNetV2(nn.Module):
                     InvertedResidual(channels, wide, stride if strides else 1, expansion)
                 )
                 channels = wide
-        members.append(ConvNorm(channels, last, 1, activation=nn.ReLU6))
+        members.append(conv_v2(channels, last, 1))
         self.features = nn.Sequential(*members)
         self.classifier = nn.Sequential(pco_nn.Dropout(dropout), pco_nn.Linear(last, num_classes))
         initialize(self, linear_std=0.01)
@@ -148,7 +150,8 @@ V3_SMALL = (
     BlockV3(5, 576, 96, True, True, 1),
 )
 
-NORM_V3: MakeModule = partial(pco_nn.BatchNorm2d, eps=0.001, momentum=0.01)
+NORM_V3 = partial(pco_nn.BatchNorm2d, eps=0.001, momentum=0.01)
+conv_v3 = partial(ConvNormAct, norm_layer=NORM_V3)
 
 
 class InvertedResidualV3(nn.Module):
@@ -160,14 +163,14 @@ class InvertedResidualV3(nn.Module):
         inner = row.inner
         members: list[nn.Module] = []
         if inner != in_channels:
-            members.append(ConvNorm(in_channels, inner, 1, activation=act, norm=NORM_V3))
+            members.append(conv_v3(in_channels, inner, 1, activation_layer=act))
         members.append(
-            ConvNorm(inner, inner, row.kernel_size, stride, inner, activation=act, norm=NORM_V3)
+            conv_v3(inner, inner, row.kernel_size, stride, groups=inner, activation_layer=act)
         )
         if row.squeezes:
             squeezed = divisible(inner // 4)
             members.append(pco_nn.SqueezeExcite(inner, squeezed, gate=nn.Hardsigmoid))
-        members.append(ConvNorm(inner, row.channels, 1, activation=None, norm=NORM_V3))
+        members.append(conv_v3(inner, row.channels, 1, activation_layer=None))
         self.block = nn.Sequential(*members)
         self.is_residual = stride == 1 and in_channels == row.channels
 
@@ -189,9 +192,7 @@ class MobileNetV3(nn.Module):
     ) -> None:
         super().__init__()
         swish: MakeModule = nn.Hardswish
-        stem = ConvNorm(
-            in_channels, 16, 3, 1 if small_images else 2, activation=swish, norm=NORM_V3
-        )
+        stem = conv_v3(in_channels, 16, 3, 1 if small_images else 2, activation_layer=swish)
         members: list[nn.Module] = [stem]
         channels = 16
         first_stride = next(number for number, row in enumerate(rows) if row.stride == 2)
@@ -199,7 +200,7 @@ class MobileNetV3(nn.Module):
             stride = 1 if small_images and number == first_stride else row.stride
             members.append(InvertedResidualV3(channels, row, stride))
             channels = row.channels
-        members.append(ConvNorm(channels, 6 * channels, 1, activation=swish, norm=NORM_V3))
+        members.append(conv_v3(channels, 6 * channels, 1, activation_layer=swish))
         self.features = nn.Sequential(*members)
         self.classifier = nn.Sequential(
             pco_nn.Linear(6 * channels, last),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pyconvopt import nn as pco_nn
-from pyconvopt.models.architectures.blocks import ConvNorm, initialize
+from pyconvopt.models.architectures.blocks import initialize
+from pyconvopt.nn import ConvNormAct
 
 STEM = 32
 GROUP_WIDTH = 8
@@ -26,15 +27,19 @@ class RegNetBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         changes = stride != 1 or in_channels != channels
-        self.proj = ConvNorm(in_channels, channels, 1, stride, activation=None) if changes else None
+        self.proj = (
+            ConvNormAct(in_channels, channels, 1, stride, activation_layer=None)
+            if changes
+            else None
+        )
         groups = channels // GROUP_WIDTH
         self.f = nn.Sequential(
             OrderedDict(
-                a=ConvNorm(in_channels, channels, 1),
-                b=ConvNorm(channels, channels, 3, stride, groups=groups),
+                a=ConvNormAct(in_channels, channels, 1),
+                b=ConvNormAct(channels, channels, 3, stride, groups=groups),
                 # A quarter of the block's input.
                 se=pco_nn.SqueezeExcite(channels, round(0.25 * in_channels)),
-                c=ConvNorm(channels, channels, 1, activation=None),
+                c=ConvNormAct(channels, channels, 1, activation_layer=None),
             )
         )
         self.activation = pco_nn.ReLU(inplace=True)
@@ -48,7 +53,7 @@ class RegNet(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: int, small_images: bool) -> None:
         super().__init__()
-        self.stem = ConvNorm(in_channels, STEM, 3, 1 if small_images else 2)
+        self.stem = ConvNormAct(in_channels, STEM, 3, 1 if small_images else 2)
         stages: OrderedDict[str, nn.Module] = OrderedDict()
         channels = STEM
         for stage, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS, strict=True), 1):

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pyconvopt import nn as pco_nn
-from pyconvopt.models.architectures.blocks import ConvNorm, initialize
+from pyconvopt.models.architectures.blocks import initialize
+from pyconvopt.nn import ConvNormAct
 
 
 class BasicBlock(nn.Module):
@@ -69,7 +70,7 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | No
     """What brings a block's input to its output's size; None where it has it."""
     if stride == 1 and in_channels == out_channels:
         return None
-    return ConvNorm(in_channels, out_channels, 1, stride, activation=None)
+    return ConvNormAct(in_channels, out_channels, 1, stride, activation_layer=None)
 
 
 class ResNet(nn.Module):

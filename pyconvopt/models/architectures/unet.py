@@ -11,12 +11,13 @@ import torch.nn.functional as torch_functional
 from torch import Tensor, nn
 
 from pyconvopt import nn as pco_nn
-from pyconvopt.models.architectures.blocks import ConvNorm, initialize
+from pyconvopt.models.architectures.blocks import initialize
+from pyconvopt.nn import ConvNormAct
 
 
 def double(in_channels: int, channels: int) -> nn.Sequential:
     """Two 3×3 convolutions, each with batch norm and ReLU."""
-    return nn.Sequential(ConvNorm(in_channels, channels), ConvNorm(channels, channels))
+    return nn.Sequential(ConvNormAct(in_channels, channels), ConvNormAct(channels, channels))
 
 
 class UNet(nn.Module):
