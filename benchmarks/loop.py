@@ -2,10 +2,11 @@
 
 The bare step is forward, loss, backward and optimiser on a batch that lies ready. `fit` also shuffles
 and gathers, counts loss and accuracy, looks whether the loss is finite and calls its callbacks. The two
-take turns, an epoch of images each. The augmented epoch is what an `ArrayLoader` gives to a loop that
-does nothing with it, of bytes in memory.
+take turns within one `fit`: after each of its epochs as many bare steps. An epoch counts from the end of
+the one before, so that what happens between epochs is in it. The augmented epoch is what an
+`ArrayLoader` gives to a loop that does nothing with it, of bytes in memory.
 
-python -m benchmarks.loop --models article article_bn --rounds 9 --json loop.json
+python -m benchmarks.loop --models article article_bn --rounds 25 --json loop.json
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.harness import Spread
 from benchmarks.peers import pyconvopt_
 from pyconvopt.data import augment
 from pyconvopt.data.loader import ArrayLoader
+from pyconvopt.training import Callback
 
 OPTIMIZERS = ("sgd", "adam")
 # What recipes do to Fashion-MNIST, lightest first; the last is what `best` does.
@@ -70,33 +72,45 @@ def bare_step(model: Any, x: Tensor, y: Tensor) -> Callable[[], None]:
     return step
 
 
+class Turns(Callback):
+    """After every epoch of a `fit` as many bare steps; what a step of either took, in seconds.
+
+    The first epoch, in which everything is still made, is not counted.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, steps: int) -> None:
+        super().__init__()
+        self.batch, self.steps = (x, y), steps
+        self.fit: list[float] = []
+        self.bare: list[float] = []
+        self.since: float | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        now = time.perf_counter()
+        bare = seconds(self.bare_epoch)
+        if self.since is not None:
+            self.fit.append((now - self.since) / self.steps)
+            self.bare.append(bare / self.steps)
+        self.since = time.perf_counter()
+
+    def bare_epoch(self) -> None:
+        step = bare_step(self.model, *self.batch)
+        for _ in range(self.steps):
+            step()
+
+
 def loop(
     model: models.Model, optimizer: str, batch: int, steps: int, rounds: int
 ) -> dict[str, Any]:
-    """Seconds a step of `fit` and of the bare step, by rounds; the first epoch of each is not counted."""
+    """Seconds a step of `fit` and of the bare step, by rounds."""
     module = pyconvopt_.build(model, "softmax")
     module.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"])
     rng = np.random.default_rng(0)
     x = rng.standard_normal((steps * batch, *model.input_shape), dtype=np.float32)
     y = rng.integers(0, model.classes, len(x))
-
-    def fit() -> None:
-        module.fit(x, y, batch_size=batch, verbose=0)
-
-    fit()
-    step = bare_step(module, torch.from_numpy(x[:batch]), torch.from_numpy(y[:batch]))
-
-    def bare() -> None:
-        module.train()
-        for _ in range(steps):
-            step()
-
-    bare()
-    found: dict[str, Any] = {"model": model.name, "optimizer": optimizer, "fit": [], "bare": []}
-    for _ in range(rounds):
-        found["fit"].append(seconds(fit) / steps)
-        found["bare"].append(seconds(bare) / steps)
-    return found
+    turns = Turns(torch.from_numpy(x[:batch]), torch.from_numpy(y[:batch]), steps)
+    module.fit(x, y, epochs=rounds + 1, batch_size=batch, verbose=0, callbacks=[turns])
+    return {"model": model.name, "optimizer": optimizer, "fit": turns.fit, "bare": turns.bare}
 
 
 def augmented_epoch(transforms: list[Any], samples: int, batch: int, rounds: int) -> list[float]:
@@ -145,9 +159,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--models", nargs="+", default=["article", "article_bn"], metavar="MODEL",
         help="default: article article_bn")  # fmt: skip
     add("--batch", type=int, default=64, help="images a step; default 64")
-    add("--steps", type=int, default=200, help="of an epoch; default 200")
+    add("--steps", type=int, default=100, help="of an epoch; default 100")
     add("--samples", type=int, default=60000, help="images of the augmented epoch; default 60000")
-    add("--rounds", type=int, default=9, help="default 9")
+    add("--rounds", type=int, default=25, help="default 25")
     add("--threads", type=int, help="default: all cores")
     add("--json", type=Path, help="write all raw figures to this file")
     return parser.parse_args(arguments)

@@ -87,13 +87,15 @@ def drawing(*numbers: int, first_sample: int = 0, samples: int = 0) -> Iterator[
     """
     global _active, _last
     before, base = _active, mixed(*numbers)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(mixed(base, first_sample) >> 1)
-        _active = this = _Pass(base, first_sample, samples)
-        try:
-            yield
-        finally:
-            _active, _last = before, this
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(mixed(base, first_sample) >> 1)
+    _active = this = _Pass(base, first_sample, samples)
+    try:
+        yield
+    finally:
+        _active, _last = before, this
+        generator.set_state(state)
 
 
 def draw(kind: str) -> Draw:

@@ -30,9 +30,9 @@ class Metric:
         """Add a batch."""
         self.add(self.measure(outputs, targets, from_logits), len(targets))
 
-    def add(self, measured: Tensor, samples: int) -> None:
+    def add(self, measured: Tensor | float, samples: int) -> None:
         """Add what was measured of so many samples."""
-        self.total = self.total + measured
+        self.total = self.total + at_hand(measured)
         self.count += samples
 
     def result(self) -> float:
@@ -54,6 +54,11 @@ class Metric:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from there."""
         self.total, self.count = state["total"], state["count"]
+
+
+def at_hand(value: Tensor | float) -> Tensor | float:
+    """A single number on the CPU as a number, which costs less to add than a tensor; else as it is."""
+    return value.item() if isinstance(value, Tensor) and value.is_cpu and not value.dim() else value
 
 
 class Average(Metric):

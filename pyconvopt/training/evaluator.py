@@ -17,6 +17,7 @@ from pyconvopt import losses, regularizers
 from pyconvopt.data import checks as data_checks
 from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.metrics import Average, get_all
+from pyconvopt.metrics.base import at_hand
 from pyconvopt.regularizers.terms import RunLength
 from pyconvopt.training import arguments, checks
 from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs, listed
@@ -97,7 +98,7 @@ class Evaluator:
             return self.processes.count_batch(self, loss, outputs, targets)
         samples = len(targets)
         self.samples_seen += samples
-        self.loss_mean.add(loss * samples, samples)
+        self.loss_mean.add(at_hand(loss) * samples, samples)
         for metric in self.metrics:
             metric.update(outputs, targets, self.takes_logits)
         return loss
