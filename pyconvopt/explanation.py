@@ -102,7 +102,7 @@ def explain(model: nn.Module, example_input: Any) -> Explanation:
 
     >>> import torch, pyconvopt as pco
     >>> model = torch.nn.Sequential(pco.nn.Conv2d(16, 16, 3), torch.nn.Sigmoid())
-    >>> rows = pco.explain(model, torch.zeros(1, 16, 8, 8)).rows
+    >>> rows = pco.explain(model, torch.zeros(1, 16, 32, 32)).rows
     >>> [(r["layer"], r["pass"], r["kernel"]) for r in rows][:2]
     [('0', 'forward', 'winograd_f4x3'), ('0', 'data_gradient', 'winograd_f4x3')]
     """

@@ -15,7 +15,7 @@ threads**, so two runs with trials may differ, which they never do while the cho
 and `load` keep the choices:
 
 >>> import tempfile, torch, pyconvopt as pco
->>> layer, x = pco.nn.Conv2d(16, 16, 3), torch.zeros(1, 16, 8, 8)
+>>> layer, x = pco.nn.Conv2d(16, 16, 3), torch.zeros(1, 16, 32, 32)
 >>> with tempfile.TemporaryDirectory() as folder, pco.settings(trial=True):
 ...     first = pco.explain(layer, x).rows
 ...     pco.trials.save(f"{folder}/trials.json")

@@ -266,6 +266,22 @@ def test_error_at_many_channels(taps, stride, kernel):
     assert_near(_C.conv_weight_gradient(x, g, case.kernel, *geometry(case)), dw, GRADIENT_BOUND)
 
 
+@pytest.mark.parametrize(
+    ("images", "channels", "size", "kernels"),
+    [
+        (1, 64, 28, ("winograd_f4x3",) * 3),
+        (64, 512, 4, ("winograd_f4x3",) * 3),
+        (1, 64, 8, ("winograd_f2x3", "winograd_f2x3", "winograd_f4x3")),
+        (1, 64, 4, ("direct", "winograd_f2x3", "direct")),
+        (1, 512, 4, ("direct",) * 3),
+    ],
+)
+def test_few_pixels_are_not_worth_large_tiles(images, channels, size, kernels):
+    problem = (images, channels, size, size, channels, (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    passes = ("forward", "data_gradient", "weight_gradient")
+    assert tuple(_C.choose_conv(name, *problem)[0] for name in passes) == kernels
+
+
 def test_nan_and_inf_reach_the_outputs_they_touch(isa):
     case = next(c for c in CONV_CASES if c.name == "same_padding")
     x, w, b, _ = make_arrays(case)

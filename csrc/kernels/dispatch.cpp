@@ -169,7 +169,7 @@ template <class P>
 const Kernel<P>& choose(const P& problem) {
   const Row<P>& kernels = row<P>(active_isa());
   for (const Kernel<P>* kernel : kernels)
-    if (kernel->applies(problem)) return *kernel;
+    if (kernel->applies(problem) && (!kernel->worth_it || kernel->worth_it(problem))) return *kernel;
   return *kernels.back();
 }
 

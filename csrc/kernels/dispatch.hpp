@@ -19,7 +19,7 @@ void set_isa(std::string_view name);  // throws std::invalid_argument; "auto" fo
 bool winograd_enabled();  // settings(winograd=…) and PYCONVOPT_WINOGRAD
 void set_winograd(bool enabled);
 
-// The first kernel of the table that takes the problem; the reference takes every problem.
+// The first kernel of the table that takes the problem and is worth it; the reference takes every problem.
 template <class P>
 const Kernel<P>& choose(const P& problem);
 

@@ -9,7 +9,7 @@ enum class Activation { none, relu, relu6, hardswish };
 inline constexpr int64_t activation_count = 4;
 
 // A problem type P describes one call: shapes and pointers. Kernels of the same P compete; the
-// table (cpu/kernels.inc) lists them best first, and the first that applies is run.
+// table (cpu/kernels.inc) lists them best first, and the first that applies and is worth it is run.
 template <class P>
 struct Kernel {
   const char* name;
@@ -21,6 +21,8 @@ struct Kernel {
   void (*prepare)(const P&, float*) = nullptr;
   // Pieces of the statistics that it takes in the same pass, if it takes any (ConvForward::moments).
   int64_t (*moment_pieces)(const P&) = nullptr;
+  // Whether it is likely the fastest where it applies; null: always.
+  bool (*worth_it)(const P&) = nullptr;
 };
 
 }  // namespace pyconvopt

@@ -371,16 +371,37 @@ void data_gradient(const ConvDataGradient& p) {
   run<F>(Job(as_forward, p.shape.in_height, p.shape.in_width));
 }
 
-// What a 3×3 convolution costs with weights that stay as they are, in multiplications a channel pair: those of its
-// pieces, and the weights' way to the processor, which takes as long as those of 16 pieces more.
+// What a 3×3 convolution of stride 1 costs, in multiplications a channel pair: those of its pieces, and what is done
+// with the weights, which takes as long as those of `more` pieces (their transform and their way to the processor;
+// where they stay as they are they come from farther).
+struct Cost {
+  int64_t batch, height, width, more;
+  template <class F>
+  int64_t of() const {
+    return Tiles<F>(batch, height, width).count * F::positions + more * F::weights;
+  }
+  int64_t direct() const { return (pixels() + more) * 9; }
+  int64_t pixels() const { return batch * height * width; }
+  template <class F>
+  bool is_least() const {
+    return of<F>() <= least(direct(), least(of<F4x3>(), of<F2x3>()));
+  }
+};
+
+// The weights of so many channels leave a second-level cache when they are transformed.
+bool large_weights(const ConvShape& s) { return s.in_channels * s.out_channels >= 1 << 16; }
+
 template <class F>
-int64_t kept_cost(const ConvShape& s) {
-  return Tiles<F>(s).count * F::positions + 16 * F::weights;
+bool forward_worth_it(const ConvForward& p) {
+  const ConvShape& s = p.shape;
+  const Cost cost{s.batch, s.out_height(), s.out_width(), p.keeps ? 16 : 10};
+  return cost.is_least<F>() && (p.keeps || cost.pixels() > 16);
 }
 template <class F>
-bool is_cheapest(const ConvShape& s) {
-  const int64_t direct = (s.batch * s.out_height() * s.out_width() + 16) * F::taps * F::taps;
-  return kept_cost<F>(s) <= least(direct, least(kept_cost<F4x3>(s), kept_cost<F2x3>(s)));
+bool data_gradient_worth_it(const ConvDataGradient& p) {
+  const ConvShape& s = p.shape;
+  const Cost cost{s.batch, s.in_height, s.in_width, 10};
+  return cost.is_least<F>() && (cost.pixels() > 16 || !large_weights(s));
 }
 
 template <class F>
@@ -389,7 +410,7 @@ bool forward_applies(const ConvForward& p) {
   if (!takes_shape<F>(s) || !fills_panels<F>(s.out_channels)) return false;
   if constexpr (F::step > F::outputs) {
     if (!strided_saves(s, p.keeps ? 16 : 40)) return false;
-  } else if (p.keeps && F::taps == 3 && !is_cheapest<F>(s)) return false;
+  }
   if (p.pool && (p.residual || p.activation > Activation::relu)) return false;
   return !p.moments || is_plain(p);
 }
@@ -406,11 +427,16 @@ bool strided_gradient_applies(const ConvDataGradient& p) {
 
 template <class F>
 constexpr Kernel<ConvForward> forward_kernel() {
-  return {name<F>, why<F>, forward_applies<F>, forward<F>, transformed_floats<F>, transform<F>, moment_pieces<F>};
+  Kernel<ConvForward> kernel{name<F>,      why<F>,          forward_applies<F>, forward<F>, transformed_floats<F>,
+                             transform<F>, moment_pieces<F>};
+  if constexpr (F::taps == 3 && F::step == F::outputs) kernel.worth_it = forward_worth_it<F>;
+  return kernel;
 }
 template <class F>
 constexpr Kernel<ConvDataGradient> data_gradient_kernel(bool (*applies)(const ConvDataGradient&)) {
-  return {name<F>, why<F>, applies, data_gradient<F>};
+  Kernel<ConvDataGradient> kernel{name<F>, why<F>, applies, data_gradient<F>};
+  if constexpr (F::taps == 3 && F::step == F::outputs) kernel.worth_it = data_gradient_worth_it<F>;
+  return kernel;
 }
 
 }  // namespace
@@ -423,11 +449,13 @@ constinit const Kernel<ConvForward> winograd_f4x3_forward = winograd::forward_ke
                                     winograd_f2x3_forward = winograd::forward_kernel<winograd::F2x3>(),
                                     winograd_strided_forward = winograd::forward_kernel<winograd::Strided>();
 extern const Kernel<ConvDataGradient> winograd_f4x3_data_gradient, winograd_f2x5_data_gradient,
-    winograd_strided_data_gradient;
+    winograd_f2x3_data_gradient, winograd_strided_data_gradient;
 constinit const Kernel<ConvDataGradient> winograd_f4x3_data_gradient = winograd::data_gradient_kernel<winograd::F4x3>(
                                              winograd::data_gradient_applies<winograd::F4x3>),
                                          winograd_f2x5_data_gradient = winograd::data_gradient_kernel<winograd::F2x5>(
                                              winograd::data_gradient_applies<winograd::F2x5>),
+                                         winograd_f2x3_data_gradient = winograd::data_gradient_kernel<winograd::F2x3>(
+                                             winograd::data_gradient_applies<winograd::F2x3>),
                                          winograd_strided_data_gradient =
                                              winograd::data_gradient_kernel<winograd::StridedGradient>(
                                                  winograd::strided_gradient_applies);

@@ -343,9 +343,16 @@ void weight_gradient(const ConvWeightGradient& p) {
   if (p.bias_gradient) bias_gradient(p);
 }
 
+// Of a single tile the transform of the result takes longer than what it saves.
+bool gradient_worth_it(const ConvWeightGradient& p) {
+  return p.shape.batch * p.shape.out_height() * p.shape.out_width() > F4x3::outputs * F4x3::outputs;
+}
+
 template <class F>
 constexpr Kernel<ConvWeightGradient> weight_gradient_kernel() {
-  return {name<F>, why<F>, gradient_applies<F>, weight_gradient<F>};
+  Kernel<ConvWeightGradient> kernel{name<F>, why<F>, gradient_applies<F>, weight_gradient<F>};
+  if constexpr (F::taps == 3 && F::step == F::outputs) kernel.worth_it = gradient_worth_it;
+  return kernel;
 }
 
 }  // namespace
