@@ -18,6 +18,7 @@ generator back when it runs a forward pass again in backward, and by its name th
 from __future__ import annotations
 
 import math
+import operator
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -86,7 +87,9 @@ def drawing(*numbers: int, first_sample: int = 0, samples: int = 0) -> Iterator[
     (True, True)
     """
     global _active, _last
-    before, base = _active, mixed(*numbers)
+    # Python's own: NumPy's wrap, or overflow.
+    base, first_sample = mixed(*map(operator.index, numbers)), operator.index(first_sample)
+    before = _active
     generator = torch.default_generator
     state = generator.get_state()
     generator.manual_seed(mixed(base, first_sample) >> 1)

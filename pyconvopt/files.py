@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ PART = ".part"
 def write_whole(path: str | Path, content: bytes | str) -> None:
     """Write a file so that, whatever happens, the old one or the new one is there whole.
 
-    Folders on the way are made. What is no file (a device, a pipe) is written to as it is.
+    Folders on the way are made. What is no file (a device, a pipe) is written to as it is; of a
+    link, what it leads to is written.
 
     Errors: OSError that names the file; what was there before is then still there.
     """
@@ -23,20 +25,26 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         with naming(path):
             path.write_bytes(data)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = part_beside(place)
     try:
         with open(beside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-        sync_folder(path.parent)
+        os.replace(beside, place)
+        sync_folder(place.parent)
     except OSError as error:
         # The caller's file, which the system's message need not name, not the one beside it.
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+def part_beside(path: Path) -> Path:
+    """Where a file is written before it gets its name: no other thread writes there."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_native_id()}{PART}")
 
 
 @contextmanager

@@ -94,6 +94,27 @@ class TestTheSameForAnyBatches:
         alone = epoch(EVERY, 30, data=(x[..., :1].contiguous(), y))
         torch.testing.assert_close(grey[0], alone[0][..., 0])
 
+    @pytest.mark.parametrize("steps", [*([each] for each in EVERY), EVERY], ids=str)
+    def test_a_process_may_get_none_of_a_batch(self, steps, data):
+        loader = ArrayLoader(data[0][:3], data[1][:3], 2, seed=1, augment=steps)
+        halves = []
+        for number in range(2):
+            loader.part, loader.epoch = (number, 2), 0
+            halves.append(list(loader))
+        assert [[len(x) for x, _ in half] for half in halves] == [[1, 0], [1, 1]]
+        images = torch.cat([x for batch in zip(*halves, strict=True) for x, _ in batch])
+        wanted = epoch(steps, 3, data=(data[0][:3], data[1][:3]))[0]
+        torch.testing.assert_close(images, wanted, rtol=1e-5, atol=1e-6)
+
+    def test_the_layout_by_any_spelling(self, data):
+        steps = augment.Compose([augment.AlternatingFlip()], "ChannelsLast")
+        assert torch.equal(epoch(steps, 30, data=data)[0], epoch(EVERY[1], 30, data=data)[0])
+
+    def test_numpys_whole_numbers(self):
+        assert augment.RandomCrop(np.int64(2)) == augment.RandomCrop(2)
+        assert augment.Cutout(np.int32(3)) == augment.Cutout(3)
+        assert augment.MixUp(num_classes=np.int64(3)) == augment.MixUp(num_classes=3)
+
     def test_pixels_of_bytes(self):
         x = torch.randint(256, (6, 5, 5, 1), dtype=torch.uint8)
         images, _ = epoch(augment.RandomHorizontalFlip(1.0), 4, data=(x, torch.zeros(6)))
@@ -314,6 +335,13 @@ class TestTraining:
         (lambda: augment.RandomErasing(ratio=(0, 1)), ValueError, "ratio must be two positive"),
         (lambda: augment.Cutout(0), ValueError, "size must be a whole number >= 1, got 0"),
         (lambda: augment.MixUp(0), ValueError, "alpha must be above 0, got 0"),
+        (
+            lambda: augment.CutMix(math.inf),
+            ValueError,
+            "alpha must be above 0, and finite, got inf",
+        ),
+        (lambda: augment.MixUp(num_classes=3.0), ValueError, "num_classes must be a whole number"),
+        (lambda: augment.CutMix(num_classes=0), ValueError, "num_classes must be a whole number"),
         (lambda: augment.Compose([augment.MixUp]), TypeError, r"write MixUp\(\)"),
         (lambda: augment.Compose([], "channels_lst"), ValueError, "did you mean 'channels_last'"),
         (lambda: ArrayLoader([[1.0]], augment=3), TypeError, "takes transforms of data.augment"),
@@ -337,6 +365,8 @@ def test_refused_settings(act, error, message):
             "num_classes is 3, but there is a label 3",
         ),
         (np.zeros((4, 5, 5, 1)), np.array([0, 0.5, 1, 1]), "whole numbers"),
+        (np.zeros((4, 5, 5, 1)), np.array([0, 1, -1, 2]), "class numbers of 0 or more, got -1"),
+        (np.zeros((4, 5, 5, 1)), np.ones((4, 2)), "num_classes is 3, but the soft labels have 2"),
         (np.zeros((4, 5, 5, 1)), np.zeros((4, 2), int), "one class number an image"),
     ],
 )

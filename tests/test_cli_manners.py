@@ -289,6 +289,32 @@ def test_a_device_is_written_to_and_stays(tmp_path):
     assert got == ["text"] and pipe.is_fifo()
 
 
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "results.csv")
+    for text in ("first", "second"):
+        files.write_whole(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "disk" / "results.csv").read_text() == text
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+def test_two_threads_write_a_file_whole(tmp_path, monkeypatch):
+    path, sync, writers = tmp_path / "file", os.fsync, []
+
+    def while_another_writes(handle):
+        sync(handle)
+        if not writers:
+            writers.append(threading.Thread(target=files.write_whole, args=(path, "other")))
+            writers[0].start()
+            writers[0].join(10)
+            assert path.read_text() == "other"
+
+    monkeypatch.setattr(files.os, "fsync", while_another_writes)
+    files.write_whole(path, "text")
+    assert path.read_text() == "text" and list(tmp_path.iterdir()) == [path]
+
+
 def test_bad_test_images_are_refused_at_the_start(tmp_path):
     x = np.random.rand(40, 8, 8).astype(np.float32)
     bad = x[:10].copy()

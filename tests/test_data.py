@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 
 import numpy as np
 import pytest
@@ -119,6 +120,29 @@ class TestDownload:
         (tmp_path / "shop" / "a.gz").unlink()
         with pytest.raises(OSError, match=r"cannot download .* set PYCONVOPT_DATA"):
             datasets.locate("toy", file)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            http.client.BadStatusLine("nonsense"),
+            http.client.IncompleteRead(b"con", 4),
+            ConnectionResetError(104, "Connection reset by peer"),
+            TimeoutError("timed out"),
+        ],
+    )
+    def test_a_cut_connection(self, tmp_path, monkeypatch, error):
+        file = self.serve(tmp_path, monkeypatch)
+        read = datasets.urllib.request.urlopen
+
+        def cut(url, timeout):
+            answer = read(url, timeout=timeout)
+            monkeypatch.setattr(answer, "read", lambda size: (_ for _ in ()).throw(error))
+            return answer
+
+        monkeypatch.setattr(datasets.urllib.request, "urlopen", cut)
+        with pytest.raises(OSError, match=r"cannot download .*: .+; put the file into .*toy"):
+            datasets.locate("toy", file)
+        assert list((tmp_path / "home" / "toy").iterdir()) == []
 
     def test_cache_folder_without_the_variable(self, tmp_path, monkeypatch):
         monkeypatch.delenv("PYCONVOPT_DATA", raising=False)
@@ -243,9 +267,27 @@ class TestAsBatches:
         for weights, message in (
             (np.zeros(3), r"one a sample, \(9,\), got shape \(3,\)"),
             (-np.ones(9), "0 or more"),
+            (np.full(9, np.inf), "infinite"),
         ):
             with pytest.raises(ValueError, match=message):
                 data.ArrayLoader(np.arange(9.0), np.arange(9), weights=weights)
+
+    def test_weights_need_labels(self):
+        with pytest.raises(ValueError, match="weights go with labels"):
+            data.ArrayLoader(np.arange(9.0), weights=np.ones(9))
+
+    @pytest.mark.parametrize("weights", [np.ones((2, 1)), np.ones(1), -np.ones(2)])
+    def test_weights_of_batches_somebody_else_makes(self, weights):
+        # Two columns and one axis would make a table of losses.
+        source = data.as_batches(lambda: iter([(np.zeros((2, 3)), np.arange(2), weights)]))
+        with pytest.raises(ValueError, match="the weights must be"):
+            list(source)
+
+    def test_images_alone_begin_at_the_epoch_asked_for(self):
+        x = np.arange(20.0)
+        loader = data.as_batches(x, 20, shuffle=True, seed=3, epoch=4)
+        wanted = data.as_batches((x, x), 20, shuffle=True, seed=3, epoch=4)
+        assert torch.equal(next(iter(loader)), next(iter(wanted))[0])
 
     def test_an_epoch_from_any_batch_on(self):
         loader = data.ArrayLoader(np.arange(10.0), batch_size=3, shuffle=True, seed=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -42,6 +43,13 @@ def test_seed_and_step_decide(make):
     assert torch.equal(torch.get_rng_state(), state)
     for other in ((3, 6), (4, 5), (5, 3)):
         assert not torch.equal(seeded(make, x, *other), first)
+
+
+def test_numpys_whole_numbers():
+    x = torch.ones(8, 50)
+    wanted = seeded(KINDS["dropout"], x, 3, 5, first=2)
+    place = (np.int64(3), np.uint8(5))
+    assert torch.equal(seeded(KINDS["dropout"], x, *place, first=np.int64(2)), wanted)
 
 
 @EACH

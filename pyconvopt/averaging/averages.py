@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
 from pyconvopt.averaging.base import Averaging
@@ -72,6 +73,7 @@ class EMA(Average):
     """Exponential moving average, after every step: average ← d · average + (1 − d) · weights.
 
     It begins as the weights after the first step, and looks back over about 1 / (1 − d) steps.
+    Where a `Trainer` accumulates several batches, a step is theirs together.
 
     Args: decay (0.999), warmup (False: d = min(decay, (1 + t) / (10 + t)) at step t, for runs not
     much longer than 1 / (1 − decay)), in_validation, at_end, batches (see `Averaging`).
@@ -104,6 +106,7 @@ class EMA(Average):
         super().__init__(in_validation, at_end, batches)
         self.decay = decay
         self.warmup = warmup
+        self.taken = -1  # the trainer's steps when weights were taken last
 
     @override
     def rule(self) -> Callable[..., None]:
@@ -114,11 +117,42 @@ class EMA(Average):
         """average ← average + (1 − d) · (weights − average)."""
         t = int(count)
         decay = min(self.decay, (1 + t) / (10 + t)) if self.warmup else self.decay
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        get_ema_multi_avg_fn(decay)(averages, weights, count)
+
+    def take_step(self) -> None:
+        """Take the weights if a step has changed them: not after every batch of one."""
+        if self.trainer.step_number != self.taken:
+            self.update()
+            self.taken = self.trainer.step_number
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "taken": self.taken}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.taken = state.get("taken", self.taken)
+
+    @override
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        super().on_train_begin(logs)
+        self.taken = self.trainer.step_number
 
     @override
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        self.update()
+        self.take_step()
+
+    # The rest of an epoch is a step that comes after its last batch.
+
+    @override
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        self.take_step()
+        super().on_test_begin(logs)
+
+    @override
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.take_step()
 
 
 class SWA(Average):
@@ -144,7 +178,8 @@ class SWA(Average):
         at_end: bool = True,
         batches: int = 32,
     ) -> None:
-        if start < 0 or (isinstance(start, float) and not start <= 1):
+        start = int(start) if isinstance(start, Integral) else float(start)
+        if not (start >= 0 if isinstance(start, int) else 0 <= start <= 1):
             raise ValueError(
                 f"start must be a share between 0 and 1 or the number of an epoch, got {start}"
             )
@@ -156,7 +191,8 @@ class SWA(Average):
         """The first epoch of a run of so many that is averaged; at least the last one is."""
         if isinstance(self.start, int):
             return self.start
-        return min(math.ceil(self.start * epochs), epochs - 1)
+        # Rounded, so that 0.28 of 25 epochs is 7 and not 7.000000000000001.
+        return min(math.ceil(round(self.start * epochs, 6)), epochs - 1)
 
     @override
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:

@@ -21,6 +21,7 @@ from pyconvopt.averaging.statistics import (
     recompute_statistics,
     uses_batch,
 )
+from pyconvopt.data.checks import whole
 from pyconvopt.training.callbacks import Callback, Logs
 
 
@@ -43,8 +44,7 @@ class Averaging(Callback):
     ends_first: ClassVar[bool] = True
 
     def __init__(self, in_validation: bool = True, at_end: bool = True, batches: int = 32) -> None:
-        if not isinstance(batches, int) or batches < 1:
-            raise ValueError(f"batches must be a whole number >= 1, got {batches!r}")
+        batches = whole("batches", batches)
         self.in_validation = in_validation
         self.at_end = at_end
         self.recent: deque[Batch] = deque(maxlen=batches)
@@ -132,11 +132,13 @@ class Averaging(Callback):
         """
         if not self.ready():
             raise RuntimeError("there is no average yet: attach(model), then update() after steps")
+        is_in = self.kept is not None  # as in a validation: it stays
         try:
             self.swap_in()
             yield
         finally:
-            self.swap_out()
+            if not is_in:
+                self.swap_out()
 
     @override
     def as_validated(self) -> AbstractContextManager[None]:

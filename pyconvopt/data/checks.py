@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,8 @@ def sample_weights(weights: Any, images: Tensor | Rows) -> Tensor:
         raise ValueError(
             f"the weights must be one a sample, ({len(images)},), got shape {tuple(found.shape)}"
         )
-    if not bool((found >= 0).all()):
-        raise ValueError("the weights must be 0 or more, got a negative one or NaN")
+    if not bool(((found >= 0) & (found < math.inf)).all()):
+        raise ValueError("the weights must be 0 or more, got a negative one, infinite or NaN")
     return found
 
 

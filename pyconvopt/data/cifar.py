@@ -126,7 +126,12 @@ def contents(archive: Archive, path: Path) -> dict[str, bytes]:
         with tarfile.open(path) as packed:
             for member in packed:
                 folder, _, name = member.name.rpartition("/")
-                if folder.removeprefix("./") == archive.folder and name in names:
+                # No links: what they lead to may be missing, or themselves.
+                if (
+                    member.isfile()
+                    and folder.removeprefix("./") == archive.folder
+                    and name in names
+                ):
                     file = packed.extractfile(member)
                     found[name] = file.read() if file else b""
     except FileNotFoundError as error:
@@ -157,8 +162,11 @@ def pickled_records(content: bytes, where: str, labels: int) -> tuple[np.ndarray
     keys = ("labels",) if labels == 1 else ("coarse_labels", "fine_labels")
     try:
         table = plain_pickle.read(content)
-        pixels = np.asarray(table["data"], np.uint8)
-        numbers = np.stack([np.asarray(table[key], np.uint8) for key in keys], axis=1)
+        pixels = table["data"]
+        if not isinstance(pixels, np.ndarray):
+            raise TypeError("its images are no array")
+        # fromiter takes numbers alone, nothing nested.
+        numbers = np.stack([np.fromiter(table[key], np.uint8) for key in keys], axis=1)
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise ValueError(
             f"{where} is not the pickle it should be: {error}, wanted images and labels"

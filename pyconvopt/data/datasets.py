@@ -10,6 +10,7 @@ looks whole.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import sys
 import urllib.error
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyconvopt.data.idx import read_idx
+from pyconvopt.files import part_beside
 
 Arrays = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -99,6 +101,12 @@ SOURCES: dict[str, Source] = {
     ),
 }
 
+DOWNLOAD_ERRORS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+)
 SYSTEM_FOLDER = Path("/usr/share/datasets")
 
 
@@ -121,7 +129,7 @@ def fetch(url: str, path: Path, sha256: str) -> None:
     Errors: OSError if it cannot be fetched or written, ValueError if its checksum is wrong.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside = part_beside(path)
     digest, done = hashlib.sha256(), 0
     show = sys.stderr.isatty()
     try:
@@ -142,9 +150,10 @@ def fetch(url: str, path: Path, sha256: str) -> None:
                 f"({done} bytes), wanted {sha256}"
             )
         beside.replace(path)
-    except urllib.error.URLError as error:
+    except DOWNLOAD_ERRORS as error:
+        reason = getattr(error, "reason", None) or error
         raise OSError(
-            f"cannot download {url}: {error.reason}; put the file into {path.parent} or set "
+            f"cannot download {url}: {reason}; put the file into {path.parent} or set "
             "PYCONVOPT_DATA to the folder above it"
         ) from None
     finally:

@@ -9,6 +9,7 @@ threads, Pillow's decoders run beside one another.
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import registry
+from pyconvopt.data.checks import whole
 from pyconvopt.data.rows import Rows
 from pyconvopt.extras import require
 
@@ -29,6 +31,12 @@ COLOR_MODES = {"rgb": ("RGB", 3), "grayscale": ("L", 1)}
 INTERPOLATIONS = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}
 DAMAGED = {"error": "error", "skip": "skip"}
 GREY_MODES = ("1", "L", "LA")
+
+# What Pillow's plug-ins raise for damaged files: not only what it documents.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error),
+    *(TypeError, AttributeError, LookupError, ArithmeticError),
+)
 
 Result = TypeVar("Result")
 
@@ -63,7 +71,7 @@ def opened(path: Path) -> Any:
     pillow = require("PIL.Image", "reading pictures", "images")
     try:
         picture = pillow.open(path)
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+    except (*UNREADABLE, pillow.DecompressionBombError) as error:
         raise ValueError(str(error)) from None
     if picture.mode.startswith(("I", "F")):
         raise ValueError(f"its pixels are of Pillow's mode {picture.mode}, wanted 8 bits a channel")
@@ -83,7 +91,7 @@ def decoded(path: Path, form: Form) -> np.ndarray:
     with opened(path) as picture:
         try:
             pixels = picture.convert(mode)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise ValueError(str(error)) from None
     if (pixels.height, pixels.width) != (form.height, form.width):
         method = getattr(pillow.Resampling, INTERPOLATIONS[form.interpolation])
@@ -280,10 +288,13 @@ def listed(path: Path) -> tuple[list[str], list[Path], list[int]]:
 
 def checked(image_size: Sequence[int]) -> tuple[int, int]:
     """A height and a width."""
-    sizes = tuple(image_size) if isinstance(image_size, Sequence) else ()
-    if len(sizes) != 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"image_size must be (height, width) of whole numbers, got {image_size!r}")
-    return sizes
+    try:
+        height, width = image_size
+        return whole("height", height), whole("width", width)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"image_size must be (height, width) of whole numbers, got {image_size!r}"
+        ) from None
 
 
 def refuse(damages: Sequence[Damage]) -> None:

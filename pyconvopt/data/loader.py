@@ -61,6 +61,8 @@ class ArrayLoader:
         if self.y is not None:
             checks.require_samples(self.y, "labels")
             checks.require_same_length(self.x, self.y)
+        if weights is not None and y is None:
+            raise ValueError("weights go with labels: give y, too")
         self.weights = None if weights is None else checks.sample_weights(weights, self.x)
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -199,11 +201,9 @@ class BatchSource:
                 yield checks.as_tensor(parts, "images").to(torch.float32)
                 continue
             checks.require_parts(parts)
-            x, y, *weights = (
-                checks.as_tensor(part, what)
-                for part, what in zip(parts, ("images", "labels", "weights"), strict=False)
-            )
+            x, y = checks.as_tensor(parts[0], "images"), checks.as_tensor(parts[1], "labels")
             checks.require_same_length(x, y)
+            weights = [checks.sample_weights(each, x) for each in parts[2:]]
             yield (x.to(torch.float32), y, *weights)
 
 
@@ -260,4 +260,6 @@ def as_batches(
             "data must be arrays (x, y), a torch Dataset or a DataLoader, got "
             f"{type(data).__name__}"
         )
-    return ArrayLoader(data, batch_size=batch_size, shuffle=shuffle, seed=seed)
+    loader = ArrayLoader(data, batch_size=batch_size, shuffle=shuffle, seed=seed)
+    loader.epoch = epoch
+    return loader

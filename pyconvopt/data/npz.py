@@ -14,6 +14,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
@@ -23,7 +24,9 @@ LOCAL_HEAD = struct.Struct(
     "<4s22xHH"
 )  # signature, then the lengths of the name and the extra field
 SIGNATURE = b"PK\x03\x04"
-UNREADABLE = (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+# What NumPy lets through of Python's parser when the head of an array is damaged.
+BAD_HEAD = (ValueError, EOFError, TypeError, OverflowError, SyntaxError, TokenError, RecursionError)
+UNREADABLE = (*BAD_HEAD, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 ENCRYPTED = 1  # a flag of a member
 
 
@@ -33,7 +36,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     Errors: ValueError for a file that is none.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it is one array, a .npy file")
+        with file:
             return {name: file[name] for name in file.files}
     except UNREADABLE as error:
         raise ValueError(f"{path} is no .npz file of numbers: {error}") from None
@@ -71,7 +77,10 @@ def mapped(file: BinaryIO, member: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(
             f"{name} is of format {version}, wanted one of {', '.join(map(str, READERS))}"
         )
-    shape, is_fortran, dtype = READERS[version](file)
+    try:
+        shape, is_fortran, dtype = READERS[version](file)
+    except MemoryError:  # of Python's parser
+        raise ValueError(f"{name} has a head that cannot be parsed") from None
     if dtype.hasobject:
         raise ValueError(f"{name} holds Python objects, wanted numbers")
     offset = file.tell()

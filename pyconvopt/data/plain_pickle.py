@@ -73,7 +73,7 @@ def read(content: bytes) -> Any:
     try:
         for instruction, argument, _ in pickletools.genops(content):
             machine.run(instruction.name, argument)
-        return finished(machine.stack[-1])
+        return finished(machine.stack[-1], {})
     except (IndexError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a pickle of plain data: {error!r}") from None
     except (ValueError, RecursionError) as error:
@@ -168,16 +168,23 @@ def array_of(version: int, shape: tuple, kind: Type, fortran: bool, content: Any
     return np.frombuffer(data, np.uint8).reshape(shape, order=order)
 
 
-def finished(value: Any) -> Any:
-    """The object with its arrays in place."""
+def finished(value: Any, done: dict[int, Any]) -> Any:
+    """The object with its arrays in place; `done` are the containers that were met, by their id.
+
+    A container is gone through once, however often a pickle holds it: lists of twice the same
+    list, a few deep, would else be more than any machine goes through.
+    """
     if isinstance(value, (Name, Type, Mark)):
         raise ValueError(f"it holds {value}")
     if isinstance(value, Array):
         if value.values is None:
             raise ValueError("it holds an array without values")
         return value.values
-    if isinstance(value, dict):
-        return {key: finished(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(finished(each) for each in value)
-    return value
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    if id(value) not in done:
+        if isinstance(value, dict):
+            done[id(value)] = {key: finished(each, done) for key, each in value.items()}
+        else:
+            done[id(value)] = type(value)(finished(each, done) for each in value)
+    return done[id(value)]

@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 from typing_extensions import override
+
+from pyconvopt.data.npz import BAD_HEAD
 
 
 class Rows:
@@ -137,8 +140,8 @@ def mapped(path: str | Path) -> np.ndarray:
     if str(path).endswith(".npz"):
         raise ValueError(f"{path} holds several packed arrays: read it with data.load")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        return npy.open_memmap(path, mode="r")
+    except (*BAD_HEAD, MemoryError) as error:
         raise ValueError(f"{path} is no .npy file of numbers: {error}") from None
 
 

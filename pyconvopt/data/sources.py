@@ -129,6 +129,7 @@ def read_folder(
         for names in (TRAIN_FOLDERS, TEST_FOLDERS)
     ]
     if halves[0] is None or halves[1] is None:
+        require_no_half(path, halves[0] or halves[1])
         whole = ImageFolder(path, image_size, damaged=damaged)
         images, labels = pair(whole)
         return divided(images, labels, test_share), tuple(whole.classes)
@@ -144,6 +145,16 @@ def read_folder(
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(f"{halves[0]} and {halves[1]} differ in their classes: {', '.join(odd)}")
     return (pair(train), pair(test)), tuple(train.classes)
+
+
+def require_no_half(path: Path, half: Path | None) -> None:
+    """Refuse a folder that holds one half of a set alone: it would be the only class."""
+    if half is not None and [each for each in path.iterdir() if each.is_dir()] == [half]:
+        others = TEST_FOLDERS if half.name in TRAIN_FOLDERS else TRAIN_FOLDERS
+        raise ValueError(
+            f"{path} holds a folder {half.name}, but none named {' or '.join(others)}; give {half} "
+            "to have a share of it held out"
+        )
 
 
 def read_archive(path: Path, test_share: float, in_memory: bool) -> Any:

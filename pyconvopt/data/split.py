@@ -95,7 +95,8 @@ def kept_samples(samples: int, share: float) -> int:
 
 
 def of_each_class(labels: np.ndarray, share: float, name: str) -> np.ndarray:
-    """Which samples are held out: a share of each class, at least one, drawn with a fixed seed.
+    """Which samples are held out: a share of each class, at least one, but not all, drawn with a
+    fixed seed.
 
     `name`: what the share is called in an error.
     """
@@ -109,5 +110,6 @@ def of_each_class(labels: np.ndarray, share: float, name: str) -> np.ndarray:
             raise ValueError(
                 f"class {label} has one sample, which cannot be both trained and tested on"
             )
-        chosen[members[: max(1, round(share * len(members)))]] = True
+        held_out = min(max(1, round(share * len(members))), len(members) - 1)
+        chosen[members[:held_out]] = True
     return chosen

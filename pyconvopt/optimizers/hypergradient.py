@@ -58,13 +58,14 @@ class HypergradientDescent(Wrapper):
         """The rates' step, then the weights'; with a closure, the loss that it returns."""
         loss = loss_of(closure)
         gradients = {}
+        known = "previous_gradient" if isinstance(self.base, torch.optim.SGD) else "exp_avg"
         for group in self.param_groups:
             agreement = 0.0
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 gradients[p] = gradient = whole_gradient(p, group)
-                if self.state.get(p):
+                if known in self.state.get(p, {}):  # a state may be that of the inner kind alone
                     agreement += float((gradient * self.direction(p, group)).sum())
             group["lr"] = max(float(group["lr"]) + self.hypergrad_lr * agreement, 0.0)
         self.base.step()

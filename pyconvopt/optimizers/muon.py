@@ -30,6 +30,12 @@ ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
 }
 
 
+def adjustment(name: str | None) -> str:
+    """The name of an adjustment as the table has it; None is torch's for 'original'."""
+    names = {each: each for each in ADJUSTMENTS}
+    return registry.find("adjust_lr_fn", names, name or "original")
+
+
 def orthogonalized(
     matrix: Tensor,
     steps: int = 5,
@@ -111,7 +117,6 @@ class Muon(Optimizer):
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("momentum", momentum)):
             if not value >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {value}")
-        registry.find("adjust_lr_fn", ADJUSTMENTS, adjust_lr_fn or "original")
         # AdamW over one parameter that is never stepped, for the options a group of it must have.
         self.adamw = AdamW([nn.Parameter(torch.zeros(()))], betas=betas, eps=adamw_eps)
         defaults = {
@@ -123,7 +128,7 @@ class Muon(Optimizer):
             "ns_coefficients": tuple(ns_coefficients),
             "ns_eps": eps,
             "ns_steps": ns_steps,
-            "adjust_lr_fn": adjust_lr_fn or "original",
+            "adjust_lr_fn": adjustment(adjust_lr_fn),
             "use_muon": True,
         }
         super().__init__(params, defaults)
@@ -132,6 +137,9 @@ class Muon(Optimizer):
     @override
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its matrices and its other parameters become one group each."""
+        if "adjust_lr_fn" in param_group:
+            known = {"adjust_lr_fn": adjustment(param_group["adjust_lr_fn"])}
+            param_group = {**param_group, **known}
         members = param_group["params"]
         members = [members] if isinstance(members, Tensor) else list(members)
         halves: dict[bool, list[Any]] = {True: [], False: []}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from pyconvopt.data.checks import whole
 from pyconvopt.optimizers.closures import loss_of
 
 
@@ -109,8 +110,7 @@ class SAM(Wrapper):
     ) -> None:
         if not rho >= 0:
             raise ValueError(f"rho must be 0 or more, got {rho}")
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be a whole number >= 1, got {every!r}")
+        every = whole("every", every)
         super().__init__(params, base, **settings)
         self.rho, self.adaptive, self.every = rho, adaptive, every
 
@@ -123,15 +123,19 @@ class SAM(Wrapper):
         if self.step_number() % self.every == 0:
             before = [(p, p.clone()) for p, _ in self.gradients()]
             self.climb()
-            loss_of(closure)
-            for p, value in before:
-                p.copy_(value)
+            try:
+                loss_of(closure)
+            finally:
+                for p, value in before:
+                    p.copy_(value)
         self.base.step()
         return loss
 
     def climb(self) -> None:
-        """w ← w + ε."""
-        scaled = [(p, p.abs() * g if self.adaptive else g) for p, g in self.gradients()]
+        """w ← w + ε; w − ε where a group maximises the loss, of which the smallest is the worst."""
+        down = {p for group in self.param_groups if group.get("maximize") for p in group["params"]}
+        uphill = ((p, -g if p in down else g) for p, g in self.gradients())
+        scaled = [(p, p.abs() * g if self.adaptive else g) for p, g in uphill]
         if not scaled:
             return
         norms = torch.stack([direction.norm() for _, direction in scaled])
@@ -163,8 +167,7 @@ class Lookahead(Wrapper):
     def __init__(
         self, params: Any, base: Any = "sgd", k: int = 5, alpha: float = 0.5, **settings: Any
     ) -> None:
-        if not isinstance(k, int) or k < 1:
-            raise ValueError(f"k must be a whole number >= 1, got {k!r}")
+        k = whole("k", k)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
         super().__init__(params, base, **settings)
@@ -185,8 +188,9 @@ class Lookahead(Wrapper):
             if p.grad is not None:
                 self.state[p]["slow"] = slow
         if self.step_number() % self.k == 0:
-            for p, _ in self.gradients():
-                slow = self.state[p]["slow"]
-                slow.lerp_(p, self.alpha)
-                p.copy_(slow)
+            # Those without a gradient now, too: they have moved in the steps before.
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if "slow" in self.state.get(p, {}):
+                        p.copy_(self.state[p]["slow"].lerp_(p, self.alpha))
         return loss

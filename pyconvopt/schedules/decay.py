@@ -82,8 +82,8 @@ class Redwood(Schedule):
 
     def __post_init__(self) -> None:
         require_rate(self.lr, "lr")
-        if not self.delta >= 0:
-            raise ValueError(f"delta must be 0 or more, got {self.delta}")
+        if not 0 <= self.delta < math.inf:
+            raise ValueError(f"delta must be 0 or more, and finite, got {self.delta}")
 
     @override
     def __call__(self, t: float) -> float:

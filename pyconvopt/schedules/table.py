@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from pyconvopt import registry
 from pyconvopt.schedules.base import Schedule
 from pyconvopt.schedules.compose import OverRun, PerEpoch, Then, Warmup
@@ -85,8 +87,16 @@ def describe(schedule: Any) -> dict[str, Any] | None:
     if schedule is None:
         return None
     described = registry.describe("schedule", TABLE, schedule)
+    config = {name: plain(value) for name, value in described["config"].items()}
     parts = {name: describe(part) for name, part in schedule.parts().items()}
-    return {**described, "config": {**described["config"], **parts}}
+    return {**described, "config": {**config, **parts}}
+
+
+def plain(value: Any) -> Any:
+    """A setting without NumPy's kinds of numbers, which JSON has not."""
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def for_run(

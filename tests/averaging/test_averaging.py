@@ -74,6 +74,42 @@ def test_ema_is_its_formula_at_the_end():
     assert_weights(trainer.model, ema_of(path, 0.8))
 
 
+@pytest.mark.parametrize("validation", [HELD_OUT, None])
+@pytest.mark.parametrize("accumulate", [2, 3, 7])
+def test_ema_is_of_steps_where_several_batches_make_one(accumulate, validation):
+    model, path = network(), []
+    average = averaging.EMA(0.8)
+    optimizer = optimizers.get("adam", model)
+    optimizer.register_step_post_hook(lambda *given: path.append(weights_of(model)))
+    trainer = Trainer(model, optimizer, "cross_entropy", callbacks=average, accumulate=accumulate)
+    torch.manual_seed(11)
+    trainer.fit(DATA, epochs=3, batch_size=12, validation=validation, seed=0, verbose=0)
+    assert len(path) == 3 * -(-5 // accumulate)  # the rest of an epoch is a step, too
+    assert_weights(model, ema_of(path, 0.8))
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 8, 9, 10, 14])
+def test_ema_of_accumulated_steps_taken_up_again_is_to_the_bit(tmp_path, stop):
+    def run(folder, stop=None):
+        def count(batch, logs):
+            batches.append(batch)
+            if len(batches) == stop:
+                raise KeyboardInterrupt
+
+        torch.manual_seed(11)
+        model, batches = network(), []
+        callbacks = [averaging.EMA(0.8), LambdaCallback(on_train_batch_begin=count)]
+        trainer = Trainer(model, "adam", "cross_entropy", callbacks=callbacks, accumulate=2)
+        options = {"batch_size": 12, "seed": 0, "verbose": 0, "checkpoint": folder, "every": 1}
+        trainer.fit(DATA, epochs=3, **options)
+        return weights_of(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop)
+    wanted, got = run(tmp_path / "whole"), run(tmp_path / "cut")
+    assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
+
+
 def test_ema_with_warm_up():
     path, trainer, _ = train([averaging.EMA(0.5, warmup=True)])
     average = [w.double() for w in path[0]]
@@ -88,6 +124,40 @@ def test_ema_with_warm_up():
 def test_swa_is_the_mean_of_the_last_epochs(start, first, validation):
     path, trainer, _ = train([averaging.SWA(start)], epochs=4, validation=validation)
     assert_weights(trainer.model, mean_of(path[4::5][first:]))
+
+
+def test_applied_within_applied():
+    model, average = nn.Linear(1, 1, bias=False), averaging.EMA(0.5)
+    average.attach(model)
+    for value in (1.0, 3.0):
+        nn.init.constant_(model.weight, value)
+        average.update()
+    with average.applied():
+        with average.applied():
+            assert model.weight.item() == 2
+        assert model.weight.item() == 2
+    assert model.weight.item() == 3
+
+
+@pytest.mark.parametrize("average", [averaging.EMA(0.5), averaging.SWA(0)])
+def test_parameters_of_whole_numbers(average):
+    model = nn.Linear(2, 2)
+    model.table = nn.Parameter(torch.tensor([4, 8]), requires_grad=False)
+    average.attach(model)
+    for _ in range(3):
+        average.update()
+    with average.applied():
+        assert model.table.tolist() == [4, 8]
+
+
+def test_the_first_epoch_of_swa():
+    # 0.28 * 25 is 7.000000000000001 in floating point.
+    assert averaging.SWA(0.28).first_epoch(25) == 7
+    assert averaging.SWA(0.07).first_epoch(100) == 7
+    assert averaging.SWA(0.3).first_epoch(7) == 3
+    assert averaging.SWA(np.int64(3)).first_epoch(10) == 3
+    assert averaging.SWA(np.float32(0.5)).first_epoch(10) == 5
+    assert averaging.EMA(batches=np.int64(3)).recent.maxlen == 3
 
 
 @pytest.mark.parametrize("average", [averaging.EMA(0.8), averaging.SWA(0.0)])
@@ -264,6 +334,8 @@ class TestScheduleFree:
         (lambda: averaging.EMA(batches=0), "batches must be a whole number >= 1, got 0"),
         (lambda: averaging.SWA(1.5), "start must be a share between 0 and 1"),
         (lambda: averaging.SWA(-1), "start must be a share between 0 and 1"),
+        (lambda: averaging.SWA(np.float32(1.5)), "start must be a share between 0 and 1"),
+        (lambda: averaging.SWA(float("nan")), "start must be a share between 0 and 1"),
         (lambda: train([averaging.SWA(5)]), "SWA begins at epoch 5 of a run of 3 epochs"),
         (lambda: train([averaging.EMA(), averaging.SWA()]), "EMA and SWA would both put"),
     ],

@@ -12,6 +12,7 @@ import pytest
 
 from pyconvopt import data
 from pyconvopt.data import cifar
+from tests.data.test_plain_pickle import nested
 
 SAMPLES = {"train": 10, "test": 4}
 
@@ -105,6 +106,17 @@ class TestCifar:
         with pytest.raises(ValueError, match=r"not whole: there is no .*data_batch_3.bin"):
             data.cifar10()
 
+    @pytest.mark.parametrize("target", ["nowhere", "train.bin"])
+    def test_an_archive_of_links(self, base, target):
+        path = base / "cifar100" / "cifar-100-binary.tar.gz"
+        path.parent.mkdir()
+        with tarfile.open(path, "w:gz") as tar:
+            link = tarfile.TarInfo("cifar-100-binary/train.bin")
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            tar.addfile(link)
+        with pytest.raises(ValueError, match=r"is damaged: there is no .*/train.bin in it"):
+            data.cifar100()
+
     def test_a_pickle_of_something_else(self, base):
         folder = put(base / "cifar100", "cifar100", 1, packed=False)
         for content, message in (
@@ -118,6 +130,20 @@ class TestCifar:
                     }
                 ),
                 r"got images \(2, 5\) and 2 labels",
+            ),
+            (
+                pickle.dumps({"data": nested(60), "coarse_labels": [1], "fine_labels": [3]}),
+                "not the pickle .* no array",
+            ),
+            (
+                pickle.dumps(
+                    {
+                        "data": np.zeros((1, 3072), np.uint8),
+                        "coarse_labels": nested(60),
+                        "fine_labels": [3],
+                    }
+                ),
+                "not the pickle",
             ),
         ):
             (folder / "train").write_bytes(content)

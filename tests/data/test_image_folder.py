@@ -94,6 +94,27 @@ class TestImageFolder:
         with pytest.raises(ValueError, match=r"cut.png is damaged: "):
             data.ImageFolder(folder).arrays()
 
+    def test_damage_of_any_kind(self, folder):
+        # A texture that calls itself .png, of a format that is none: no OSError of Pillow's.
+        pillow.fromarray(np.zeros((8, 6, 3), np.uint8)).save(folder / "a" / "odd.dds")
+        content = bytearray((folder / "a" / "odd.dds").read_bytes())
+        content[80:84] = bytes(4)
+        (folder / "a" / "odd.dds").unlink()
+        (folder / "a" / "odd.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"odd.png cannot be read: Unknown pixel format"):
+            data.ImageFolder(folder)
+        with pytest.warns(UserWarning, match=r"left out 1 of 7 pictures .*odd.png"):
+            data.ImageFolder(folder, damaged="skip")
+
+    @pytest.mark.parametrize("error", [RuntimeError("odd"), KeyError("odd"), IndexError("odd")])
+    def test_damage_that_shows_in_decoding(self, folder, monkeypatch, error):
+        def fails(picture, mode):
+            raise error
+
+        monkeypatch.setattr(pillow.Image, "convert", fails)
+        with pytest.raises(ValueError, match=r"png is damaged: .*odd"):
+            data.ImageFolder(folder).arrays()
+
     def test_16_bits(self, folder):
         pillow.fromarray(np.full((8, 6), 40_000, np.uint16)).save(folder / "a" / "deep.png")
         with pytest.raises(ValueError, match=r"deep.png .* mode I.*, wanted 8 bits a channel"):
@@ -111,12 +132,17 @@ class TestImageFolder:
         for settings, message in (
             ({"image_size": (0, 4)}, r"image_size must be \(height, width\)"),
             ({"image_size": 4}, r"image_size must be \(height, width\)"),
+            ({"image_size": (True, 4)}, r"image_size must be \(height, width\)"),
             ({"damaged": "skipp"}, "did you mean 'skip'"),
             ({"color_mode": "grey"}, "unknown color_mode 'grey'"),
             ({"interpolation": "bilinar"}, "did you mean 'bilinear'"),
         ):
             with pytest.raises(ValueError, match=message):
                 data.ImageFolder(folder, **settings)
+
+    def test_a_size_of_numpys(self, folder):
+        for size in ((np.int64(4), np.int64(3)), np.array([4, 3])):
+            assert data.ImageFolder(folder, image_size=size).images.shape == (6, 4, 3, 1)
 
     def test_the_order_of_a_batch_is_the_order_asked_for(self, folder):
         rows = data.ImageFolder(folder, workers=4).images

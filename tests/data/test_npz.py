@@ -11,6 +11,7 @@ import torch
 
 from pyconvopt import data
 from pyconvopt.data.rows import is_mapped
+from tests.data.test_rows import BAD_HEADS, array_file
 from tests.data.test_sources import arrays  # noqa: F401, the fixture
 
 
@@ -104,6 +105,33 @@ class TestRefusals:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x.npy", b"\x93NUMPY\x09\x00rest")
         self.refused(path, r"x.npy is of format \(9, 0\), wanted one of \(1, 0\), \(2, 0\)")
+
+    @pytest.mark.parametrize("head", BAD_HEADS.values(), ids=BAD_HEADS)
+    def test_damaged_heads(self, path, head):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", array_file(head))
+        self.refused(path, "")
+        if head.startswith("--"):
+            return  # read whole, it is a MemoryError, as for arrays that are too large
+        with pytest.raises(ValueError, match=r"digits.npz is no .npz file of numbers"):
+            data.load(path)
+
+    def test_one_array_and_a_locked_archive(self, path, arrays):  # noqa: F811
+        with open(path, "wb") as file:
+            np.save(file, arrays["x_train"])
+        with pytest.raises(
+            ValueError, match=r"digits.npz is no .npz file of numbers: .* one array"
+        ):
+            data.load(path)
+        np.savez(path, **arrays)
+        content = bytearray(path.read_bytes())
+        for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            content[content.find(signature) + place] |= 1  # the flag of an encrypted member
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"digits.npz is no .npz file of numbers: .* encrypted"
+        ):
+            data.load(path)
 
     @pytest.mark.parametrize("kept", [0.02, 0.5, 0.97])
     def test_cut_short(self, path, arrays, kept):  # noqa: F811

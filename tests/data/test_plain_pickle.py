@@ -18,6 +18,14 @@ PYTHON_2 = (
 )
 
 
+def nested(depth):
+    """A list of two, of which both are the same list of two, and so on."""
+    value = [1]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
 class Bomb:
     """Its pickle calls what it was given."""
 
@@ -78,3 +86,10 @@ class TestRead:
     def test_refused(self, content, message):
         with pytest.raises(ValueError, match=f"^not a pickle of plain data: .*{message}"):
             plain_pickle.read(content)
+
+    def test_what_is_shared_is_read_once(self):
+        value = plain_pickle.read(pickle.dumps(nested(100), protocol=2))
+        for _ in range(100):
+            assert len(value) == 2 and value[0] is value[1]
+            value = value[0]
+        assert value == [1]

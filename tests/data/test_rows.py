@@ -9,6 +9,23 @@ import torch
 from pyconvopt import data
 from pyconvopt.data import augment, checks
 
+PLAIN = "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }"
+# What Python's parser, or NumPy, does not take otherwise than with an error of its own kind.
+BAD_HEADS = {
+    "open brackets": PLAIN % "(((",
+    "leading zeros": PLAIN % "(01,)",
+    "deep": "-" * 9000 + "1",
+    "a long sum": "1" + "+1" * 4000,
+    "true": PLAIN % "(True,)",
+    "huge": PLAIN % f"({2**70},)",
+}
+
+
+def array_file(head: str) -> bytes:
+    """A .npy file with that head and too many bytes of numbers."""
+    line = head.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line + bytes(64)
+
 
 @pytest.fixture
 def images(tmp_path):
@@ -86,5 +103,15 @@ class TestMappedArrays:
             data.ArrayLoader(tmp_path / "objects.npy")
         with pytest.raises(FileNotFoundError):
             data.ArrayLoader(tmp_path / "none.npy")
+        with open(tmp_path / "packed.npy", "wb") as file:
+            np.savez(file, x=np.ones(3))
+        with pytest.raises(ValueError, match=r"packed.npy is no .npy file of numbers"):
+            data.ArrayLoader(tmp_path / "packed.npy")
         with pytest.raises(ValueError, match=r"x.npz holds several packed arrays: .* data.load"):
             data.ArrayLoader("x.npz")
+
+    @pytest.mark.parametrize("head", BAD_HEADS.values(), ids=BAD_HEADS)
+    def test_damaged_heads(self, tmp_path, head):
+        (tmp_path / "bad.npy").write_bytes(array_file(head))
+        with pytest.raises(ValueError, match=r"bad.npy is no .npy file of numbers"):
+            data.ArrayLoader(tmp_path / "bad.npy")

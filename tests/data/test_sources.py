@@ -113,6 +113,18 @@ class TestFolders:
             np.testing.assert_array_equal(rows[:].numpy(), images)
             np.testing.assert_array_equal(labels, numbers)
 
+    @pytest.mark.parametrize(("half", "other"), [("train", "test"), ("validation", "train")])
+    def test_half_a_set(self, tmp_path, arrays, half, other):
+        self.put(tmp_path, arrays, {half: "train"})
+        with pytest.raises(ValueError, match=f"holds a folder {half}, but none named {other}"):
+            data.load(tmp_path)
+        assert len(data.load(tmp_path / half)[0][0]) == 9  # its own share is held out
+
+    def test_a_class_may_be_called_train(self, tmp_path, arrays):
+        self.put(tmp_path, arrays, {".": "train"})
+        (tmp_path / "class0").rename(tmp_path / "train")
+        assert data.load_named(tmp_path)[1] == ("class1", "class2", "train")
+
     def test_unlike_classes(self, tmp_path, arrays):
         arrays["y_test"][:] = 0
         self.put(tmp_path, arrays, {"train": "train", "test": "test"})

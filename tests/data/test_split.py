@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyconvopt.data import ArrayLoader, ImageFolder, MappedArray
 from pyconvopt.data.rows import Selected
-from pyconvopt.data.split import split
+from pyconvopt.data.split import divided, split
 from tests.small_models import dense, points
 
 
@@ -132,6 +132,14 @@ def test_pictures_are_divided_class_by_class(tmp_path):
     seen = np.concatenate([rows[:][:, 0, 0, 0].numpy() for rows in (x, held_out)])
     assert sorted(seen) == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104]
     assert (held_out[:][:, 0, 0, 0].numpy() // 100 == labels).all()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("members", [2, 3, 10])
+def test_every_class_is_on_both_sides(share, members):
+    y = np.repeat([0, 1, 2], members)
+    for _, labels in divided(np.arange(len(y)), y, share):
+        assert set(labels.tolist()) == {0, 1, 2}
 
 
 def test_selected_rows(tmp_path):

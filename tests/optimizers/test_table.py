@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -154,6 +155,86 @@ def test_hypergradient_descent_with_momentum_from_the_third_step_on():
     assert all("momentum_buffer" in optimizer.state[w] for w in weights)
 
 
+def test_hypergradient_descent_goes_on_from_plain_sgd():
+    weights = start()
+    plain = optimizers.SGD(weights, lr=0.1, momentum=0.9)
+    advance(plain, weights, range(2))
+    optimizer = optimizers.HypergradientDescent(weights, "sgd", lr=0.1, momentum=0.9)
+    optimizer.load_state_dict(plain.state_dict())
+    advance(optimizer, weights, range(2, 3))
+    assert optimizer.param_groups[0]["lr"] == 0.1  # no gradient before is known
+    advance(optimizer, weights, range(3, 4))
+    assert optimizer.param_groups[0]["lr"] != 0.1
+
+
+def test_a_failed_second_evaluation_leaves_sams_weights():
+    weights = start()
+    optimizer = optimizers.SAM(weights, "sgd", rho=0.5, lr=0.1)
+    before, calls = [w.detach().clone() for w in weights], []
+
+    def closure():
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        for w in weights:
+            w.grad = torch.ones_like(w)
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert all(torch.equal(w, value) for w, value in zip(weights, before, strict=True))
+
+
+@pytest.mark.parametrize("settings", [{}, {"adaptive": True}])
+def test_sam_maximises_as_it_minimises_the_negative(settings):
+    made = []
+    for sign in (1, -1):
+        weights = start()
+        optimizer = optimizers.SAM(weights, "sgd", rho=0.5, lr=0.1, maximize=sign < 0, **settings)
+
+        def closure(weights=weights, optimizer=optimizer, sign=sign):
+            optimizer.zero_grad()
+            loss = sign * sum(w.square().sum() for w in weights)
+            loss.backward()
+            return loss
+
+        for _ in range(5):
+            optimizer.step(closure)
+        made.append(weights)
+    for a, b in zip(*made, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_lookahead_pulls_back_what_has_no_gradient_at_the_time():
+    w, v = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = optimizers.Lookahead([w, v], "sgd", k=2, alpha=0.5, lr=0.1)
+    for step in range(2):
+        w.grad, v.grad = torch.ones(1), torch.ones(1) if step == 0 else None
+        optimizer.step()
+    assert w.item() == pytest.approx(0.9) and v.item() == pytest.approx(0.95)
+
+
+def test_numpys_whole_numbers():
+    assert optimizers.SAM(start(), every=np.int64(2)).every == 2
+    assert optimizers.Lookahead(start(), k=np.int64(3)).k == 3
+
+
+@pytest.mark.parametrize("given", ["MatchRmsAdamw", None])
+def test_muons_adjustment_by_any_spelling_and_in_a_group(given):
+    name = "original" if given is None else "match_rms_adamw"
+    made = []
+    for groups, settings in (
+        (start()[:2], {"adjust_lr_fn": name}),
+        (start()[:2], {"adjust_lr_fn": given}),
+        ([{"params": start()[:2], "adjust_lr_fn": given}], {}),
+    ):
+        optimizer = optimizers.Muon(groups, lr=0.1, **settings)
+        weights = optimizer.param_groups[0]["params"]
+        advance(optimizer, weights, range(2))
+        made.append(weights)
+    for others in made[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(made[0], others, strict=True))
+
+
 def test_a_scheduler_sets_the_inner_rate():
     weights = start()
     optimizer = optimizers.Lookahead(weights, "adam", lr=0.1)
@@ -276,6 +357,11 @@ def test_groups_keep_their_settings_in_training():
         (lambda p: optimizers.HypergradientDescent(p, hypergrad_lr=-1), ValueError, "0 or more"),
         (lambda p: optimizers.Muon(p, lr=-1), ValueError, "lr must be 0 or more, got -1"),
         (lambda p: optimizers.Muon(p, adjust_lr_fn="rms"), ValueError, "unknown adjust_lr_fn"),
+        (
+            lambda p: optimizers.Muon([{"params": p, "adjust_lr_fn": "rms"}]),
+            ValueError,
+            "unknown adjust_lr_fn",
+        ),
     ],
 )
 def test_errors(make, error, message):

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -38,6 +39,16 @@ def test_every_schedule_survives_pickle_json_and_copy(schedule):
     text = json.dumps(schedules.describe(schedule))
     assert schedules.get(json.loads(text)) == schedule
     assert hash(schedule) == hash(copy.deepcopy(schedule))
+
+
+def test_numpys_numbers_are_plain_ones_in_a_file():
+    for schedule in (
+        Constant(np.float32(0.1)),
+        MultiStep(0.1, np.array([3, 9])),
+        Cosine(np.float16(0.5), np.int64(20)).warmup(np.int64(3)),
+    ):
+        text = json.dumps(schedules.describe(schedule))
+        assert schedules.get(json.loads(text)) == schedule
 
 
 def test_the_table_is_tried_as_a_whole():
@@ -117,6 +128,7 @@ class TestUnits:
         (lambda: Exponential(0.1, 0), "gamma must be a number above 0"),
         (lambda: Exponential.from_delta(0.1, -0.5), "delta must be 0 or more, got -0.5"),
         (lambda: Redwood(0.1, -1), "delta must be 0 or more"),
+        (lambda: Redwood(0.1, float("inf")), "delta must be 0 or more, and finite, got inf"),
         (lambda: MultiStep(0.1, (5, 3)), r"milestones must increase, got \(5, 3\)"),
         (lambda: schedules.CosineRestarts(0.1, 5, t_mul=0.5), "t_mul must be 1 or more"),
         (lambda: schedules.OneCycle(0.1, 5, pct_start=1.5), "pct_start is a share"),

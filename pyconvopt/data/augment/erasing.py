@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from pyconvopt.data.augment.geometry import share
 from pyconvopt.data.augment.pipeline import Transform
+from pyconvopt.data.checks import whole
 
 
 def rectangles(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, images: Tensor) -> Tensor:
@@ -87,8 +88,7 @@ class Cutout(Transform):
     draws = 2
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"size must be a whole number >= 1, got {self.size!r}")
+        object.__setattr__(self, "size", whole("size", self.size))
 
     @override
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from pyconvopt import registry
 from pyconvopt.data.augment.pipeline import Transform
+from pyconvopt.data.checks import whole
 
 # What lies beyond an image's border, by torch's two sets of names.
 PADDINGS = {"constant": "constant", "reflect": "reflect", "replicate": "replicate"}
@@ -44,8 +45,7 @@ class RandomCrop(Transform):
     draws = 2
 
     def __post_init__(self) -> None:
-        if not isinstance(self.padding, int) or self.padding < 1:
-            raise ValueError(f"padding must be a whole number >= 1, got {self.padding!r}")
+        object.__setattr__(self, "padding", whole("padding", self.padding))
         registry.find("mode", PADDINGS, self.mode)
 
     @override
@@ -105,6 +105,8 @@ class AlternatingFlip(RandomHorizontalFlip):
 
 def moved(images: Tensor, inverse: Tensor, mode: str) -> Tensor:
     """Images sampled bilinearly at inverse (N, 2, 3) of each pixel, in pixels from the middle."""
+    if not len(images):  # which torch refuses; a process may get none of a batch
+        return images
     height, width = images.shape[2:]
     scale = images.new_tensor([[1.0, height / width, 2 / width], [width / height, 1.0, 2 / height]])
     grid = torch_functional.affine_grid(inverse * scale, list(images.shape), align_corners=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from typing_extensions import override
 from pyconvopt.data.augment.erasing import rectangles
 from pyconvopt.data.augment.geometry import share
 from pyconvopt.data.augment.pipeline import Mixing, generator
+from pyconvopt.data.checks import whole
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,11 @@ class Mixed(Mixing):
     def __post_init__(self) -> None:
         if not self.alpha > 0:
             raise ValueError(f"alpha must be above 0, got {self.alpha}")
+        if math.isinf(self.alpha):
+            raise ValueError(f"alpha must be above 0, and finite, got {self.alpha}")
         share(self.p, "p")
+        if self.num_classes is not None:
+            object.__setattr__(self, "num_classes", whole("num_classes", self.num_classes))
 
     @override
     def table(self, samples: int, seed: int, epoch: int, position: int) -> Tensor:

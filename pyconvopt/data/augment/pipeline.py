@@ -79,9 +79,8 @@ class Compose:
                 hint = f": write {each.__name__}()" if isinstance(each, type) else ""
                 raise TypeError(f"augment takes transforms of data.augment, got {each!r}{hint}")
         self.transforms = list(transforms)
-        self.data_format = data_format
-        if data_format is not None:
-            registry.find("data_format", LAYOUTS, data_format)
+        names = {name: name for name in LAYOUTS}
+        self.data_format = data_format and registry.find("data_format", names, data_format)
 
     def bind(self, x: Tensor | Rows, y: Tensor | None, seed: int, epoch: int) -> Augmented:
         """The data set as it is in that epoch."""
@@ -167,17 +166,23 @@ def class_count(mixings: Sequence[Mixing], y: Tensor | None) -> int:
     """The number of classes of soft labels, as given or as the labels show."""
     if y is None:
         raise ValueError("MixUp and CutMix need labels: give data as (images, labels)")
+    given = [each.num_classes for each in mixings if each.num_classes is not None]
     if y.is_floating_point():
         if y.dim() != 2:
             raise ValueError(
                 "MixUp and CutMix take class numbers (whole numbers) or soft labels (N, classes), "
                 f"got {y.dtype} of shape {tuple(y.shape)}"
             )
+        if any(number != y.shape[1] for number in given):
+            raise ValueError(
+                f"num_classes is {given[0]}, but the soft labels have {y.shape[1]} classes"
+            )
         return y.shape[1]
     if y.numel() != len(y):
         raise ValueError(f"MixUp and CutMix take one class number an image, got {tuple(y.shape)}")
+    if int(y.min()) < 0:
+        raise ValueError(f"MixUp and CutMix take class numbers of 0 or more, got {int(y.min())}")
     seen = int(y.max()) + 1
-    given = [each.num_classes for each in mixings if each.num_classes is not None]
     if any(number < seen for number in given):
         raise ValueError(f"num_classes is {min(given)}, but there is a label {seen - 1}")
     return max(given, default=seen)
