@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pyconvopt import registry
+from pyconvopt.data.checks import whole
 from pyconvopt.whitening import patch_whitening_
 
 # Cutting a standard normal at two deviations leaves this deviation; dividing by it restores 1.
@@ -75,15 +77,28 @@ class Ones(Initializer):
         return nn.init.ones_(tensor)
 
 
-@dataclass(frozen=True)
 class Random(Initializer):
-    """What the random initialisers share: `seed`, None for torch's global generator."""
+    """What the random initialisers share: `seed`, None for torch's global generator.
 
-    seed: int | None = None
+    It is their last argument, as in Keras.
+    """
+
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            whole("seed", self.seed, None)
 
     def generator(self) -> torch.Generator | None:
         """A fresh generator with that seed, or None for torch's own."""
-        return None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        return None if self.seed is None else torch.Generator().manual_seed(int(self.seed))
+
+
+def checked(name: str, value: float, above: bool = False) -> None:
+    """Refuse a number below 0 (`above`: 0 too), NaN, and what is no number."""
+    if not isinstance(value, Real) or not (value > 0 if above else value >= 0):
+        wanted = "above 0" if above else "0 or more"
+        raise ValueError(f"{name} must be a number {wanted}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,12 @@ class RandomNormal(Random):
 
     mean: float = 0.0
     stddev: float = 0.05
+    seed: int | None = None
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked("stddev", self.stddev)
 
     @override
     def __call__(self, tensor: Tensor) -> Tensor:
@@ -99,14 +120,13 @@ class RandomNormal(Random):
 
 
 @dataclass(frozen=True)
-class TruncatedNormal(Random):
+class TruncatedNormal(RandomNormal):
     """Normal with `mean` (0) and `stddev` (0.05), redrawn beyond two deviations."""
-
-    mean: float = 0.0
-    stddev: float = 0.05
 
     @override
     def __call__(self, tensor: Tensor) -> Tensor:
+        if self.stddev == 0:  # torch divides by it
+            return nn.init.constant_(tensor, self.mean)
         low, high = self.mean - 2 * self.stddev, self.mean + 2 * self.stddev
         return nn.init.trunc_normal_(
             tensor, self.mean, self.stddev, low, high, generator=self.generator()
@@ -119,6 +139,15 @@ class RandomUniform(Random):
 
     minval: float = -0.05
     maxval: float = 0.05
+    seed: int | None = None
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.minval <= self.maxval:
+            raise ValueError(
+                f"minval must not be above maxval, got {self.minval} and {self.maxval}"
+            )
 
     @override
     def __call__(self, tensor: Tensor) -> Tensor:
@@ -130,12 +159,14 @@ class Orthogonal(Random):
     """Orthonormal rows or columns of the (out, everything else) matrix, times `gain` (1)."""
 
     gain: float = 1.0
+    seed: int | None = None
 
     @override
     def __call__(self, tensor: Tensor) -> Tensor:
         # Torch fills only memory in the order of the axes, a layer's kernel is channels_last.
         dense = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-        return tensor.copy_(nn.init.orthogonal_(dense, self.gain, generator=self.generator()))
+        with torch.no_grad():
+            return tensor.copy_(nn.init.orthogonal_(dense, self.gain, generator=self.generator()))
 
 
 @dataclass(frozen=True)
@@ -194,34 +225,54 @@ class VarianceScaling(Random):
     `mode` chooses the fan: 'fan_in', 'fan_out' or 'fan_avg'; `distribution` is
     'truncated_normal' (cut at two deviations, variance restored), 'untruncated_normal' or
     'uniform' (between ±√(3·scale/fan)).
+
+    Errors: ValueError for a scale that is not above 0, or an unknown mode or distribution.
     """
 
     scale: float = 1.0
     mode: str = "fan_in"
     distribution: str = "truncated_normal"
+    seed: int | None = None
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked("scale", self.scale, above=True)
+        self.filling(1, 1)
 
     @override
     def __call__(self, tensor: Tensor) -> Tensor:
-        fan_in, fan_out = fans(tensor)
+        return self.filling(*fans(tensor))(tensor)
+
+    def filling(self, fan_in: int, fan_out: int) -> Initializer:
+        """What fills a weight of those fans."""
         modes = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
         fan = registry.find("mode of VarianceScaling", modes, self.mode)
         deviation = math.sqrt(self.scale / max(1.0, fan))
         cut = deviation / TRUNCATED_DEVIATION
         limit = math.sqrt(3.0) * deviation
-        fill = registry.find(
+        return registry.find(
             "distribution of VarianceScaling",
             {
-                "truncated_normal": TruncatedNormal(self.seed, 0.0, cut),
-                "untruncated_normal": RandomNormal(self.seed, 0.0, deviation),
-                "uniform": RandomUniform(self.seed, -limit, limit),
+                "truncated_normal": TruncatedNormal(0.0, cut, self.seed),
+                "untruncated_normal": RandomNormal(0.0, deviation, self.seed),
+                "uniform": RandomUniform(-limit, limit, self.seed),
             },
             self.distribution,
         )
-        return fill(tensor)
 
 
 @dataclass(frozen=True)
-class GlorotUniform(VarianceScaling):
+class NamedScaling(VarianceScaling):
+    """A `VarianceScaling` with a name of its own, whose first argument is the seed, as in Keras."""
+
+    scale: float = field(default=1.0, kw_only=True)
+    mode: str = field(default="fan_in", kw_only=True)
+    distribution: str = field(default="truncated_normal", kw_only=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlorotUniform(NamedScaling):
     """Uniform between ±√(6 / (fan_in + fan_out)): Keras' default for kernels.
 
     >>> weight = GlorotUniform(seed=0)(torch.empty(64, 32, 3, 3))
@@ -233,37 +284,37 @@ class GlorotUniform(VarianceScaling):
     distribution: str = "uniform"
 
 
-@dataclass(frozen=True)
-class GlorotNormal(VarianceScaling):
+@dataclass(frozen=True, kw_only=True)
+class GlorotNormal(NamedScaling):
     """Truncated normal of variance 2 / (fan_in + fan_out)."""
 
     mode: str = "fan_avg"
 
 
-@dataclass(frozen=True)
-class HeUniform(VarianceScaling):
+@dataclass(frozen=True, kw_only=True)
+class HeUniform(NamedScaling):
     """Uniform between ±√(6 / fan_in): made for ReLU."""
 
     scale: float = 2.0
     distribution: str = "uniform"
 
 
-@dataclass(frozen=True)
-class HeNormal(VarianceScaling):
+@dataclass(frozen=True, kw_only=True)
+class HeNormal(NamedScaling):
     """Truncated normal of variance 2 / fan_in: made for ReLU."""
 
     scale: float = 2.0
 
 
-@dataclass(frozen=True)
-class LecunUniform(VarianceScaling):
+@dataclass(frozen=True, kw_only=True)
+class LecunUniform(NamedScaling):
     """Uniform between ±√(3 / fan_in)."""
 
     distribution: str = "uniform"
 
 
 @dataclass(frozen=True)
-class LecunNormal(VarianceScaling):
+class LecunNormal(NamedScaling):
     """Truncated normal of variance 1 / fan_in: made for SELU."""
 
 
@@ -284,14 +335,16 @@ TABLE: dict[str, type] = {
     "he_normal": HeNormal,
     "lecun_uniform": LecunUniform,
     "lecun_normal": LecunNormal,
+    "normal": RandomNormal,  # Keras' short names
+    "uniform": RandomUniform,
 }
 
 
 def get(spec: Any) -> Callable[[Tensor], Tensor]:
-    """The initialiser of that name, or the callable itself (it fills a tensor in place).
+    """The initialiser of that name, or the callable itself (it fills a tensor or returns another).
 
     >>> get('he_normal')
-    HeNormal(seed=None, scale=2.0, mode='fan_in', distribution='truncated_normal')
+    HeNormal(scale=2.0, mode='fan_in', distribution='truncated_normal', seed=None)
     """
     return registry.make("initializer", TABLE, spec)
 
@@ -302,7 +355,7 @@ def describe(initializer: Any) -> dict[str, Any]:
 
 
 __all__ = [
-    *(entry.__name__ for entry in TABLE.values()),
+    *dict.fromkeys(entry.__name__ for entry in TABLE.values()),
     "Initializer",
     "describe",
     "fans",

@@ -6,7 +6,9 @@ model that ends in that activation hands over its logits instead (`from_logits=T
 Probabilities from elsewhere are normalised and clipped to [1e-7, 1 - 1e-7], as in Keras.
 
 A function of your own, and torch's loss modules, are called as torch calls them:
-loss(outputs, targets).
+loss(outputs, targets). Of a `Sequential` that classifies each pixel or step a function of your own
+sees the arrays (N, ..., classes) that `predict` gives; modules and torch's functions, as all losses
+here, have the classes on axis 1.
 """
 
 from __future__ import annotations
@@ -77,11 +79,16 @@ class Loss:
 
     absorbs: the activation it can take in ('softmax', 'sigmoid'), or None.
     integer_targets: True for class numbers, False for real values, None for either.
+    takes_arrays: of a Sequential's maps and sequences it is given arrays as `predict` gives them,
+        (N, ..., classes), and labels as `fit` has them; False: both with the classes on axis 1.
+    is_of_places: over places it is the mean of each one's loss, so places can be weighted.
     """
 
     absorbs: str | None = None
     integer_targets: ClassVar[bool | None] = False
     from_logits: bool = False
+    takes_arrays: bool = False
+    is_of_places: ClassVar[bool] = False
 
     def __call__(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> Tensor:
         """The mean loss of a batch, a scalar that gradients flow through."""
@@ -114,6 +121,7 @@ class SparseCategoricalCrossentropy(Loss):
     from_logits: bool = False
     label_smoothing: float = 0.0
     absorbs = "softmax"
+    is_of_places = True
     integer_targets = True
 
     def __post_init__(self) -> None:
@@ -167,6 +175,7 @@ class CategoricalCrossentropy(Loss):
     from_logits: bool = False
     label_smoothing: float = 0.0
     absorbs = "softmax"
+    is_of_places = True
 
     def __post_init__(self) -> None:
         checked_smoothing(self.label_smoothing)
@@ -205,6 +214,7 @@ class BinaryCrossentropy(Loss):
     from_logits: bool = False
     label_smoothing: float = 0.0
     absorbs = "sigmoid"
+    is_of_places = True
 
     def __post_init__(self) -> None:
         checked_smoothing(self.label_smoothing)
@@ -220,6 +230,11 @@ class BinaryCrossentropy(Loss):
     @override
     def check(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> None:
         super().check(outputs, targets, from_logits)
+        least, most = float(targets.min()), float(targets.max())
+        if least < 0 or most > 1:
+            raise ValueError(
+                f"binary_crossentropy wants labels in 0 ... 1, got labels in {least:.4g} ... {most:.4g}"
+            )
         low, high = float(outputs.min()), float(outputs.max())
         if not (from_logits or self.from_logits) and (low < 0 or high > 1):
             raise ValueError(
@@ -236,6 +251,8 @@ class MeanSquaredError(Loss):
     2.0
     """
 
+    is_of_places = True
+
     @override
     def __call__(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> Tensor:
         return torch_functional.mse_loss(outputs, targets)
@@ -249,6 +266,8 @@ class MeanAbsoluteError(Loss):
     1.0
     """
 
+    is_of_places = True
+
     @override
     def __call__(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> Tensor:
         return torch_functional.l1_loss(outputs, targets)
@@ -259,6 +278,11 @@ class Huber(Loss):
     """Squared / 2 within `delta` (1), linear beyond it. Huber 1964."""
 
     delta: float = 1.0
+    is_of_places = True
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0:
+            raise ValueError(f"delta must be above 0, got {self.delta}")
 
     @override
     def __call__(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> Tensor:
@@ -279,6 +303,7 @@ class Custom(Loss):
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.function = function
+        self.takes_arrays = not is_torchs(function)
         absorbed = (a for kind, a in TORCH_ABSORBS.items() if isinstance(function, kind))
         self.absorbs = next(absorbed, None)
 
@@ -292,6 +317,18 @@ class Custom(Loss):
         value = self.function(outputs, targets)
         if not isinstance(value, Tensor):
             raise TypeError(f"the loss must return a torch tensor, got {type(value).__name__}")
+
+
+def is_torchs(function: Any) -> bool:
+    """Whether a loss has the classes on axis 1: modules, and torch's functions, settings bound or not.
+
+    >>> is_torchs(nn.NLLLoss()), is_torchs(torch_functional.nll_loss), is_torchs(lambda y, t: y - t)
+    (True, True, False)
+    """
+    bare = getattr(function, "func", function)
+    return isinstance(function, nn.Module) or (
+        getattr(bare, "__module__", None) == torch_functional.__name__
+    )
 
 
 # Names first met win when a loss is described, so each class's own name stands before its aliases.

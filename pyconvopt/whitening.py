@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyconvopt import registry
 from pyconvopt.data import checks
 
 
@@ -31,7 +32,8 @@ def patch_whitening_(
 
     Such a layer is mostly kept as it is: `layer.trainable = False`.
 
-    Errors: ValueError for more than 2·d filters, other channels, or images smaller than a patch.
+    Errors: ValueError for more than 2·d filters, other channels, images smaller than a patch, NaN
+    or infinity in them, or patches that leave a λ of 0 to be divided by.
 
     >>> weight = torch.empty(8, 1, 2, 2)
     >>> patch_whitening_(weight, torch.rand(100, 8, 8)).shape
@@ -39,12 +41,20 @@ def patch_whitening_(
 
     Source: Page 2019, "How to Train Your ResNet" (myrtle.ai); Jordan 2024, arXiv:2404.00498.
     """
-    filters, channels, height, width = weight.shape
+    layouts = {"channels_last": (0, 3, 1, 2), "channels_first": (0, 1, 2, 3)}
+    layout = registry.find("data_format", layouts, str(data_format))
     pictures = checks.as_tensor(images, "images")
-    if pictures.dim() == 3:
-        pictures = pictures[:, None]
-    elif data_format == "channels_last":
-        pictures = pictures.permute(0, 3, 1, 2)
+    checks.require_samples(pictures, "images")
+    checks.require_finite(pictures, "images")
+    if weight.dim() != 4 or pictures.dim() not in (3, 4):
+        raise ValueError(
+            "patch whitening takes a kernel of four axes and images of four, or three without "
+            f"channels; got shapes {tuple(weight.shape)} and {tuple(pictures.shape)}"
+        )
+    if not eps >= 0:
+        raise ValueError(f"eps must be 0 or more, got {eps}")
+    filters, channels, height, width = weight.shape
+    pictures = pictures[:, None] if pictures.dim() == 3 else pictures.permute(layout)
     size = channels * height * width
     if pictures.shape[1] != channels or min(
         pictures.shape[2] - height, pictures.shape[3] - width
@@ -61,7 +71,13 @@ def patch_whitening_(
     covariance = patch_covariance(pictures, (height, width))
     sizes, vectors = torch.linalg.eigh(covariance)
     # eigh gives the smallest first; rounding may leave one a little below 0.
-    rows = (vectors / (sizes.clamp(min=0) + eps).sqrt()).t().flip(0)
+    sizes = sizes.clamp(min=0) + eps
+    if not bool((sizes[-filters:] > 0).all()):
+        raise ValueError(
+            "these patches vary in fewer directions than there are filters: give an eps above 0, or "
+            "more images"
+        )
+    rows = (vectors / sizes.sqrt()).t().flip(0)
     both = torch.cat([rows, -rows])[:filters]
     with torch.no_grad():
         return weight.copy_(both.reshape(filters, channels, height, width))

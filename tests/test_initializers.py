@@ -14,8 +14,10 @@ from pyconvopt import initializers, layers, models
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 RANDOM = [
-    name for name in initializers.TABLE if name not in ("zeros", "ones", "constant", "identity", "dirac")
-]  # fmt: skip
+    name
+    for name in initializers.TABLE
+    if name not in ("zeros", "ones", "constant", "identity", "dirac", "normal", "uniform")
+]
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -77,6 +79,76 @@ def test_dirac_hands_the_input_on():
                        x.permute(0, 3, 1, 2))  # fmt: skip
 
 
+class TestArguments:
+    def test_their_order_is_kerass(self):
+        assert initializers.RandomNormal(0.5, 2.0, 3) == initializers.RandomNormal(
+            mean=0.5, stddev=2.0, seed=3
+        )
+        uniform = initializers.RandomUniform(-1.0, 1.0, 3)
+        assert (uniform.minval, uniform.maxval, uniform.seed) == (-1.0, 1.0, 3)
+        scaling = initializers.VarianceScaling(2.0, "fan_out", "uniform", 3)
+        assert (scaling.scale, scaling.mode, scaling.seed) == (2.0, "fan_out", 3)
+        assert initializers.Orthogonal(2.0, 3) == initializers.Orthogonal(gain=2.0, seed=3)
+        assert initializers.TruncatedNormal(0.0, 1.0).stddev == 1.0
+        for name in RANDOM:
+            if name.startswith(("glorot", "he", "lecun")):
+                kind = initializers.TABLE[name]
+                assert kind(3) == kind(seed=3) != kind()
+
+    def test_kerass_short_names(self):
+        assert initializers.get("normal") == initializers.RandomNormal()
+        assert initializers.get("uniform") == initializers.RandomUniform()
+
+    def test_a_seed_of_numpy(self):
+        first = initializers.GlorotUniform(seed=np.int64(3))(torch.empty(4, 4))
+        assert torch.equal(first, initializers.GlorotUniform(seed=3)(torch.empty(4, 4)))
+
+    def test_no_deviation(self):
+        weight = initializers.TruncatedNormal(mean=2.0, stddev=0.0)(torch.empty(3))
+        assert weight.tolist() == [2.0] * 3
+
+    @pytest.mark.parametrize("name", initializers.TABLE)
+    def test_of_a_parameter(self, name):
+        shape = (3, 3) if name == "identity" else (3, 3, 3, 3)
+        weight = torch.nn.Parameter(torch.empty(shape))
+        assert initializers.get(name)(weight) is weight and weight.grad_fn is None
+
+    def test_refusals(self):
+        for call, message in (
+            (
+                lambda: initializers.TruncatedNormal(stddev=-1.0),
+                "stddev must be a number 0 or more",
+            ),
+            (lambda: initializers.RandomNormal(stddev="1"), "stddev must be a number .* got '1'"),
+            (lambda: initializers.RandomUniform(1.0, -1.0), "minval must not be above maxval"),
+            (lambda: initializers.VarianceScaling(0.0), "scale must be a number above 0, got 0"),
+            (lambda: initializers.VarianceScaling(mode="fan_inn"), "did you mean 'fan_in'"),
+            (lambda: initializers.GlorotUniform(seed="a"), "seed must be a whole number, got 'a'"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                call()
+
+
+class TestOnesOwn:
+    @pytest.mark.parametrize(
+        "own", [lambda w: torch.full_like(w, 3.0), lambda w: w.fill_(3.0), lambda w: [w.fill_(3.0)]]
+    )
+    def test_that_fills_or_returns(self, own):
+        dense = layers.Dense(2, kernel_initializer=own)
+        dense.build((None, 4))
+        norm = layers.BatchNormalization(
+            moving_mean_initializer=own, moving_variance_initializer=own
+        )
+        norm.build((None, 4))
+        for weight in (dense.weight, norm.running_mean, norm.running_var):
+            assert weight.unique().tolist() == [3.0]
+
+    def test_of_another_shape(self):
+        dense = layers.Dense(2, kernel_initializer=lambda w: torch.ones(2, 1))
+        with pytest.raises(ValueError, match=r"returned values of shape \(2, 1\) for a weight of"):
+            dense.build((None, 4))
+
+
 class TestWhitening:
     def images(self, samples=600):
         """Smooth images, so that neighbouring pixels are alike, of unequal channels."""
@@ -121,6 +193,17 @@ class TestWhitening:
             initializers.patch_whitening_(torch.empty(4, 1, 2, 2), x)
         with pytest.raises(ValueError, match="at least 7×7 pixels"):
             initializers.patch_whitening_(torch.empty(4, 3, 7, 7), x)
+        weight = torch.empty(4, 3, 2, 2)
+        for images, settings, message in (
+            (x, {"data_format": "channels_frist"}, "did you mean 'channels_first'"),
+            (x, {"eps": -1.0}, "eps must be 0 or more, got -1"),
+            (x[:0], {}, "the images are empty"),
+            (x * float("nan"), {}, "hold 750 values that are NaN"),
+            (x[0, 0], {}, r"images of four, or three without channels"),
+            (torch.ones_like(x), {"eps": 0.0}, "fewer directions than there are filters"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                initializers.patch_whitening_(weight, images, **settings)
 
 
 def test_refusals():

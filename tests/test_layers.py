@@ -233,6 +233,12 @@ class TestBatchNormalization:
         (layer(x) + layer(x)).square().sum().backward()
         assert torch.isfinite(x.grad).all()
 
+    def test_an_empty_batch_changes_nothing(self):
+        layer = layers.BatchNormalization()
+        assert layer(torch.zeros(0, 3)).shape == (0, 3)
+        assert layer.running_var.tolist() == [1, 1, 1]
+        assert layer.running_mean.tolist() == [0, 0, 0]
+
     def test_batch_of_one(self):
         layer = layers.BatchNormalization()
         with pytest.raises(ValueError, match="one value a channel in training"):
@@ -278,6 +284,17 @@ class TestDropout:
         assert torch.equal(whole.amin(2), whole.amax(2))
         assert 0 < (whole[..., 0] == 0).sum() < 128
 
+    def test_a_rate_that_is_changed_counts(self):
+        x = images(40, 4, 4, 50)
+        for layer in (
+            layers.SpatialDropout2D(0.0),
+            layers.DropBlock2D(0.0, 1),
+            layers.DropPath(0.0),
+        ):
+            assert torch.equal(layer(x), x)
+            layer.rate = 0.9
+            assert (layer(x) == 0).float().mean() > 0.6
+
     def test_rate(self):
         with pytest.raises(ValueError, match=r"rate must lie in 0 ... 1"):
             layers.Dropout(1.0)
@@ -318,6 +335,9 @@ class TestReshaping:
             y = layer(images(2, 6, 8, 2))
             got = tuple(y.permute(0, 2, 3, 1).shape if y.dim() == 4 else y.shape)
             assert layer.output_shape == (None, *got[1:]), layer
+
+    def test_reshape_of_an_empty_batch(self):
+        assert layers.Reshape((2, -1))(torch.zeros(0, 6)).shape == (0, 2, 3)
 
     def test_reshape_keeps_the_array_order(self):
         x = torch.arange(12.0).reshape(1, 2, 3, 2)
@@ -421,6 +441,76 @@ class TestInitializers:
             for name in methods.TABLE:
                 method = methods.get(name)
                 assert methods.get(methods.describe(method)) == method
+
+
+class TestNumbers:
+    """Numbers of NumPy's are numbers; what is no number, or not of its kind, is refused."""
+
+    SIZES = (
+        lambda n: layers.Dense(n),
+        lambda n: layers.Conv2D(n, 3),
+        lambda n: layers.Conv2D(4, n),
+        lambda n: layers.Conv2D(6, (2, n), groups=n),
+        lambda n: layers.Conv1D(4, n),
+        lambda n: layers.MaxPooling2D(n),
+        lambda n: layers.ZeroPadding2D(n),
+        lambda n: layers.UpSampling2D(n),
+        lambda n: layers.Reshape((n, -1)),
+        lambda n: layers.Views(True, n),
+        lambda n: layers.MeanOfViews(n),
+        lambda n: layers.GroupNormalization(n),
+        lambda n: layers.GhostBatchNormalization(n),
+        lambda n: layers.DropBlock2D(0.1, n),
+        lambda n: layers.PReLU(shared_axes=n),
+        lambda n: layers.Softmax(n),
+        lambda n: layers.Dense(3, input_shape=(n,)),
+        lambda n: layers.Input((n,)),
+    )
+    RATES = (
+        lambda r: layers.Dropout(r),
+        lambda r: layers.GaussianNoise(r),
+        lambda r: layers.Rescaling(r, r),
+        lambda r: layers.ReLU(r, r, r),
+        lambda r: layers.LeakyReLU(r),
+        lambda r: layers.ELU(r),
+        lambda r: layers.BatchNormalization(momentum=r, epsilon=r),
+        lambda r: layers.ScheduledDropout(r),
+        lambda r: layers.BatchRenormalization(d_max=r),
+        lambda r: layers.Dense(3, kernel_regularizer=regularizers.L2(r)),
+        lambda r: layers.Dense(3, bias_initializer=initializers.Constant(r)),
+    )
+
+    @pytest.mark.parametrize("make", SIZES)
+    def test_sizes(self, make):
+        layer, plain = make(np.int64(3)), make(3)
+        assert json.dumps(layer.get_config()) == json.dumps(plain.get_config())
+        assert repr(layer) == repr(plain)
+        for wrong in ("3", 3.0, True):
+            with pytest.raises(ValueError, match=r"whole number|must hold sizes|must be a number"):
+                make(wrong)
+
+    @pytest.mark.parametrize("make", RATES)
+    def test_rates(self, make):
+        layer, plain = make(np.float32(0.5)), make(0.5)
+        assert json.dumps(layer.get_config()) == json.dumps(plain.get_config())
+
+    @pytest.mark.parametrize("make", RATES[:-1])
+    @pytest.mark.parametrize("wrong", ["0.5", float("nan")], ids=str)
+    def test_rates_that_are_none(self, make, wrong):
+        with pytest.raises(ValueError, match=r"must be|must lie in"):
+            make(wrong)
+
+    def test_an_input_shape_that_is_one_number(self):
+        with pytest.raises(ValueError, match="input_shape must hold whole numbers >= 1, got 4"):
+            layers.Dense(3, input_shape=4)
+
+    def test_a_name_that_is_none(self):
+        with pytest.raises(TypeError, match="a layer's name must be a string, got 5"):
+            layers.Dense(3, name=5)
+
+    def test_an_axis_that_the_input_has_not(self):
+        with pytest.raises(ValueError, match="axis must be one of the 4 of the input, got 4"):
+            layers.Softmax(4)(torch.zeros(1, 2, 3, 3))
 
 
 def test_window_arithmetic_against_counting():

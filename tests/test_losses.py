@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -117,3 +118,100 @@ class TestMetrics:
             metric = metrics.get(name)
             metric.update(torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]]))
             assert metric.result() == value
+
+    def test_errors_are_those_of_the_outputs_not_of_the_logits(self):
+        x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+        for activation, loss in (
+            ("softmax", "categorical_crossentropy"),
+            ("sigmoid", "binary_crossentropy"),
+        ):
+            model = models.Sequential([layers.Dense(4, activation, input_shape=(3,))])
+            model.compile("sgd", loss, ["mse", "mae"])
+            y = np.eye(4)[np.arange(40) % 4]
+            error = model.predict(x).astype(np.float64) - y
+            wanted = [np.mean(error**2), np.mean(np.abs(error))]
+            assert model.evaluate(x, y, batch_size=9, verbose=0)[1:] == pytest.approx(wanted)
+
+    def test_torchmetrics_gets_the_outputs_not_the_logits(self):
+        class MeanOutput:
+            def reset(self):
+                self.seen = []
+
+            def update(self, outputs, targets):
+                self.seen.append(outputs)
+
+            def compute(self):
+                return torch.cat(self.seen).mean()
+
+        x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+        model = models.Sequential([layers.Dense(1, "sigmoid", input_shape=(3,))])
+        model.compile("sgd", "binary_crossentropy", [MeanOutput()])
+        mean = model.evaluate(x, np.ones((6, 1)), verbose=0)[1]
+        assert mean == pytest.approx(model.predict(x).mean(), rel=1e-6)
+
+    def test_errors_need_targets_of_the_outputs_shape(self):
+        for name in ("mse", "mae", "binary_accuracy"):
+            with pytest.raises(
+                ValueError, match=rf"{name} compares outputs and targets of one shape"
+            ):
+                metrics.get(name).update(torch.zeros(4, 4), torch.arange(4))
+            row = metrics.get(name)
+            row.update(torch.ones(4, 1), torch.tensor([0.0, 1.0, 1.0, 1.0]))
+            assert row.result() == (0.75 if name == "binary_accuracy" else 0.25)
+
+    def test_binary_accuracy_of_many_outputs(self):
+        outputs = torch.tensor([[0.9, 0.2, 0.6], [0.1, 0.4, 0.8]])
+        targets = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+        metric = metrics.get("binary_accuracy")
+        metric.update(outputs, targets)
+        assert metric.result() == pytest.approx(4 / 6)
+        strict = metrics.BinaryAccuracy(threshold=0.7)
+        strict.activation = "sigmoid"
+        strict.update(outputs.logit(), targets, True)
+        assert strict.result() == pytest.approx(3 / 6)
+        again = metrics.get(metrics.describe(strict))
+        assert (type(again), again.threshold) == (metrics.BinaryAccuracy, 0.7)
+
+    def test_places_of_a_map_count_as_their_share(self):
+        generator = torch.Generator().manual_seed(0)
+        outputs = torch.rand(3, 1, 4, 5, generator=generator)
+        targets = (torch.rand(3, 1, 4, 5, generator=generator) > 0.5).float()
+        binary = metrics.get("accuracy")
+        binary.update(outputs, targets)
+        assert binary.result() == pytest.approx(((outputs > 0.5) == (targets > 0.5)).float().mean())
+        outputs = torch.rand(3, 6, 4, 5, generator=generator)
+        labels = torch.randint(6, (3, 4, 5), generator=generator)
+        top = metrics.TopKAccuracy(k=2)
+        top.update(outputs, labels)
+        hits = (outputs.topk(2, dim=1).indices == labels[:, None]).any(1).float()
+        assert top.result() == pytest.approx(hits.mean().item())
+
+    @pytest.mark.parametrize("name", ["accuracy", "top_k_accuracy", "confusion_matrix"])
+    def test_class_numbers_in_a_column(self, name):
+        metric = metrics.TopKAccuracy(k=1) if name == "top_k_accuracy" else metrics.get(name)
+        metric.update(torch.eye(3), torch.tensor([[0], [1], [2]]))
+        assert metric.result() == 1
+
+    def test_refusals(self):
+        for call, kind, message in (
+            (lambda: metrics.TopKAccuracy(k=0), ValueError, "k must be a whole number >= 1, got 0"),
+            (lambda: metrics.BinaryAccuracy(2), ValueError, "threshold must lie in 0 ... 1, got 2"),
+            (lambda: metrics.get(metrics.Accuracy), TypeError, r"write Accuracy\(\)"),
+            (
+                lambda: metrics.get({"metric": "accuracy", "config": {"k": 3}}),
+                ValueError,
+                "metric 'accuracy': .*argument 'k'",
+            ),
+            (
+                lambda: metrics.get("confusion_matrix").update(torch.eye(2), torch.tensor([0, 2])),
+                ValueError,
+                "label 2 is out of range",
+            ),
+            (lambda: losses.Huber(delta=0), ValueError, "delta must be above 0, got 0"),
+        ):
+            with pytest.raises(kind, match=message):
+                call()
+        model = models.Sequential([layers.Dense(1, "sigmoid", input_shape=(2,))])
+        model.compile("sgd", "binary_crossentropy")
+        with pytest.raises(ValueError, match=r"wants labels in 0 ... 1, got labels in -1 ... 1"):
+            model.evaluate(np.ones((2, 2)), np.array([-1, 1]), verbose=0)

@@ -12,6 +12,7 @@ import torch
 
 import pyconvopt as pco
 from pyconvopt import layers, models, regularizers, schedules
+from pyconvopt.models.export import export, program
 from pyconvopt.training import EarlyStopping
 
 
@@ -61,7 +62,32 @@ class TestAssembly:
         model.build((None, 8, 8, 1))
         assert model.output_shape == (None, 2)
 
+    def test_another_shape_than_the_one_known(self):
+        model = models.Sequential([layers.Input((3,))])
+        with pytest.raises(ValueError, match=r"takes inputs of shape \(N, 3\), got \(N, 5\)"):
+            model.add(layers.Dense(2, input_shape=(5,)))
+        model.add(layers.Dense(2, input_shape=(3,)))
+        model.build((None, 3))
+        with pytest.raises(ValueError, match=r"takes inputs of shape \(N, 3\), got \(N, 7\)"):
+            model.build((None, 7))
+        again = models.Sequential([layers.Dense(2, input_shape=(3,))])
+        again.pop()
+        again.add(layers.Dense(2, input_shape=(5,)))
+        assert again.output_shape == (None, 2) and again.input_shape == (None, 5)
+
+    def test_an_input_shape_that_was_refused_is_forgotten(self):
+        model = models.Sequential()
+        with pytest.raises(ValueError, match="too small"):
+            model.add(layers.Conv2D(2, 5, input_shape=(4, 4, 1)))
+        model.add(layers.Conv2D(2, 5, input_shape=(6, 6, 1)))
+        assert model.output_shape == (None, 2, 2, 2)
+        late = models.Sequential([layers.Conv2D(2, 5), layers.Flatten()])
+        with pytest.raises(ValueError, match="too small"):
+            late(torch.zeros(1, 4, 4, 1))
+        assert late(torch.zeros(1, 6, 6, 1)).shape == (1, 8)
+
     def test_a_model_without_layers(self):
+        assert models.Sequential(None).layers == []
         with pytest.raises(ValueError, match="no layers"):
             models.Sequential()(torch.zeros(1, 2))
 
@@ -92,6 +118,29 @@ class TestAssembly:
         with pytest.raises(ValueError, match="in this model already"):
             model.add(model.layers[0])
         assert list(model.state_dict()) == before and len(model.layers) == 5
+
+    def test_a_layer_that_was_built_for_other_inputs(self):
+        layer = layers.Dense(3)
+        layer.build((None, 10))
+        model = models.Sequential([layers.Dense(5, input_shape=(4,))])
+        with pytest.raises(
+            ValueError, match=r"built for inputs of shape \(N, 10\) and cannot follow"
+        ):
+            model.add(layer)
+        assert model.output_shape == (None, 5)
+        with pytest.raises(ValueError, match="cannot follow"):
+            models.Sequential([layers.Dense(5), layer]).build((None, 4))
+        wide = models.Sequential([layers.Dense(10, input_shape=(4,)), layer])
+        assert wide.output_shape == (None, 3)
+
+    def test_frozen_and_freed_as_a_whole(self):
+        model = small()
+        model.trainable = False
+        assert not model.trainable and not any(each.requires_grad for each in model.parameters())
+        model.layers[0].trainable = True
+        assert model.trainable
+        model.trainable = True
+        assert all(each.requires_grad for each in model.parameters())
 
     def test_too_small_an_image_names_the_layer(self):
         model = models.Sequential([layers.MaxPooling2D(4, input_shape=(8, 8, 1))])
@@ -147,6 +196,28 @@ class TestRunning:
             model.predict(x, batch_size=4), model.predict(x), rtol=1e-5, atol=1e-6
         )
         assert model.training, "predict leaves the mode as it was"
+
+    def test_arrays_are_for_predict(self):
+        for x in (np.zeros((2, 8, 8, 1)), [[1.0]]):
+            with pytest.raises(TypeError, match=r"called with a torch tensor.*predict\(\)"):
+                small()(x)
+
+    def test_batches_of_nothing(self):
+        model = small()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        x = np.zeros((2, 8, 8, 1))
+        for call in (
+            lambda: model.predict(x, batch_size=0),
+            lambda: model.evaluate(x, np.zeros(2), batch_size=0),
+        ):
+            with pytest.raises(ValueError, match="batch_size must be a whole number >= 1, got 0"):
+                call()
+
+    def test_summary_counts_what_is_trained_also_without_gradients(self):
+        lines: list[str] = []
+        with torch.no_grad():
+            small().double().summary(lines.append)
+        assert "Trainable params: 159\n" in lines[0] and "(1.30 KiB)" in lines[0]
 
     def test_summary(self):
         lines = []
@@ -245,6 +316,32 @@ class TestFiles:
         ]
         x = np.random.default_rng(0).random((3, 16, 16, 2))
         np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
+
+    def test_the_type_of_the_weights_is_kept(self, tmp_path):
+        model = small().double()
+        model.save(tmp_path / "model")
+        again = models.load(tmp_path / "model")
+        assert again.layers[0].weight.dtype == torch.float64
+        assert again.layers[0].weight.is_contiguous(memory_format=torch.channels_last)
+        x = np.random.default_rng(0).normal(size=(3, 8, 8, 1))
+        np.testing.assert_array_equal(again.predict(x), model.predict(x))
+
+    def test_numbers_of_numpy_in_the_settings(self, tmp_path):
+        model = models.Sequential([layers.Dropout(np.float32(0.5), input_shape=(3,))])
+        model.compile("sgd", "mse", learning_rate=np.float32(0.5))
+        model.save(tmp_path / "model")
+        assert models.load(tmp_path / "model").layers[0].rate == 0.5
+
+    def test_a_weight_of_two_layers(self, tmp_path):
+        model = models.Sequential([layers.Dense(3, input_shape=(3,)), layers.Dense(3)])
+        model.layers[1].weight = model.layers[0].weight
+        with pytest.raises(ValueError, match=r"dense.weight and dense_1.weight are one weight"):
+            model.save(tmp_path / "model")
+        export(model, tmp_path / "weights.safetensors")
+
+    def test_reshaped_batches_of_any_size_are_exported(self):
+        model = models.Sequential([layers.Reshape((2, 2), input_shape=(4,))])
+        assert program(model).module()(torch.zeros(5, 4)).shape == (5, 2, 2)
 
     def test_what_no_file_can_hold(self, tmp_path):
         model = models.Sequential([layers.Dense(2, activation=torch.cos, input_shape=(3,))])
@@ -355,3 +452,14 @@ class TestWeights:
         np.testing.assert_array_equal(first.predict(x), second.predict(x))
         with pytest.raises(ValueError, match="the model has 8 weights, got 7"):
             second.set_weights(first.get_weights()[:-1])
+
+    def test_what_does_not_fit_changes_nothing(self):
+        model = small()
+        before = model.get_weights()
+        zeros = [np.zeros_like(each) for each in before]
+        with pytest.raises(ValueError, match=r"dense: bias has shape \(3,\), got \(4,\)"):
+            model.set_weights([*zeros[:-1], np.zeros(4)])
+        with pytest.raises(TypeError, match="numpy"):
+            model.layers[-1].set_weights([zeros[-2], np.array(["a", "b", "c"])])
+        for got, wanted in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(got, wanted)

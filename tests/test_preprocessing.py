@@ -93,6 +93,37 @@ class TestNormalization:
                 call()
 
 
+class TestGivenAndDamagedNumbers:
+    def test_what_was_given_stays(self, images):
+        given = layers.Normalization(mean=3.0, variance=4.0, input_shape=images.shape[1:])
+        model = models.Sequential([given, layers.Normalization()])
+        model.adapt(images)
+        assert given.mean_of_data.unique().tolist() == [3.0]
+        with pytest.raises(ValueError, match="was given its mean and variance"):
+            given.adapt(images)
+
+    def test_views_are_left_out_on_both_ends(self, images):
+        model = models.Sequential(
+            [
+                layers.Views(input_shape=images.shape[1:]),
+                layers.MeanOfViews(2),
+                layers.Normalization(),
+            ]
+        )
+        model.adapt(images)
+        plain = layers.Normalization()
+        plain.adapt(images)
+        torch.testing.assert_close(model.layers[2].mean_of_data, plain.mean_of_data)
+        torch.testing.assert_close(model.layers[2].variance_of_data, plain.variance_of_data)
+
+    def test_refusals(self):
+        with pytest.raises(ValueError, match=r"variance must be 0 or more, got -1"):
+            layers.Normalization(mean=0.0, variance=-1.0)
+        for wrong in (np.nan, np.inf):
+            with pytest.raises(ValueError, match="NaN or infinite"):
+                layers.Normalization().adapt(np.array([[1.0, wrong], [2.0, 3.0]]))
+
+
 class TestPatchWhitening:
     def test_outputs_are_uncorrelated(self, images):
         layer = layers.PatchWhitening(12, 2, eps=0.0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyconvopt import layers, models
+from pyconvopt import diagnostics, layers, metrics, models
 from pyconvopt.training import (
     LambdaCallback,
     ProgressBar,
@@ -196,6 +198,188 @@ class TestAnyModule:
         with pytest.raises(ValueError, match="batch of one reached a batch norm in training"):
             model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
             Trainer(model).fit(self.data(), batch_size=29, verbose=0)
+
+
+PLACES = [(3, 3), (4, 5), (1, 4), (3,), (6,), (1,)]  # with 3 samples and classes: any axis may be 3
+
+
+def per_place(places, activation="softmax", classes=3) -> models.Sequential:
+    """A class for each pixel of a map or step of a sequence."""
+    kind = layers.Conv2D if len(places) == 2 else layers.Conv1D
+    return models.Sequential([kind(classes, 1, activation=activation, input_shape=(*places, 2))])
+
+
+def of_places(places, classes=3):
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(3, *places, 2)).astype(np.float32)
+    return x, generator.integers(0, classes, (3, *places))
+
+
+LABELS_OF_PLACES = {
+    "sparse": ("sparse_categorical_crossentropy", lambda y: y),
+    "column": ("sparse_categorical_crossentropy", lambda y: y[..., None].astype(np.uint8)),
+    "one_hot": ("categorical_crossentropy", lambda y: np.eye(3)[y]),
+    "torch": (nn.CrossEntropyLoss(), lambda y: y),
+    "torch_column": (nn.CrossEntropyLoss(), lambda y: y[..., None]),
+    "torch_one_hot": (nn.CrossEntropyLoss(), lambda y: np.eye(3)[y]),
+}
+
+
+class TestClassesOfPlaces:
+    """Pixels of maps and steps of sequences: the classes are the last axis of a Sequential's outputs."""
+
+    @pytest.mark.parametrize("places", PLACES)
+    @pytest.mark.parametrize("kind", list(LABELS_OF_PLACES))
+    def test_loss_metrics_and_step_by_hand(self, places, kind):
+        loss, labelled = LABELS_OF_PLACES[kind]
+        model, (x, y) = per_place(places), of_places(places)
+        top, matrix = metrics.TopKAccuracy(2), metrics.ConfusionMatrix()
+        model.compile(sgd, loss, ["accuracy", top, matrix])
+
+        def by_hand():
+            p = model.predict(x).astype(np.float64).reshape(-1, 3)
+            flat = y.reshape(-1)
+            counts = np.zeros((3, 3), int)
+            np.add.at(counts, (flat, p.argmax(1)), 1)
+            best = np.argsort(-p, axis=1)[:, :2] == flat[:, None]
+            recall = [counts[c, c] / counts[c].sum() for c in range(3) if counts[c].any()]
+            losses = -np.log(p[np.arange(len(p)), flat])
+            means = [losses.mean(), (p.argmax(1) == flat).mean(), best.any(1).mean()]
+            return [*means, np.mean(recall)], counts
+
+        wanted, counts = by_hand()
+        labels = labelled(y)
+        assert model.evaluate(x, labels, batch_size=2, verbose=0) == pytest.approx(wanted, rel=1e-5)
+        np.testing.assert_array_equal(matrix.matrix, counts)
+        weight, bias = (torch.tensor(each.astype(np.float64)) for each in model.get_weights())
+        weight = weight.reshape(2, 3).requires_grad_()
+        logits = torch.tensor(x.astype(np.float64)).reshape(-1, 2) @ weight + bias
+        picked = logits.log_softmax(1)[torch.arange(len(logits)), torch.tensor(y).reshape(-1)]
+        (gradient,) = torch.autograd.grad(-picked.mean(), weight)
+        history = model.fit(x, labels, validation_data=(x, labels), verbose=0).history
+        stepped = (weight - 0.05 * gradient).detach().numpy()
+        np.testing.assert_allclose(model.get_weights()[0].reshape(2, 3), stepped, atol=1e-6)
+        names = ["loss", "accuracy", "top_k_accuracy", "balanced_accuracy"]
+        assert [history[name][0] for name in names] == pytest.approx(wanted, rel=1e-5)
+        after, _ = by_hand()
+        assert [history[f"val_{name}"][0] for name in names] == pytest.approx(after, rel=1e-5)
+
+    @pytest.mark.parametrize("places", PLACES)
+    @pytest.mark.parametrize("column", [False, True])
+    @pytest.mark.parametrize("loss", ["binary_crossentropy", nn.BCEWithLogitsLoss()])
+    def test_one_output_a_place(self, places, column, loss):
+        model, (x, y) = per_place(places, "sigmoid", 1), of_places(places, 2)
+        matrix = metrics.ConfusionMatrix()
+        model.compile(sgd, loss, ["accuracy", "binary_accuracy", "mae", matrix])
+        p = model.predict(x)[..., 0].astype(np.float64)
+        right = ((p > 0.5) == y).mean()
+        entropy = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+        labels = (y[..., None] if column else y).astype(np.float32)
+        got = model.evaluate(x, labels, batch_size=2, verbose=0)
+        assert got[:4] == pytest.approx([entropy, right, right, np.abs(p - y).mean()], rel=1e-5)
+        assert matrix.matrix[1].sum() == y.sum() and matrix.matrix.trace() == right * y.size
+        history = model.fit(x, labels, validation_data=(x, labels), verbose=0).history
+        assert history["loss"][0] == pytest.approx(entropy, rel=1e-5)
+        assert history["val_loss"][0] < entropy
+
+    def test_soft_labels_of_a_batch(self):
+        for places in PLACES:
+            model, (x, _) = per_place(places), of_places(places)
+            soft = np.random.default_rng(0).dirichlet([1, 1, 1], (3, *places))
+            wanted = -(soft * np.log(model.predict(x).astype(np.float64))).sum(-1).mean()
+            for loss in ("sparse_categorical_crossentropy", nn.CrossEntropyLoss()):
+                model.compile("sgd", loss)
+                assert model.evaluate(lambda x=x, y=soft: [(x, y)], verbose=0) == pytest.approx(
+                    wanted, rel=1e-5
+                )
+
+    @pytest.mark.parametrize("places", PLACES)
+    def test_a_function_of_ones_own_sees_what_predict_gives(self, places):
+        model, (x, y) = per_place(places), of_places(places)
+        seen = []
+
+        def own(outputs, targets):
+            seen.append((outputs.detach(), targets))
+            return -outputs.gather(-1, targets[..., None]).log().mean()
+
+        model.compile(sgd, own, ["accuracy"])
+        p = model.predict(x)
+        loss, accuracy = model.evaluate(x, y, verbose=0)
+        np.testing.assert_allclose(seen[-1][0], p, rtol=1e-6)
+        np.testing.assert_array_equal(seen[-1][1], y)
+        assert accuracy == pytest.approx((p.argmax(-1) == y).mean())
+        assert loss == pytest.approx(-np.log(np.take_along_axis(p, y[..., None], -1)).mean())
+        model.compile(sgd, lambda outputs, targets: own(outputs, targets[..., 0]), ["accuracy"])
+        assert model.evaluate(x, y[..., None], verbose=0) == pytest.approx([loss, accuracy])
+        history = model.fit(x, y[..., None], verbose=0).history
+        assert [history["loss"][0], history["accuracy"][0]] == pytest.approx([loss, accuracy])
+
+    def test_functions_of_torch_have_the_classes_second(self):
+        x, y = of_places((3, 3))
+        model = per_place((3, 3), None)
+        model.compile("sgd", nn.functional.cross_entropy)
+        wanted = model.evaluate(x, y, verbose=0)
+        model.compile("sgd", "cross_entropy")
+        assert model.evaluate(x, y, verbose=0) == pytest.approx(wanted, rel=1e-6)
+        smooth = partial(nn.functional.cross_entropy, label_smoothing=0.5)
+        model.compile("sgd", smooth)
+        got = model.evaluate(x, np.eye(3)[y], verbose=0)
+        model.compile("sgd", nn.CrossEntropyLoss(label_smoothing=0.5))
+        assert got == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-6) != wanted
+
+    def test_a_model_of_torch_has_them_second_itself(self):
+        x, y = of_places((3, 3))
+        x, y = torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(y)
+        model = nn.Conv2d(2, 3, 1)
+        logits = model(x).detach().double()
+        wanted = -logits.log_softmax(1).gather(1, y[:, None]).mean().item()
+        accuracy = (logits.argmax(1) == y).double().mean().item()
+        seen = []
+
+        def own(outputs, targets):
+            seen.append(outputs)
+            return nn.functional.cross_entropy(outputs, targets)
+
+        for loss in ("cross_entropy", nn.CrossEntropyLoss(), nn.functional.cross_entropy, own):
+            got = Trainer(model, loss=loss, metrics=["accuracy"]).evaluate((x, y))
+            assert list(got.values()) == pytest.approx([wanted, accuracy], rel=1e-5)
+        torch.testing.assert_close(seen[-1], model(x))
+
+    def test_diagnostics_take_the_same_loss(self):
+        x, y = of_places((3, 3))
+        model = per_place((3, 3))
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.evaluate(x, y, verbose=0)
+        report = diagnostics.activations(model, torch.tensor(x), torch.tensor(y))
+        before = model.get_weights()
+        model.compile(sgd, "sparse_categorical_crossentropy")
+        model.fit(x, y, verbose=0)
+        steps = zip(model.get_weights(), before, strict=True)
+        norm = np.sqrt(sum(((new - old) ** 2).sum() for new, old in steps)) / 0.05
+        assert report.rows[0]["gradient"] == pytest.approx(norm, rel=1e-4)
+
+    @pytest.mark.parametrize("places", [(3, 3), (3,), (4, 5)])
+    def test_refusals(self, places):
+        model, (x, y) = per_place(places), of_places(places)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        deep = y.copy()
+        deep[2] = 3
+        with pytest.raises(ValueError, match=r"label 3 is out of range.* 3 classes"):
+            model.fit(x, deep, batch_size=2, shuffle=False, verbose=0)
+        with pytest.raises(ValueError, match="for one-hot labels use categorical_crossentropy"):
+            model.fit(x, np.eye(3)[y], verbose=0)
+        with pytest.raises(ValueError, match=r"wants outputs \(N, classes\) and labels"):
+            model.fit(x, np.zeros(3, int), verbose=0)
+        model = per_place(places, None)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        with pytest.raises(ValueError, match="end the model with softmax"):
+            model.fit(x, y, verbose=0)
+
+    def test_outputs_without_places_are_left_alone(self):
+        model = dense()
+        model.fit(*points(), verbose=0)
+        trainer = model.trainer()
+        assert not trainer.moves_for_loss and not trainer.moves_for_metrics
 
 
 class TestBadInput:

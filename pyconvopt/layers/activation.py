@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import activations, constraints, functional, initializers, regularizers
-from pyconvopt.layers.base import Layer, Shape
+from pyconvopt.data.checks import whole
+from pyconvopt.layers.base import Layer, Shape, number
 
 # Where an axis of an N, H, W, C array lies in the N, C, H, W tensor.
 IMAGE_AXES = (0, 2, 3, 1)
@@ -62,11 +63,9 @@ class ReLU(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        if max_value is not None and max_value < 0:
-            raise ValueError(f"max_value must be 0 or more, got {max_value}")
-        self.max_value = max_value
-        self.negative_slope = negative_slope
-        self.threshold = threshold
+        self.max_value = None if max_value is None else number("max_value", max_value, 0)
+        self.negative_slope = number("negative_slope", negative_slope, 0)
+        self.threshold = number("threshold", threshold)
 
     @override
     def call(self, x: Tensor) -> Tensor:
@@ -97,7 +96,17 @@ class Softmax(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        self.axis = axis
+        self.axis = whole("axis", axis, None)
+        if self.axis == -1:  # for who is shown logits and wants what follows them
+            self.activation = activations.softmax
+
+    @override
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        if not -len(input_shape) <= self.axis < len(input_shape):
+            raise ValueError(
+                f"{self.name}: axis must be one of the {len(input_shape)} of the input, got {self.axis}"
+            )
+        return input_shape
 
     @property
     @override
@@ -133,9 +142,7 @@ class LeakyReLU(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        if not negative_slope >= 0:
-            raise ValueError(f"negative_slope must be 0 or more, got {negative_slope}")
-        self.negative_slope = negative_slope
+        self.negative_slope = number("negative_slope", negative_slope, 0)
 
     @override
     def call(self, x: Tensor) -> Tensor:
@@ -164,7 +171,7 @@ class ELU(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        self.alpha = alpha
+        self.alpha = number("alpha", alpha)
 
     @override
     def call(self, x: Tensor) -> Tensor:
@@ -197,7 +204,7 @@ class PReLU(Layer):
         alpha_initializer: Any = "zeros",
         alpha_regularizer: Any = None,
         alpha_constraint: Any = None,
-        shared_axes: Sequence[int] | None = None,
+        shared_axes: int | Sequence[int] | None = None,
         *,
         input_shape: Sequence[int] | None = None,
         name: str | None = None,
@@ -206,7 +213,8 @@ class PReLU(Layer):
         self.alpha_initializer = initializers.get(alpha_initializer)
         self.alpha_regularizer = regularizers.get(alpha_regularizer)
         self.alpha_constraint = constraints.get(alpha_constraint)
-        self.shared_axes = None if shared_axes is None else tuple(shared_axes)
+        axes = shared_axes if isinstance(shared_axes, (Iterable, type(None))) else (shared_axes,)
+        self.shared_axes = None if axes is None else tuple(whole("axis", each) for each in axes)
 
     @override
     def make_weights(self, input_shape: Shape) -> None:

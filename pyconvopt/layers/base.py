@@ -11,7 +11,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pyconvopt import activations, constraints, initializers, regularizers, schedules
+from pyconvopt.data.checks import whole
 
 Shape = tuple[int | None, ...]
 
@@ -50,19 +52,62 @@ def pair(value: int | Sequence[int], name: str, least: int = 1) -> tuple[int, in
     >>> pair(3, 'kernel_size'), pair((3, 5), 'kernel_size')
     ((3, 3), (3, 5))
     """
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    if len(both) != 2 or not all(isinstance(each, int) and each >= least for each in both):
-        raise ValueError(f"{name} must be one or two whole numbers >= {least}, got {value!r}")
-    return both
+    try:
+        height, width = value if isinstance(value, Iterable) else (value, value)
+        return whole(name, height, least), whole(name, width, least)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be one or two whole numbers >= {least}, got {value!r}"
+        ) from None
 
 
-def number_or_schedule(value: Any) -> Any:
+def sample_shape(sizes: Any) -> tuple[int | None, ...]:
+    """The shape of one sample, its sizes whole numbers, None where one is unknown.
+
+    >>> sample_shape(np.array([28, 28, 1]))
+    (28, 28, 1)
+    """
+    try:
+        return tuple(None if size is None else whole("size", size) for size in sizes)
+    except (TypeError, ValueError):
+        shape = tuple(sizes) if isinstance(sizes, Iterable) else sizes
+        raise ValueError(f"input_shape must hold whole numbers >= 1, got {shape}") from None
+
+
+def number(name: str, value: Any, least: float | None = None) -> Any:
+    """A number of Python's or NumPy's, `least` (None: any) or more, and not NaN.
+
+    >>> number('stddev', np.float64(0.5), 0)
+    0.5
+    """
+    if not isinstance(value, Real) or value != value or (least is not None and value < least):
+        wanted = "a number" if least is None else f"{least} or more"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return plain(value)
+
+
+def plain(value: Any) -> Any:
+    """Numbers, and what holds them, as JSON can: NumPy's as Python's, tuples and arrays as lists.
+
+    >>> plain({'rate': np.float32(0.5), 'sizes': (np.int64(2), 3)})
+    {'rate': 0.5, 'sizes': [2, 3]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray, Tensor)) else value
+
+
+def number_or_schedule(name: str, value: Any) -> Any:
     """A number or a function of the step as it is; a schedule from what a file holds of it.
 
-    >>> number_or_schedule({'name': 'constant', 'config': {'lr': 0.5}})
+    >>> number_or_schedule('rate', {'name': 'constant', 'config': {'lr': 0.5}})
     Constant(lr=0.5)
     """
-    return schedules.get(value) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return schedules.get(value)
+    return value if callable(value) else number(name, value)
 
 
 def channels_last_only(data_format: str | None) -> None:
@@ -100,12 +145,14 @@ class Layer(nn.Module):
 
     def __init__(self, name: str | None = None, input_shape: Sequence[int] | None = None) -> None:
         super().__init__()
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"a layer's name must be a string, got {name!r}")
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
         self.named_by_user = name is not None
         self.name = name or snake_case
         self.activation: Any = activations.linear
         self._activity_regularizer: Any = None
-        self.given_shape = None if input_shape is None else tuple(input_shape)
+        self.given_shape = None if input_shape is None else sample_shape(input_shape)
         self.input_shape: Shape | None = None
         self.output_shape: Shape | None = None
         self.is_trainable = True
@@ -191,9 +238,7 @@ class Layer(nn.Module):
         constraint: Any = None,
     ) -> None:
         """Register a parameter, filled by the initialiser, its regulariser and constraint beside it."""
-        with torch.no_grad():
-            initializer(tensor)
-        self.register_parameter(name, nn.Parameter(tensor))
+        self.register_parameter(name, nn.Parameter(filled(tensor, initializer)))
         regularizers.set_on(self, name, regularizer)
         constraints.set_on(self, name, constraint)
 
@@ -245,8 +290,17 @@ class Layer(nn.Module):
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Overwrite the weights with arrays as `get_weights` gives them.
 
-        Errors: ValueError if the layer is not built, or for a wrong number of arrays or shape.
+        Errors: ValueError if the layer is not built, or for a wrong number of arrays or shape; the
+        weights are then as they were.
         """
+        self.check_weights(weights)
+        tensors = [torch.as_tensor(np.array(array)) for array in weights]
+        with torch.no_grad():
+            for (_, view), tensor in zip(self.all_weights(), tensors, strict=True):
+                view.copy_(tensor)
+
+    def check_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Refuse arrays that are not as many, or not of the shapes, as `get_weights` gives."""
         if not self.built:
             raise ValueError(f"{self.name} has no weights yet: build it first")
         views = self.all_weights()
@@ -257,9 +311,6 @@ class Layer(nn.Module):
                 raise ValueError(
                     f"{self.name}: {name} has shape {tuple(view.shape)}, got {np.shape(array)}"
                 )
-        with torch.no_grad():
-            for (_, view), array in zip(views, weights, strict=True):
-                view.copy_(torch.as_tensor(np.array(array)))
 
     def count_params(self) -> int:
         """The number of weights, moving statistics included."""
@@ -272,7 +323,7 @@ class Layer(nn.Module):
             config["input_shape"] = list(self.given_shape)
         for argument in inspect.signature(type(self).__init__).parameters:
             if argument not in ("self", "name", "input_shape", "data_format"):
-                config[argument] = as_json(argument, getattr(self, argument))
+                config[argument] = plain(as_json(argument, getattr(self, argument)))
         return config
 
     @override
@@ -302,4 +353,47 @@ def as_json(argument: str, value: Any) -> Any:
             return methods.describe(value)
     if callable(value):  # a number that follows the step
         return schedules.describe(value)
-    return list(value) if isinstance(value, tuple) else value
+    return value
+
+
+def filled(tensor: Tensor, initializer: Any) -> Tensor:
+    """The tensor with its first values: filled in place, or with those that the initialiser returns.
+
+    Errors: ValueError for values of another shape.
+    """
+    with torch.no_grad():
+        values = initializer(tensor)
+        if isinstance(values, Tensor) and values is not tensor:
+            if values.shape != tensor.shape:
+                raise ValueError(
+                    f"the initializer returned values of shape {tuple(values.shape)} for a weight of "
+                    f"shape {tuple(tensor.shape)}"
+                )
+            tensor.copy_(values)
+    return tensor
+
+
+def build_or_check(layer: Layer, shape: Shape) -> None:
+    """Build a layer for inputs of that shape; one that is built must have been for such.
+
+    Errors: ValueError for a layer that was built for others.
+    """
+    if not layer.built:
+        layer.build(shape)
+        return
+    if differ(layer.input_shape or (), shape):
+        raise ValueError(
+            f"{layer.name} was built for inputs of shape {show(layer.input_shape or ())} and cannot "
+            f"follow an output of {show(shape)}"
+        )
+
+
+def differ(one: Shape, other: Shape) -> bool:
+    """Whether two shapes cannot be of one array: an unknown size may be any.
+
+    >>> differ((None, 28, 1), (None, None, 1)), differ((None, 28, 1), (None, 27, 1))
+    (False, True)
+    """
+    return len(one) != len(other) or any(
+        None not in sizes and sizes[0] != sizes[1] for sizes in zip(one, other, strict=True)
+    )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from pyconvopt.data.checks import whole
 from pyconvopt.layers.base import Shape, number_or_schedule
 from pyconvopt.layers.normalization import BatchNormalization
 from pyconvopt.nn.batch_statistics import bounds, renormalized
@@ -54,9 +55,7 @@ class GhostBatchNormalization(BatchNormalization):
             gamma_regularizer, beta_constraint, gamma_constraint,
             input_shape=input_shape, name=name,
         )  # fmt: skip
-        if not isinstance(ghost_size, int) or ghost_size < 1:
-            raise ValueError(f"ghost_size must be a whole number >= 1, got {ghost_size!r}")
-        self.ghost_size = ghost_size
+        self.ghost_size = whole("ghost_size", ghost_size)
 
     @override
     def uses_joined_batch(self) -> bool:
@@ -119,8 +118,8 @@ class BatchRenormalization(BatchNormalization):
             gamma_regularizer, beta_constraint, gamma_constraint,
             input_shape=input_shape, name=name,
         )  # fmt: skip
-        self.r_max = number_or_schedule(r_max)
-        self.d_max = number_or_schedule(d_max)
+        self.r_max = number_or_schedule("r_max", r_max)
+        self.d_max = number_or_schedule("d_max", d_max)
         bounds(self.r_max, self.d_max, 0)
 
     @override

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import activations, constraints, functional, initializers, regularizers
+from pyconvopt.data.checks import whole
 from pyconvopt.functional.unstored import UnstoredMap
 from pyconvopt.layers import windows
 from pyconvopt.layers.base import Layer, Shape, channels_last_only, pair
@@ -69,16 +70,14 @@ class Conv2D(Layer):
     ) -> None:
         super().__init__(name, input_shape)
         channels_last_only(data_format)
-        if not isinstance(filters, int) or filters < 1:
-            raise ValueError(f"filters must be a whole number >= 1, got {filters!r}")
-        if not isinstance(groups, int) or groups < 1 or filters % groups:
+        self.filters = whole("filters", filters)
+        self.groups = whole("groups", groups)
+        if self.filters % self.groups:
             raise ValueError(f"groups must divide the {filters} filters, got {groups!r}")
-        self.filters = filters
         self.kernel_size = pair(kernel_size, "kernel_size")
         self.strides = pair(strides, "strides")
         self.padding = windows.padding_name(padding)
         self.dilation_rate = pair(dilation_rate, "dilation_rate")
-        self.groups = groups
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         self.kernel_initializer = initializers.get(kernel_initializer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import activations, functional
+from pyconvopt.data.checks import whole
 from pyconvopt.layers import windows
 from pyconvopt.layers.base import Shape, pair
 from pyconvopt.layers.convolution import Conv2D
@@ -25,7 +26,8 @@ class Conv2DTranspose(Conv2D):
     s·H and 'valid' H' = s·(H - 1) + max(r, s); with output_padding o it is s·(H - 1) + o + r for
     'valid' and s·(H - 1) + o + (r mod 2) for 'same'.
 
-    Args: as Conv2D without groups, and output_padding (None), smaller than the strides.
+    Args: as Conv2D without groups and weight_standardization, and output_padding (None), smaller
+    than the strides.
 
     Parameters: `weight` (C, filters, kh, kw) in channels_last memory, `bias` (filters,).
 
@@ -145,8 +147,8 @@ class Conv1D(Conv2D):
 
     Shapes: (N, L, C) to (N, L', filters), L' as Conv2D's H'.
 
-    Args: as Conv2D, each size one number; padding may also be 'causal': zeros in front alone, so
-    that an output sees no later step.
+    Args: as Conv2D without weight_standardization, each size one number; padding may also be
+    'causal': zeros in front alone, so that an output sees no later step.
 
     Parameters: `weight` (filters, C / groups, 1, k), `bias` (filters,).
 
@@ -229,7 +231,8 @@ class Conv1D(Conv2D):
 
 def one_number(value: int | Sequence[int], name: str) -> int:
     """The number of 3 or (3,)."""
-    numbers = (value,) if isinstance(value, int) else tuple(value)
-    if len(numbers) != 1 or not isinstance(numbers[0], int) or numbers[0] < 1:
-        raise ValueError(f"{name} must be one whole number >= 1, got {value!r}")
-    return numbers[0]
+    try:
+        (number,) = value if isinstance(value, Iterable) else (value,)
+        return whole(name, number)
+    except ValueError:
+        raise ValueError(f"{name} must be one whole number >= 1, got {value!r}") from None

@@ -11,7 +11,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import activations, constraints, functional, initializers, regularizers
-from pyconvopt.layers.base import Layer, Shape, product, to_array_axes, to_torch_axes
+from pyconvopt.data.checks import whole
+from pyconvopt.layers.base import (
+    Layer,
+    Shape,
+    product,
+    sample_shape,
+    to_array_axes,
+    to_torch_axes,
+)
 
 
 class InputLayer(Layer):
@@ -22,7 +30,7 @@ class InputLayer(Layer):
 
     def __init__(self, shape: Sequence[int], *, name: str | None = None) -> None:
         super().__init__(name, shape)
-        self.shape = tuple(shape)
+        self.shape = sample_shape(shape)
 
     @override
     def call(self, x: Tensor) -> Tensor:
@@ -97,9 +105,7 @@ class Dense(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"units must be a whole number >= 1, got {units!r}")
-        self.units = units
+        self.units = whole("units", units)
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         self.kernel_initializer = initializers.get(kernel_initializer)

@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from pyconvopt import functional
 from pyconvopt import nn as modules
-from pyconvopt.layers.base import Layer, number_or_schedule
+from pyconvopt.data.checks import whole
+from pyconvopt.layers.base import Layer, number, number_or_schedule
 
 
 class Dropout(Layer):
@@ -36,9 +37,9 @@ class Dropout(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
+        self.rate = number("rate", rate)
         if not 0 <= rate < 1:
             raise ValueError(f"rate must lie in 0 ... 1, 1 left out, got {rate}")
-        self.rate = rate
 
     @override
     def call(self, x: Tensor) -> Tensor:
@@ -73,6 +74,7 @@ class SpatialDropout2D(Dropout):
 
     @override
     def call(self, x: Tensor) -> Tensor:
+        self.whole_channels.p = self.rate
         return self.whole_channels(x)
 
 
@@ -102,11 +104,12 @@ class DropBlock2D(Dropout):
         name: str | None = None,
     ) -> None:
         super().__init__(rate, input_shape=input_shape, name=name)
-        self.block_size = block_size
-        self.blocks = modules.DropBlock2d(rate, block_size)
+        self.block_size = whole("block_size", block_size)
+        self.blocks = modules.DropBlock2d(self.rate, self.block_size)
 
     @override
     def call(self, x: Tensor) -> Tensor:
+        self.blocks.p = self.rate
         return self.blocks(x)
 
 
@@ -134,6 +137,7 @@ class DropPath(Dropout):
 
     @override
     def call(self, x: Tensor) -> Tensor:
+        self.whole_samples.p = self.rate
         return self.whole_samples(x)
 
 
@@ -163,7 +167,7 @@ class ScheduledDropout(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        self.rate = number_or_schedule(rate)
+        self.rate = number_or_schedule("rate", rate)
         self.steps = steps
         self.scheduled = modules.ScheduledDropout(self.rate, steps)
 

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from pyconvopt.functional.activation import SELU_ALPHA, SELU_SCALE
 from pyconvopt.functional.noise import kept_like, normal_like
-from pyconvopt.layers.base import Layer
+from pyconvopt.layers.base import Layer, number
 from pyconvopt.layers.dropout import Dropout
 
 SELU_LIMIT = -SELU_ALPHA * SELU_SCALE
@@ -64,9 +64,7 @@ class GaussianNoise(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        if not stddev >= 0:
-            raise ValueError(f"stddev must be 0 or more, got {stddev}")
-        self.stddev = stddev
+        self.stddev = number("stddev", stddev, 0)
 
     @override
     def call(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from pyconvopt import constraints, functional, initializers, regularizers
 from pyconvopt.functional.unstored import UnstoredMap, unstored_batch_norm
-from pyconvopt.layers.base import Layer, Shape
+from pyconvopt.layers.base import Layer, Shape, filled, number
 from pyconvopt.nn.sync_batchnorm import has_others, synchronized_batch_norm
 
 
@@ -41,9 +41,7 @@ class AffineNormalization(Layer):
         name: str | None,
     ) -> None:
         super().__init__(name, input_shape)
-        if not epsilon >= 0:
-            raise ValueError(f"epsilon must be 0 or more, got {epsilon}")
-        self.epsilon = epsilon
+        self.epsilon = number("epsilon", epsilon, 0)
         self.center = center
         self.scale = scale
         self.beta_initializer, self.gamma_initializer = map(initializers.get, initial)
@@ -150,10 +148,10 @@ class BatchNormalization(AffineNormalization):
             input_shape,
             name,
         )
+        self.axis = axis
+        self.momentum = number("momentum", momentum)
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in 0 ... 1, got {momentum}")
-        self.axis = axis
-        self.momentum = momentum
         self.synchronized = synchronized
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
@@ -163,8 +161,8 @@ class BatchNormalization(AffineNormalization):
         super().make_weights(input_shape)
         channels = int(input_shape[-1] or 0)
         mean, variance = torch.empty(channels), torch.empty(channels)
-        self.register_buffer("running_mean", self.moving_mean_initializer(mean))
-        self.register_buffer("running_var", self.moving_variance_initializer(variance))
+        self.register_buffer("running_mean", filled(mean, self.moving_mean_initializer))
+        self.register_buffer("running_var", filled(variance, self.moving_variance_initializer))
 
     def uses_batch_statistics(self) -> bool:
         """In training, unless the layer is frozen: then Keras evaluates it."""
@@ -222,7 +220,7 @@ class BatchNormalization(AffineNormalization):
                 f"{self.name} got one value a channel in training (a batch of one, "
                 f"{tuple(x.shape)}); the variance of a batch needs at least two"
             )
-        before = self.running_var.clone() if training else None
+        before = self.running_var.clone() if training and values else None
         y = function(
             x,
             self.running_mean,

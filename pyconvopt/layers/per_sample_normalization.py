@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import initializers
+from pyconvopt.data.checks import whole
 from pyconvopt.layers.base import Shape, to_array_axes, to_torch_axes
 from pyconvopt.layers.normalization import AffineNormalization
 from pyconvopt.nn.batch_statistics import filter_response_norm
@@ -106,9 +107,7 @@ class GroupNormalization(AffineNormalization):
             input_shape,
             name,
         )
-        if not isinstance(groups, int) or (groups < 1 and groups != -1):
-            raise ValueError(f"groups must be a whole number >= 1, or -1, got {groups!r}")
-        self.groups = groups
+        self.groups = -1 if groups == -1 else whole("groups", groups)
         self.axis = axis
 
     @override

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt.data import checks
-from pyconvopt.layers.base import Layer, Shape
+from pyconvopt.layers.base import Layer, Shape, number
 from pyconvopt.layers.convolution import Conv2D
 from pyconvopt.whitening import patch_whitening_
 
@@ -55,6 +55,10 @@ class Adapting:
 
     samples_to_adapt: ClassVar[int | None] = None
 
+    def learns(self) -> bool:
+        """Whether there is something to learn that was not given."""
+        return getattr(self, "mean", None) is None
+
     def adapt(self, data: Any) -> None:
         """Learn from images as the layer will get them, channels last."""
         raise NotImplementedError
@@ -70,7 +74,8 @@ class Normalization(Adapting, Layer):
     numbers, one or one a channel), invert (False; True: mean + x · √variance).
     Shapes: unchanged, channels last.
 
-    Errors: ValueError for another axis, a mean without a variance, or data of other channels.
+    Errors: ValueError for another axis, a mean without a variance, a variance below 0, data of
+    other channels or with NaN, or `adapt` where they are given.
 
     >>> layer = Normalization()
     >>> layer.adapt(np.array([[0.0, 4.0], [2.0, 8.0]]))
@@ -97,8 +102,10 @@ class Normalization(Adapting, Layer):
         if (mean is None) != (variance is None):
             raise ValueError("mean and variance are given together, got only one of them")
         self.axis = axis
-        self.mean = plain(mean)
-        self.variance = plain(variance)
+        self.mean = numbers(mean)
+        self.variance = numbers(variance)
+        if variance is not None and not np.all(np.asarray(self.variance) >= 0):
+            raise ValueError(f"variance must be 0 or more, got {self.variance}")
         self.invert = invert
 
     @override
@@ -121,6 +128,8 @@ class Normalization(Adapting, Layer):
     @override
     def adapt(self, data: Any) -> None:
         """Take mean and variance from images as the layer will get them, channels last."""
+        if self.mean is not None:
+            raise ValueError(f"{self.name} was given its mean and variance and learns none")
         samples = samples_for(self, data)
         if samples.shape[-1] != self.channels():
             raise ValueError(
@@ -128,6 +137,10 @@ class Normalization(Adapting, Layer):
                 f"{tuple(samples.shape)}"
             )
         mean, variance = mean_and_variance(samples)
+        if not bool(mean.isfinite().all()):
+            raise ValueError(
+                "the images hold values that are NaN or infinite; wanted finite numbers"
+            )
         if self.axis is None:
             # The channels' own variance, and that of their means.
             variance = variance.mean() + mean.var(correction=0)
@@ -160,7 +173,7 @@ class Normalization(Adapting, Layer):
         return [("mean", self.mean_of_data), ("variance", self.variance_of_data)]
 
 
-def plain(values: Any) -> Any:
+def numbers(values: Any) -> Any:
     """Numbers as JSON can hold them: a float, or a list of them; None stays None."""
     return None if values is None else np.asarray(values, np.float64).tolist()
 
@@ -213,9 +226,7 @@ class PatchWhitening(Adapting, Conv2D):
             input_shape=input_shape,
             name=name,
         )
-        if not eps >= 0:
-            raise ValueError(f"eps must be 0 or more, got {eps}")
-        self.eps = eps
+        self.eps = number("eps", eps, 0)
         self.is_trainable = False
 
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch.nn.functional as torch_functional
@@ -11,10 +11,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import registry
+from pyconvopt.data.checks import whole
 from pyconvopt.layers.base import (
     Layer,
     Shape,
     channels_last_only,
+    number,
     pair,
     product,
     to_array_axes,
@@ -30,7 +32,7 @@ def border(value: Any, name: str) -> Border:
     >>> border(1, 'padding'), border(((0, 1), (2, 3)), 'padding')
     (((1, 1), (1, 1)), ((0, 1), (2, 3)))
     """
-    if isinstance(value, int):
+    if not isinstance(value, Iterable):
         return pair(value, name, 0), pair(value, name, 0)
     sides = tuple(value)
     if len(sides) != 2:
@@ -188,8 +190,12 @@ class Reshape(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        self.target_shape = tuple(target_shape)
-        if self.target_shape.count(-1) > 1 or any(size < -1 for size in self.target_shape):
+        sizes = target_shape if isinstance(target_shape, Iterable) else (target_shape,)
+        try:
+            self.target_shape = tuple(whole("size", size, -1) for size in sizes)
+        except ValueError:
+            self.target_shape = (0,)
+        if self.target_shape.count(-1) > 1 or 0 in self.target_shape:
             raise ValueError(f"target_shape must hold sizes, at most one -1, got {target_shape!r}")
 
     @override
@@ -206,7 +212,10 @@ class Reshape(Layer):
 
     @override
     def call(self, x: Tensor) -> Tensor:
-        return to_torch_axes(to_array_axes(x).reshape(len(x), *self.target_shape))
+        x = to_array_axes(x)
+        # Not the target itself: its -1 is unclear of an empty batch.
+        shape: Any = self.compute_output_shape(tuple(x.shape))
+        return to_torch_axes(x.reshape(x.shape[0], *shape[1:]))
 
 
 class Rescaling(Layer):
@@ -226,8 +235,8 @@ class Rescaling(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        self.scale = scale
-        self.offset = offset
+        self.scale = number("scale", scale)
+        self.offset = number("offset", offset)
 
     @override
     def call(self, x: Tensor) -> Tensor:

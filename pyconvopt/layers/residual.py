@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pyconvopt.layers.base import Layer, Shape, show
+from pyconvopt.layers.base import Layer, Shape, build_or_check, show
 from pyconvopt.layers.making import describe_layer, make_layer
 from pyconvopt.layers.preprocessing import Adapting
 
@@ -16,8 +16,7 @@ from pyconvopt.layers.preprocessing import Adapting
 def build_row(layers: Sequence[Any], shape: Shape) -> Shape:
     """Build layers one behind another; the shape that comes out."""
     for layer in layers:
-        if not layer.built:
-            layer.build(shape)
+        build_or_check(layer, shape)
         shape = layer.output_shape
     return shape
 

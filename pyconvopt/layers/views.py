@@ -9,6 +9,7 @@ import torch.nn.functional as torch_functional
 from torch import Tensor
 from typing_extensions import override
 
+from pyconvopt.data.checks import whole
 from pyconvopt.layers.base import Layer
 
 
@@ -47,10 +48,8 @@ class Views(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        if not isinstance(shift, int) or shift < 0:
-            raise ValueError(f"shift must be a whole number >= 0, got {shift!r}")
         self.flip = bool(flip)
-        self.shift = shift
+        self.shift = whole("shift", shift, 0)
 
     @property
     def count(self) -> int:
@@ -99,9 +98,7 @@ class MeanOfViews(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name, input_shape)
-        if not isinstance(views, int) or views < 1:
-            raise ValueError(f"views must be a whole number >= 1, got {views!r}")
-        self.views = views
+        self.views = whole("views", views)
 
     @override
     def call(self, x: Tensor) -> Tensor:

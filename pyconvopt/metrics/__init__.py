@@ -13,6 +13,7 @@ from pyconvopt import registry
 from pyconvopt.metrics.base import Average, Metric
 from pyconvopt.metrics.measures import (
     Accuracy,
+    BinaryAccuracy,
     ConfusionMatrix,
     MeanAbsoluteError,
     MeanSquaredError,
@@ -24,6 +25,7 @@ __all__ = [
     "TABLE",
     "Accuracy",
     "Average",
+    "BinaryAccuracy",
     "ConfusionMatrix",
     "MeanAbsoluteError",
     "MeanSquaredError",
@@ -40,7 +42,7 @@ TABLE: dict[str, type[Metric]] = {
     "acc": Accuracy,
     "sparse_categorical_accuracy": Accuracy,
     "categorical_accuracy": Accuracy,
-    "binary_accuracy": Accuracy,
+    "binary_accuracy": BinaryAccuracy,
     "top_k_accuracy": TopKAccuracy,
     "top_k_categorical_accuracy": TopKAccuracy,
     "sparse_top_k_categorical_accuracy": TopKAccuracy,
@@ -64,10 +66,15 @@ def get(spec: Any) -> Metric:
     """
     if isinstance(spec, str):
         return registry.find("metric", TABLE, spec)(name=spec)
-    if isinstance(spec, dict):
-        return registry.find("metric", TABLE, spec["metric"])(**spec.get("config", {}))
+    if isinstance(spec, dict) and "metric" in spec:
+        try:
+            return registry.find("metric", TABLE, spec["metric"])(**spec.get("config", {}))
+        except TypeError as error:
+            raise ValueError(f"metric {spec['metric']!r}: {error}") from None
     if isinstance(spec, Metric):
         return spec
+    if isinstance(spec, type) and issubclass(spec, Metric):
+        raise TypeError(f"got the class {spec.__name__} for metric: write {spec.__name__}()")
     if is_torch_metric(spec):
         return TorchMetric(spec)
     raise TypeError(f"a metric is a name, a Metric or one of torchmetrics, got {spec!r}")

@@ -12,6 +12,7 @@ class Metric:
 
     default_name = "metric"
     adds_up = True  # `measure` says all of a batch: sums of several processes can be added
+    activation: str | None = None  # what logits still lack, as `compile` knows it from the loss
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or self.default_name
@@ -21,6 +22,14 @@ class Metric:
         """Start counting anew."""
         self.total: Tensor | float = 0  # whole, so that counts stay exact
         self.count = 0
+
+    def activated(self, outputs: Tensor, from_logits: bool) -> Tensor:
+        """The model's outputs, where they were handed over before their softmax or sigmoid."""
+        if not from_logits:
+            return outputs
+        single = outputs.dim() == 1 or outputs.shape[1] == 1
+        activation = self.activation or ("sigmoid" if single else "softmax")
+        return outputs.sigmoid() if activation == "sigmoid" else outputs.softmax(dim=1)
 
     def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
         """The sum of the measure over the samples of a batch."""

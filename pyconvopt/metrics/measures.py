@@ -8,7 +8,39 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from pyconvopt.data.checks import whole
+from pyconvopt.losses import require_classes
 from pyconvopt.metrics.base import Metric
+
+
+def of_samples(values: Tensor) -> Tensor:
+    """The sum over the samples of each one's mean; whole where a sample has one truth value."""
+    if values.dim() > 1:
+        values = values.flatten(1)
+        values = values[:, 0] if values.shape[1] == 1 else values.float().mean(dim=1)
+    return values.sum()
+
+
+def of_outputs_shape(outputs: Tensor, targets: Tensor, name: str) -> Tensor:
+    """Targets, one an output, in the outputs' shape and type; ValueError for another number."""
+    if targets.numel() != outputs.numel() or len(targets) != len(outputs):
+        raise ValueError(
+            f"{name} compares outputs and targets of one shape, got outputs {tuple(outputs.shape)} "
+            f"and targets {tuple(targets.shape)}"
+        )
+    return targets.reshape(outputs.shape).to(outputs.dtype)
+
+
+def class_labels(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Class numbers (N, ...) from such, from (N, 1, ...), or from one-hot (N, classes, ...)."""
+    if targets.dim() < outputs.dim():
+        return targets
+    return targets[:, 0] if targets.shape[1] == 1 else targets.argmax(dim=1)
+
+
+def is_single(outputs: Tensor) -> bool:
+    """Whether a model gives one output a sample, or a place of it: the share of one of two classes."""
+    return outputs.dim() == 1 or outputs.shape[1] == 1
 
 
 class Accuracy(Metric):
@@ -28,17 +60,48 @@ class Accuracy(Metric):
 
     @override
     def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
-        if outputs.dim() == 1 or outputs.shape[1] == 1:
+        if is_single(outputs):
             said = outputs > (0.0 if from_logits else 0.5)
-            return (said == (targets.reshape(outputs.shape) > 0.5)).sum()
-        if targets.dim() == outputs.dim():
-            targets = targets.argmax(dim=1)
-        hits = outputs.argmax(dim=1) == targets
-        return hits.sum() if hits.dim() == 1 else hits.float().flatten(1).mean(1).sum()
+            return of_samples(said == (of_outputs_shape(outputs, targets, self.name) > 0.5))
+        return of_samples(outputs.argmax(dim=1) == class_labels(outputs, targets))
+
+
+class BinaryAccuracy(Metric):
+    """The share of outputs on the right side of `threshold` (0.5): of yes or no, or of many of them.
+
+    Targets are 0 or 1, one an output.
+
+    Errors: ValueError for targets of another shape.
+
+    >>> import torch
+    >>> accuracy = BinaryAccuracy()
+    >>> accuracy.update(torch.tensor([[0.9, 0.2, 0.6]]), torch.tensor([[1.0, 1.0, 1.0]]))
+    >>> round(accuracy.result(), 4)
+    0.6667
+    """
+
+    default_name = "binary_accuracy"
+
+    def __init__(self, threshold: float = 0.5, name: str | None = None) -> None:
+        super().__init__(name)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in 0 ... 1, got {threshold}")
+        self.threshold = float(threshold)
+
+    @override
+    def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
+        said = self.activated(outputs, from_logits) > self.threshold
+        return of_samples(said == (of_outputs_shape(outputs, targets, self.name) > 0.5))
+
+    @override
+    def get_config(self) -> dict[str, Any]:
+        return {"threshold": self.threshold, "name": self.name}
 
 
 class TopKAccuracy(Metric):
     """The share of samples whose label is among the k largest outputs (k = 5).
+
+    Errors: ValueError for a k that is no whole number >= 1, or more than the outputs.
 
     >>> import torch
     >>> top = TopKAccuracy(k=2)
@@ -51,16 +114,15 @@ class TopKAccuracy(Metric):
 
     def __init__(self, k: int = 5, name: str | None = None) -> None:
         super().__init__(name)
-        self.k = k
+        self.k = whole("k", k)
 
     @override
     def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
-        if targets.dim() == outputs.dim():
-            targets = targets.argmax(dim=1)
         if self.k > outputs.shape[1]:
             raise ValueError(f"top-{self.k} accuracy of only {outputs.shape[1]} outputs")
+        labels = class_labels(outputs, targets)
         best = outputs.topk(self.k, dim=1).indices
-        return (best == targets[:, None]).any(dim=1).sum()
+        return of_samples((best == labels[:, None]).any(dim=1))
 
     @override
     def get_config(self) -> dict[str, Any]:
@@ -93,13 +155,14 @@ class ConfusionMatrix(Metric):
 
     @override
     def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
-        if outputs.dim() == 1 or outputs.shape[1] == 1:
+        if is_single(outputs):
             classes, said = 2, (outputs.flatten() > (0.0 if from_logits else 0.5)).long()
             truth = (targets.flatten() > 0.5).long()
         else:
             classes, said = outputs.shape[1], outputs.argmax(dim=1).flatten()
-            one_hot = targets.dim() == outputs.dim()
-            truth = (targets.argmax(dim=1) if one_hot else targets).flatten()
+            truth = class_labels(outputs, targets).flatten().long()
+            if len(truth):
+                require_classes(outputs, truth)
         pairs = torch.bincount(truth * classes + said, minlength=classes * classes)
         return pairs.reshape(classes, classes)
 
@@ -113,20 +176,28 @@ class ConfusionMatrix(Metric):
 
 
 class MeanSquaredError(Metric):
-    """The mean of (output - target)²."""
+    """The mean of (output - target)².
+
+    Errors: ValueError for targets of another shape.
+    """
 
     default_name = "mse"
 
     @override
     def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
-        return (outputs - targets).square().flatten(1).mean(dim=1).sum()
+        outputs = self.activated(outputs, from_logits)
+        return of_samples((outputs - of_outputs_shape(outputs, targets, self.name)).square())
 
 
 class MeanAbsoluteError(Metric):
-    """The mean of |output - target|."""
+    """The mean of |output - target|.
+
+    Errors: ValueError for targets of another shape.
+    """
 
     default_name = "mae"
 
     @override
     def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
-        return (outputs - targets).abs().flatten(1).mean(dim=1).sum()
+        outputs = self.activated(outputs, from_logits)
+        return of_samples((outputs - of_outputs_shape(outputs, targets, self.name)).abs())

@@ -76,8 +76,10 @@ class TorchMetric(Metric):
 
     @override
     def update(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> None:
-        if from_logits:
-            outputs = outputs.sigmoid() if self.yes_or_no else outputs.softmax(dim=1)
+        if from_logits and self.activation is None and self.yes_or_no:
+            outputs = outputs.sigmoid()
+        else:
+            outputs = self.activated(outputs, from_logits)
         try:
             self.metric.update(outputs, targets.long() if self.yes_or_no else targets)
         except (ValueError, RuntimeError, TypeError) as error:

@@ -44,7 +44,10 @@ def program(model: Any) -> torch.export.ExportedProgram:
 def weights(model: Any) -> bytes:
     """The weights as safetensors."""
     save = require("safetensors.torch", "writing weights").save
-    return save({name: each.detach().contiguous() for name, each in model.state_dict().items()})
+    # Copies: safetensors refuses names that share their memory, as those of one weight do.
+    return save(
+        {name: each.detach().contiguous().clone() for name, each in model.state_dict().items()}
+    )
 
 
 def torch_program(model: Any) -> bytes:

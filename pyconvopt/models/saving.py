@@ -18,6 +18,7 @@ import torch
 from pyconvopt import losses, metrics, regularizers, schedules
 from pyconvopt.extras import require
 from pyconvopt.files import write_whole
+from pyconvopt.layers.base import plain
 
 if TYPE_CHECKING:
     from pyconvopt.models.sequential import Sequential
@@ -107,7 +108,14 @@ def save(model: Sequential, path: str | Path) -> None:
     to_bytes = require("safetensors.torch", "saving a model").save
     if not model.built:
         raise ValueError("the model is not built yet: there are no weights to save")
-    header = {HEADER_KEY: json.dumps(architecture(model))}
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if names.setdefault(id(parameter), name) != name:
+            raise ValueError(
+                f"{names[id(parameter)]} and {name} are one weight, which no model file can say: "
+                "give each layer its own before saving"
+            )
+    header = {HEADER_KEY: json.dumps(architecture(model), default=plain)}
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     write_whole(path, to_bytes(state, header))
 
@@ -143,11 +151,12 @@ def load(path: str | Path) -> Sequential:
         odd = sorted(wanted ^ got)
         raise ValueError(f"{path}: weights and architecture differ in {', '.join(odd)}")
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in model.state_dict(keep_vars=True).items():
             if tensor.shape != state[name].shape:
                 raise ValueError(
                     f"{path}: {name} has shape {tuple(state[name].shape)}, wanted "
                     f"{tuple(tensor.shape)}"
                 )
+            tensor.data = tensor.data.to(state[name].dtype)
             tensor.copy_(state[name])
     return model

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyconvopt.layers.base import Layer, Shape, show, to_array_axes, to_torch_axes
+from pyconvopt.data.checks import whole
+from pyconvopt.layers.base import (
+    Layer,
+    Shape,
+    build_or_check,
+    differ,
+    sample_shape,
+    show,
+    to_array_axes,
+    to_torch_axes,
+)
 from pyconvopt.layers.core import InputLayer
 from pyconvopt.layers.preprocessing import Adapting
-from pyconvopt.layers.views import Views
+from pyconvopt.layers.views import MeanOfViews, Views
 from pyconvopt.models import fusion, saving, summary
 
 if TYPE_CHECKING:
@@ -44,13 +55,13 @@ class Sequential(nn.Module):
     torch.Size([5, 13, 13, 32])
     """
 
-    def __init__(self, layers: Sequence[Layer] = (), name: str = "sequential") -> None:
+    def __init__(self, layers: Sequence[Layer] | None = None, name: str = "sequential") -> None:
         super().__init__()
         self.name = name
         self.input_shape: Shape | None = None
         self.stop_training = False
         self._trainer: Trainer | None = None
-        for layer in layers:
+        for layer in layers or ():
             self.add(layer)
 
     # --- assembly
@@ -75,11 +86,16 @@ class Sequential(nn.Module):
         """'softmax' or 'sigmoid' if the model ends in it; `forward(logits=True)` stops before."""
         return self.layers[-1].output_activation if self._modules else None
 
+    @property
+    def classes_last(self) -> bool:
+        """Whether outputs are (N, ..., classes): those of the pixels of a map or the steps of a row."""
+        return len(self.output_shape or ()) != 2
+
     def add(self, layer: Layer) -> None:
         """Append a layer; it is built if its input shape is known.
 
-        Errors: TypeError for anything but a layer, ValueError for a name used twice or a shape
-        the layer cannot take; the model is then as it was.
+        Errors: TypeError for anything but a layer, ValueError for a name used twice, or a shape the
+        layer cannot take or was not built for; the model is then as it was.
         """
         if isinstance(layer, InputLayer):
             self.start_from(layer.shape)
@@ -93,12 +109,15 @@ class Sequential(nn.Module):
             raise ValueError(f"{layer.name} is in this model already; a layer is added once")
         # A first layer brings the shape it was given, or was built for, as by `adapt`.
         shape = layer.given_shape or (layer.input_shape or ())[1:]
-        if not self._modules and self.input_shape is None and shape:
-            self.start_from(shape)
-        name = self.free_name(layer)
-        before = self.output_shape
-        if before is not None and not layer.built:
-            layer.build(before)
+        known, name = self.input_shape, self.free_name(layer)
+        try:
+            if not self._modules and shape:
+                self.start_from(shape)
+            if self.output_shape is not None:
+                build_or_check(layer, self.output_shape)
+        except ValueError:
+            self.input_shape = known
+            raise
         layer.name = name
         self.add_module(name, layer)
         self._trainer_is_stale()
@@ -107,9 +126,16 @@ class Sequential(nn.Module):
         """Take the shape of one input, without the batch."""
         if self._modules:
             raise ValueError("the input shape must come before the first layer")
-        if not all(size is None or (isinstance(size, int) and size > 0) for size in shape):
-            raise ValueError(f"input_shape must hold whole numbers >= 1, got {tuple(shape)}")
-        self.input_shape = (None, *shape)
+        self.take_input_shape((None, *sample_shape(shape)))
+
+    def take_input_shape(self, shape: Shape) -> None:
+        """Take the shape of the input, batch first; ValueError for another than is known already."""
+        if self.input_shape is None:
+            self.input_shape = shape
+        elif differ(self.input_shape, shape):
+            raise ValueError(
+                f"the model takes inputs of shape {show(self.input_shape)}, got {show(shape)} for it"
+            )
 
     def free_name(self, layer: Layer) -> str:
         """The layer's name, or for a name it was not given by the user the next free one."""
@@ -133,25 +159,35 @@ class Sequential(nn.Module):
             raise ValueError("the model has no layer to pop")
         layer = self.layers[-1]
         del self._modules[layer.name]
+        if not self._modules and layer.given_shape is not None:
+            self.input_shape = None  # it was that layer's
         self._trainer_is_stale()
         return layer
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
-        """Build every layer for inputs of that shape, batch first: (None, 28, 28, 1)."""
-        if input_shape is not None and self.input_shape is None:
-            self.input_shape = (None, *input_shape[1:])
+        """Build every layer for inputs of that shape, batch first: (None, 28, 28, 1).
+
+        Errors: ValueError for a shape that is not known, or another than the one known already.
+        """
         if not self._modules:
             raise ValueError("the model has no layers: add() some first")
+        known = self.input_shape
+        if input_shape is not None:
+            self.take_input_shape((None, *sample_shape(input_shape[1:])))
         if self.input_shape is None:
             raise ValueError(
                 "the input shape is not known: give the first layer input_shape=, or build("
                 "(None, height, width, channels))"
             )
         shape: Shape = self.input_shape
-        for layer in self.layers:
-            if not layer.built:
-                layer.build(shape)
-            shape = layer.output_shape or shape
+        try:
+            for layer in self.layers:
+                build_or_check(layer, shape)
+                shape = layer.output_shape or shape
+        except ValueError:
+            if not any(layer.built for layer in self.layers):
+                self.input_shape = known  # so that another may be tried
+            raise
 
     # --- running
 
@@ -160,6 +196,10 @@ class Sequential(nn.Module):
 
         `logits`: stop before a final softmax or sigmoid, for a loss that takes it in.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"a model is called with a torch tensor, got {type(x).__name__}: predict() takes arrays"
+            )
         if not self.built:
             self.build(tuple(x.shape))
         self.check_input(x)
@@ -210,6 +250,8 @@ class Sequential(nn.Module):
         if loss is None:
             raise ValueError("compile() needs a loss, such as 'sparse_categorical_crossentropy'")
         self._trainer = Trainer(self, optimizer, loss, metrics, **options)
+        for metric in self._trainer.metrics:
+            metric.activation = self._trainer.loss.absorbs
 
     def _trainer_is_stale(self) -> None:
         # Layers have come or gone: the optimiser holds the wrong parameters and is made anew.
@@ -245,7 +287,7 @@ class Sequential(nn.Module):
         if not self.built:
             self.build(tuple(np.shape(x)))
         for place, layer in enumerate(self.layers):
-            if not isinstance(layer, Adapting):
+            if not isinstance(layer, Adapting) or not layer.learns():
                 continue
             # Some thousand images, from all parts of the data, are enough for patches.
             most = layer.samples_to_adapt or len(x)
@@ -257,7 +299,7 @@ class Sequential(nn.Module):
         front = Sequential(name="front")
         front.input_shape = self.input_shape
         for layer in self.layers[:place]:
-            if not isinstance(layer, Views):
+            if not isinstance(layer, (Views, MeanOfViews)):
                 front.add_module(layer.name, layer)
         return front.predict(x) if front.layers else x
 
@@ -331,9 +373,8 @@ class Sequential(nn.Module):
         `callbacks`: of these the test hooks are called.
         """
         data = x if y is None else (x, y)
-        logs = self.trainer().evaluate(
-            data, batch_size or 256, steps, sample_weight, callbacks or ()
-        )
+        size = 256 if batch_size is None else batch_size
+        logs = self.trainer().evaluate(data, size, steps, sample_weight, callbacks or ())
         if verbose:
             print("evaluate  " + "  ".join(f"{name} {value:.4f}" for name, value in logs.items()))
         if return_dict:
@@ -369,7 +410,7 @@ class Sequential(nn.Module):
         from pyconvopt.nn import monte_carlo_predict
         from pyconvopt.training.inference import predict
 
-        size = batch_size or 256
+        size = 256 if batch_size is None else whole("batch_size", batch_size)
         if samples is None:
             return predict(self, x, size, steps, callbacks or ())
         if steps is not None or callbacks:
@@ -381,6 +422,16 @@ class Sequential(nn.Module):
         print_fn(summary.table(self))
 
     # --- weights and files
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes any layer; setting it freezes or frees them all, as in Keras."""
+        return not self.layers or any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.trainable = value
 
     def count_params(self) -> int:
         """The number of weights, moving statistics included, as Keras counts them."""
@@ -395,15 +446,18 @@ class Sequential(nn.Module):
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Overwrite all weights with arrays as `get_weights` gives them.
 
-        Errors: ValueError for a wrong number of arrays or a wrong shape.
+        Errors: ValueError for a wrong number of arrays or a wrong shape; the weights are then as they
+        were.
         """
         counts = [len(layer.all_weights()) for layer in self.layers]
         if sum(counts) != len(weights):
             raise ValueError(f"the model has {sum(counts)} weights, got {len(weights)}")
-        rest = list(weights)
-        for layer, count in zip(self.layers, counts, strict=True):
-            layer.set_weights(rest[:count])
-            del rest[:count]
+        rest = iter(weights)
+        parts = [list(islice(rest, count)) for count in counts]
+        for layer, part in zip(self.layers, parts, strict=True):
+            layer.check_weights(part)
+        for layer, part in zip(self.layers, parts, strict=True):
+            layer.set_weights(part)
 
     def save(self, path: str | Path) -> None:
         """Write weights, architecture and compile settings to one safetensors file.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from pyconvopt import regularizers
 from pyconvopt.layers.base import show
 
@@ -45,9 +47,11 @@ def table(model: Sequential) -> str:
         figures = [f"{text:>{width}}" for text, width in zip(row[2:], widths[2:], strict=True)]
         return "│ " + " │ ".join(texts + figures) + " │"
 
-    weights = [view for layer in model.layers for _, view in layer.all_weights()]
+    with torch.enable_grad():  # without it no view of a weight requires a gradient
+        weights = [view for layer in model.layers for _, view in layer.all_weights()]
     trainable = sum(view.numel() for view in weights if view.requires_grad)
     total = sum(view.numel() for view in weights)
+    size = sum(view.numel() * view.element_size() for view in weights)
     return "\n".join(
         (
             f"Model: {model.name}",
@@ -56,7 +60,7 @@ def table(model: Sequential) -> str:
             rule("├", "┼", "┤"),
             *(line(row) for row in rows),
             rule("└", "┴", "┘"),
-            f"Total params: {total:,} ({total * 4 / 1024:,.2f} KiB)",
+            f"Total params: {total:,} ({size / 1024:,.2f} KiB)",
             f"Trainable params: {trainable:,}",
             f"Non-trainable params: {total - trainable:,}",
             f"FLOPs a sample: {count(total_flops)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,11 @@ from pyconvopt.layers.normalization import BatchNormalization
 from pyconvopt.losses import Loss
 from pyconvopt.machine import processors
 from pyconvopt.training.callbacks import Callback, LearningRateScheduler
+from pyconvopt.training.labels import classes_second
 from pyconvopt.training.monitors import ReduceLROnPlateau
+
+if TYPE_CHECKING:
+    from pyconvopt.training.evaluator import Evaluator
 
 MILD_DECAY = 0.01  # what AdamW has by itself: harmless to norms, and nobody's slip
 
@@ -181,20 +185,25 @@ def averages_are_apart(callbacks: Sequence[Callback]) -> None:
             )
 
 
-def with_first_batch(
-    loader: Loader, loss: Loss, outputs: Tensor, targets: Tensor, logits: bool
-) -> None:
+def with_first_batch(loader: Loader, trainer: Evaluator, outputs: Tensor, targets: Tensor) -> None:
     """Refuse outputs and labels that do not fit together, every label of an array included."""
     if len(outputs) != len(targets):
         raise ValueError(
             f"the model gives {len(outputs)} outputs for {len(targets)} labels: it must keep the "
             f"batch axis first, got outputs of shape {tuple(outputs.shape)}"
         )
-    loss.check(outputs.detach(), targets, logits)
+    loss, outputs = trainer.loss, outputs.detach()
+    loss.check(outputs, targets, trainer.takes_logits)
     if isinstance(loader, ArrayLoader) and loss.integer_targets and loader.y is not None:
         labels = data_checks.class_numbers(loader.y)
-        loss.check(outputs.detach(), labels[: len(outputs)].to(outputs.device), logits)
-        data_checks.require_label_range(labels, outputs.shape[1])
+        first = labels[: len(outputs)]
+        if trainer.moves_for_loss:
+            first = loader.y[: len(outputs)].to(torch.int64)
+            first = classes_second(outputs.movedim(1, -1), first)[1]
+        loss.check(outputs, first.to(outputs.device), trainer.takes_logits)
+        data_checks.require_label_range(
+            labels, outputs.shape[-1 if trainer.moves_for_metrics else 1]
+        )
 
 
 def clearer(error: ValueError, samples: int) -> ValueError:

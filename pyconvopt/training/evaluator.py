@@ -22,7 +22,7 @@ from pyconvopt.regularizers.terms import RunLength
 from pyconvopt.training import arguments, checks
 from pyconvopt.training.callbacks import Callback, CallbackList, LazyLogs, listed
 from pyconvopt.training.inference import build_for, evaluating, place
-from pyconvopt.training.labels import loss_targets
+from pyconvopt.training.labels import classes_second, loss_targets
 from pyconvopt.training.processes import Processes
 from pyconvopt.training.weighting import weighted_loss
 
@@ -48,6 +48,9 @@ class Evaluator:
         """Read from the model what a batch needs: where it lies, its penalties, its last step."""
         self.device, self.dtype = place(self.model)
         self.penalties = regularizers.terms(self.model, self.run_length)
+        classes_last = getattr(self.model, "classes_last", False)
+        self.moves_for_loss = classes_last and not self.loss.takes_arrays
+        self.moves_for_metrics = classes_last and self.loss.takes_arrays
         ending = getattr(self.model, "output_activation", None)
         self.takes_logits = ending is not None and ending == self.loss.absorbs
         model = self.processes.parallel or self.model
@@ -62,15 +65,17 @@ class Evaluator:
             self.run(x, y, loader)
 
     def run(self, x: Tensor, y: Tensor, check_against: Loader | None) -> tuple[Tensor, Tensor]:
-        """Outputs (logits where the loss takes them) and targets in the loss's type."""
+        """Outputs (logits where the loss takes them) and targets in the loss's type and order of axes."""
         try:
             with self.processes.drawing(self, len(x)):
                 outputs = self.forward(x.to(self.device, self.dtype))
         except ValueError as error:
             raise checks.clearer(error, len(x)) from None
         targets = loss_targets(self.loss, y.to(self.device), outputs, self.dtype)
+        if self.moves_for_loss:
+            outputs, targets = classes_second(outputs, targets)
         if check_against is not None and len(x):
-            checks.with_first_batch(check_against, self.loss, outputs, targets, self.takes_logits)
+            checks.with_first_batch(check_against, self, outputs, targets)
         return outputs, targets
 
     def total_loss(self, outputs: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -94,6 +99,8 @@ class Evaluator:
 
     def count(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Add a batch to the running means; returns its loss."""
+        if self.moves_for_metrics:
+            outputs, targets = classes_second(outputs, targets)
         if self.processes.count > 1:
             return self.processes.count_batch(self, loss, outputs, targets)
         samples = len(targets)

@@ -41,7 +41,9 @@ class Trainer(Updates):
         optimizer: a name, {"name": ..., "config": {settings}}, a callable of the parameters, or a
             torch optimiser. It is made at the first `fit` and kept, so a second `fit` goes on
             where the first ended.
-        loss: a name, or a function (outputs, targets) -> scalar.
+        loss: a name, or a function (outputs, targets) -> scalar. Where a `Sequential` classifies each
+            pixel or step, (N, ..., classes), a function of your own sees what `predict` gives;
+            modules and metrics have the classes on axis 1.
         metrics: names, `Metric` objects, or torchmetrics'; one, or several in a list.
         schedule: None, or what `schedules.get` takes, such as a function of the step that gives
             its learning rate. Steps are counted over all fits; the run, whose share some count,
@@ -155,7 +157,8 @@ class Trainer(Updates):
             initial_epoch: the number of the first epoch, when a run is taken up again.
             class_weight: {class: weight}, or 'balanced' (samples / (classes * those of the
                 class)), in training alone; sample_weight: one a sample. The loss of a batch is the
-                sum of weight times loss over its number of samples.
+                sum of weight times loss over its number of samples; where each pixel or step has a
+                class, over the number of those.
             steps_per_epoch: batches an epoch; the data go on where the epoch before left them.
             validation_steps: the most batches of a validation, which comes every
                 `validation_freq` epochs, or after those of a list (counted from 1), in batches of
@@ -182,13 +185,13 @@ class Trainer(Updates):
         size = validation_batch_size or max(batch_size, 256)
         held_out = None if validation is None else as_batches(validation, size)
         validates = arguments.validation_epochs(validation_freq)
-        self.class_weight = class_weights(class_weight, loader)
         self.stream = Stream(loader, steps_per_epoch)
         group.align(loader, held_out)
         verbose = verbose if group.is_first else 0
         run = arguments.run_parameters(self.stream, epochs, verbose, held_out is not None)
         self.count_in_steps(run["steps"], epochs - initial_epoch)
         self.prepare(loader)
+        self.class_weight = class_weights(class_weight, loader, self)
         if isinstance(held_out, ArrayLoader):
             self.try_first_batch(held_out)
         history = History()

@@ -23,6 +23,7 @@ from pyconvopt.training.closure import Closure, buffers_kept, wants_closure
 from pyconvopt.training.evaluator import Evaluator
 from pyconvopt.training.guard import FiniteGuard
 from pyconvopt.training.inference import build_for
+from pyconvopt.training.labels import classes_second
 from pyconvopt.training.rates import set_rate
 from pyconvopt.training.state import settings_of
 from pyconvopt.training.weighting import ClassWeights
@@ -98,7 +99,10 @@ class Updates(Evaluator):
             self.optimizer.zero_grad(set_to_none=True)
         outputs, targets = self.run(x, y, check_against)
         if self.class_weight is not None:
-            weight = self.class_weight(targets) * (1.0 if weight is None else weight)
+            moved = (
+                classes_second(outputs, targets) if self.moves_for_metrics else (outputs, targets)
+            )
+            weight = self.class_weight(*moved, weight)
         loss = self.total_loss(outputs, targets, weight)
         seen = self.count(loss.detach(), outputs.detach(), targets)
         if self.guard is not None and not self.guard.passes(seen, self.step_number, self.rate):

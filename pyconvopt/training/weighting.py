@@ -1,7 +1,8 @@
 """Weights on samples and classes: the loss of a batch is Σ w·loss / N, Keras' mean.
 
 Losses give the mean of a batch. The loss of each sample alone is that mean over a batch of one, which
-`torch.vmap` takes for all samples at once; so every loss can be weighted, one of your own too.
+`torch.vmap` takes for all samples at once; so every loss can be weighted, one of your own too. Where each
+pixel or step has a label, and a weight by its class, it counts as a sample.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from pyconvopt.data.checks import as_tensor
 from pyconvopt.data.loader import ArrayLoader, Loader
 from pyconvopt.losses import Loss
+
+if TYPE_CHECKING:
+    from pyconvopt.training.evaluator import Evaluator
 
 
 def sample_losses(loss: Loss, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
@@ -37,14 +41,46 @@ def sample_losses(loss: Loss, outputs: Tensor, targets: Tensor, from_logits: boo
 def weighted_loss(
     loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor, from_logits: bool
 ) -> Tensor:
-    """Σ w·loss / N over a batch."""
+    """Σ w·loss / N over a batch; weights (N,), or of each place of outputs (N, classes, ...).
+
+    Errors: ValueError for weights of another shape, and for those of places if the loss of a sample is
+    not the mean over its places.
+    """
+    places = outputs.shape[:1] + outputs.shape[2:]
+    if weights.dim() > 1 and weights.shape == places and takes_places(loss):
+        one_hot = targets.dim() == outputs.dim()
+        outputs, weights = outputs.movedim(1, -1).flatten(0, -2), weights.flatten()
+        targets = targets.movedim(1, -1).flatten(0, -2) if one_hot else targets.flatten()
+    else:
+        weights = one_a_sample(weights, len(outputs))
     return (weights * sample_losses(loss, outputs, targets, from_logits)).mean()
 
 
-def class_weights(spec: Mapping[int, float] | str | None, loader: Loader) -> ClassWeights | None:
+def takes_places(loss: Loss) -> bool:
+    """Whether pixels and steps can be given to a loss as samples, (places, classes)."""
+    return loss.is_of_places and not loss.takes_arrays
+
+
+def one_a_sample(weights: Tensor, samples: int) -> Tensor:
+    """Weights (N,), from (N, 1) too; ValueError for others, which would be spread over all samples.
+
+    >>> one_a_sample(torch.tensor([[1.0], [2.0]]), 2)
+    tensor([1., 2.])
+    """
+    if len(weights.shape) and len(weights) == samples == weights.numel():
+        return weights.flatten()
+    raise ValueError(
+        f"the weights must be one a sample, ({samples},), got shape {tuple(weights.shape)}"
+    )
+
+
+def class_weights(
+    spec: Mapping[int, float] | str | None, loader: Loader, trainer: Evaluator | None = None
+) -> ClassWeights | None:
     """The weights that `class_weight` asks for: none, {class: weight}, or 'balanced'.
 
     Balanced is scikit-learn's: samples / (classes * samples of the class), of the training data.
+    `trainer`: whose loss and model tell how labels of pixels and steps are to be read.
 
     Errors: TypeError for anything else; ValueError for data whose labels cannot be counted.
     """
@@ -57,12 +93,13 @@ def class_weights(spec: Mapping[int, float] | str | None, loader: Loader) -> Cla
                 "class_weight='balanced' counts the labels of arrays (x, y), of a TensorDataset or a "
                 "Dataset with `targets`: of other data give {class: weight}"
             )
-        labels, counts = one_label(every).long().unique(return_counts=True)
+        every = labels_to_count(every, trainer)
+        labels, counts = every.long().unique(return_counts=True)
         shares = len(every) / (len(labels) * counts.double())
-        return ClassWeights(dict(zip(labels.tolist(), shares.tolist(), strict=True)))
+        spec = dict(zip(labels.tolist(), shares.tolist(), strict=True))
     if not isinstance(spec, Mapping):
         raise TypeError(f"class_weight must be {{class: weight}} or 'balanced', got {spec!r}")
-    return ClassWeights(spec)
+    return ClassWeights(spec, trainer is None or takes_places(trainer.loss))
 
 
 def labels_of(data: Any) -> Tensor | None:
@@ -82,26 +119,45 @@ def labels_of(data: Any) -> Tensor | None:
     return as_tensor(targets, "labels")
 
 
+def labels_to_count(every: Tensor, trainer: Evaluator | None) -> Tensor:
+    """All labels in a row: of samples, or of their pixels or steps where the trainer's loss takes those.
+
+    Errors: ValueError for labels of places of another model than a Sequential, if not class numbers.
+    """
+    if trainer is not None and trainer.loss.integer_targets:
+        return every.flatten()
+    if trainer is not None and getattr(trainer.model, "classes_last", False):
+        one_hot = every.dim() == len(trainer.model.output_shape) and every.shape[-1] > 1
+        return (every.argmax(dim=-1) if one_hot else every).flatten()
+    labels = one_label(every)
+    if labels.dim() > 1:
+        raise ValueError(
+            "class_weight='balanced' cannot tell the classes of labels of shape "
+            f"{tuple(every.shape)}: give {{class: weight}}"
+        )
+    return labels
+
+
 def one_label(targets: Tensor) -> Tensor:
-    """Labels (N,) from class numbers, one-hot, or one 0/1 value a sample."""
+    """Class numbers from such (N,), from (N, 1, ...), or from one-hot (N, classes, ...)."""
     if targets.dim() > 1:
         targets = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(dim=1)
-    if targets.dim() > 1:
-        raise ValueError("class_weight needs one label a sample; use sample_weight")
     return targets
 
 
 class ClassWeights:
     """A weight for each class, as {class: weight}; classes that are not named have 1.
 
+    Args: weights, of_places (True: the pixels or steps of a sample may have a label each).
+
     Errors: ValueError for classes that are no whole numbers >= 0, or weights that are below 0 or
     infinite.
 
-    >>> ClassWeights({1: 3.0})(torch.tensor([0, 1, 2]))
+    >>> ClassWeights({1: 3.0})(torch.zeros(3, 3), torch.tensor([0, 1, 2]))
     tensor([1., 3., 1.])
     """
 
-    def __init__(self, weights: Mapping[int, float]) -> None:
+    def __init__(self, weights: Mapping[int, float], of_places: bool = True) -> None:
         if not weights:
             raise ValueError("class_weight is empty; wanted {class: weight}")
         for number, weight in weights.items():
@@ -111,11 +167,26 @@ class ClassWeights:
                     "class_weight must map class numbers to finite weights of 0 or more, got "
                     f"{number!r}: {weight!r}"
                 )
+        self.of_places = of_places
         self.table = torch.ones(int(max(weights)) + 2)
         for number, weight in weights.items():
             self.table[int(number)] = float(weight)
 
-    def __call__(self, targets: Tensor) -> Tensor:
-        """The weight of each sample from its label: a class number, one-hot, or one 0/1 value."""
-        numbers = one_label(targets).long().clamp(max=len(self.table) - 1)
-        return self.table.to(targets.device)[numbers]
+    def __call__(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The weight of each label: a class number, one-hot, or one 0/1 value.
+
+        That is (N,), or one for each place of outputs (N, classes, ...); `weights`: of the samples, with
+        which they are multiplied.
+        """
+        numbers = targets if targets.dim() == outputs.dim() - 1 else one_label(targets)
+        if numbers.dim() > 1 and not self.of_places:
+            raise ValueError(
+                "class_weight needs one label a sample where the loss is not one of this library's; "
+                "use sample_weight, or weigh within the loss"
+            )
+        numbers = numbers.long().clamp(max=len(self.table) - 1)
+        found = self.table.to(targets.device)[numbers]
+        if weights is None:
+            return found
+        each = one_a_sample(weights.to(found.device), len(found))
+        return found * each.reshape(-1, *[1] * (found.dim() - 1))

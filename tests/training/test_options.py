@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from pyconvopt import layers, losses, metrics
+from pyconvopt import layers, losses, metrics, models
 from pyconvopt.data.loader import as_batches, shuffled
 from pyconvopt.training import LambdaCallback, LearningRateScheduler, Trainer, checks
 from pyconvopt.training.weighting import class_weights, sample_losses
@@ -128,6 +128,88 @@ class TestWeights:
         first.fit(DataLoader(dataset, 16), epochs=2, verbose=0)
         second.fit(x, y, sample_weight=weight, batch_size=16, epochs=2, shuffle=False, verbose=0)
         np.testing.assert_array_equal(flat(first), flat(second))
+
+    @pytest.mark.parametrize("places", [(3, 3), (4, 5), (3,), (5,), (1,)])
+    @pytest.mark.parametrize("kind", ["sparse", "one_hot", "binary"])
+    @pytest.mark.parametrize("class_weight", [{0: 0.5, 1: 3.0}, "balanced"])
+    def test_classes_of_pixels_and_steps(self, places, kind, class_weight):
+        generator = np.random.default_rng(4)
+        x = generator.normal(size=(3, *places, 2)).astype(np.float32)
+        y = generator.integers(0, 2, (3, *places))
+        y.flat[:2] = 0, 1
+        layer = layers.Conv2D if len(places) == 2 else layers.Conv1D
+        outputs, ending = (1, "sigmoid") if kind == "binary" else (3, "softmax")
+        model = models.Sequential([layer(outputs, 1, activation=ending, input_shape=x.shape[1:])])
+        loss = {"sparse": "sparse_categorical", "one_hot": "categorical", "binary": "binary"}[kind]
+        model.compile(sgd, f"{loss}_crossentropy")
+        p = model.predict(x).astype(np.float64)
+        p = np.concatenate([1 - p, p], -1) if kind == "binary" else p
+        table = class_weight
+        if class_weight == "balanced":
+            table = {label: y.size / (2 * (y == label).sum()) for label in (0, 1)}
+        each = -np.log(np.take_along_axis(p, y[..., None], -1))[..., 0]
+        weight = np.where(y == 1, table[1], table[0])
+        labels = np.eye(3, dtype=np.float32)[y] if kind == "one_hot" else y
+        common = {"batch_size": 3, "class_weight": class_weight, "verbose": 0}
+        before = model.get_weights()
+        history = model.fit(x, labels, **common)
+        assert history.history["loss"][0] == pytest.approx((weight * each).mean(), rel=1e-5)
+        model.set_weights(before)
+        history = model.fit(x, labels, sample_weight=[0.0, 1.0, 2.0], **common)
+        of_samples = (weight * each).reshape(3, -1).mean(1)
+        wanted = (of_samples[1] + 2 * of_samples[2]) / 3
+        assert history.history["loss"][0] == pytest.approx(wanted, rel=1e-5)
+
+    def test_a_loader_may_bring_weights_of_pixels(self):
+        x, y, weight = torch.randn(3, 3, 3, 2), torch.randint(3, (3, 3, 3)), torch.rand(3, 3, 3)
+        model = models.Sequential(
+            [layers.Conv2D(3, 1, activation="softmax", input_shape=(3, 3, 2))]
+        )
+        model.compile(sgd, "sparse_categorical_crossentropy")
+        p = torch.from_numpy(model.predict(x)).double()
+        wanted = -(weight * p.gather(-1, y[..., None])[..., 0].log()).mean()
+        data = DataLoader(TensorDataset(x, y, weight), 2)
+        assert model.evaluate(data, verbose=0) == pytest.approx(wanted.item(), rel=1e-5)
+
+    def test_classes_of_pixels_of_a_torch_model(self):
+        x, y = torch.randn(3, 2, 3, 3), torch.randint(3, (3, 3, 3))
+        model = nn.Conv2d(2, 3, 1)
+        weight = torch.tensor([0.5, 1.0, 3.0])
+        each = nn.functional.cross_entropy(model(x), y, reduction="none")
+        history = Trainer(model, sgd).fit((x, y), class_weight={0: 0.5, 2: 3.0}, verbose=0)
+        assert history.history["loss"][0] == pytest.approx((weight[y] * each).mean().item())
+        for loss in (nn.CrossEntropyLoss(), lambda outputs, targets: outputs.mean()):
+            with pytest.raises(ValueError, match="class_weight needs one label a sample where"):
+                Trainer(model, sgd, loss).fit((x, y), class_weight={0: 2.0}, verbose=0)
+        labels = torch.eye(3)[y].movedim(-1, 1)
+        with pytest.raises(ValueError, match="'balanced' cannot tell the classes of labels of sha"):
+            Trainer(model, sgd, "mse").fit((x, labels), class_weight="balanced", verbose=0)
+
+    def test_a_function_of_ones_own_weighs_samples_alone(self):
+        x, y = np.ones((3, 4, 2), np.float32), np.ones((3, 4, 1), np.float32)
+        model = models.Sequential([layers.Conv1D(1, 1, input_shape=(4, 2))])
+        model.compile(sgd, lambda outputs, targets: (outputs - targets).square())
+        loss = ((model.predict(x).astype(np.float64) - y) ** 2).mean()
+        got = model.evaluate(x, y, sample_weight=[1.0, 2.0, 6.0], verbose=0)
+        assert got == pytest.approx(3 * loss, rel=1e-5)
+        with pytest.raises(ValueError, match="class_weight needs one label a sample where"):
+            model.fit(x, y, class_weight={1: 2.0}, verbose=0)
+
+    @pytest.mark.parametrize("class_weight", [None, {1: 2.0}])
+    def test_weights_in_a_column_are_one_a_sample(self, class_weight):
+        x, y = points()
+        weight = np.linspace(0, 2, 64).astype(np.float32)
+        first, second = twins()
+        for model, given in ((first, weight), (second, weight[:, None])):
+            data = DataLoader(TensorDataset(*map(torch.from_numpy, (x, y, given))), 16)
+            model.fit(data, verbose=0, class_weight=class_weight, validation_data=data)
+        np.testing.assert_array_equal(flat(first), flat(second))
+        for wrong in (weight[:, None].repeat(2, 1), weight[:, None].repeat(16, 1)):
+            data = DataLoader(TensorDataset(*map(torch.from_numpy, (x, y, wrong))), 16)
+            with pytest.raises(ValueError, match=r"one a sample, \(16,\), got shape \(16, "):
+                dense().fit(data, verbose=0, class_weight=class_weight)
+            with pytest.raises(ValueError, match=r"one a sample, \(16,\), got shape \(16, "):
+                dense().evaluate(data, verbose=0)
 
     def test_refusals(self):
         x, y = points()
