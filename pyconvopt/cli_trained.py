@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import numpy as np
@@ -52,7 +53,13 @@ def file_of(run: Path) -> Path:
 
 def model_of(run: Path) -> models.Sequential:
     """The model of a run folder or a model file."""
-    return models.load(file_of(run))
+    file = file_of(run)
+    if not file.exists() and (run / RECIPE).is_file():
+        raise FileNotFoundError(
+            f"the run in {run} has not ended, so there is no model yet: pyconvopt train --resume "
+            f"{quote(str(run))} goes on with it"
+        )
+    return models.load(file)
 
 
 def data_of(run: Path, scale: float | None = None) -> dict[str, Any]:
@@ -118,6 +125,8 @@ def evaluate(
 
 def read_images(path: Path, shape: Sequence[int | None], resize: bool) -> np.ndarray:
     """Pixels from a .npy file, or from one picture (Pillow), for a model of that input shape."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; wanted one picture, or a .npy array of images")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".npy":
@@ -127,12 +136,18 @@ def read_images(path: Path, shape: Sequence[int | None], resize: bool) -> np.nda
             raise ValueError(f"{path} is no array file: {error}") from None
     try:
         with opened(path) as picture:
-            height, width = shape[:2] if resize and None not in shape[:2] else picture.size[::-1]
+            width, height = picture.size
     except ValueError as error:
         raise ValueError(
             f"{path} is neither a .npy array nor a picture Pillow knows: {error}"
         ) from None
-    form = Form(height or 1, width or 1, "grayscale" if shape[-1] == 1 else "rgb")
+    sizes = shape[:2] if len(shape) == 3 else (None, None)
+    form = Form(sizes[0] or height, sizes[1] or width, "grayscale" if shape[-1] == 1 else "rgb")
+    if (form.height, form.width) != (height, width) and not resize:
+        raise ValueError(
+            f"{path} is {height}×{width}, the model takes {form.height}×{form.width}: --resize "
+            "brings it to that size"
+        )
     try:
         return decoded(path, form)[None]
     except ValueError as error:
@@ -147,6 +162,9 @@ def predict(
         Path | None,
         typer.Option(help="Also write the probabilities, .npy; with --samples mean and spread."),
     ] = None,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Stretch a picture to the size the model takes.")
+    ] = False,
     samples: Annotated[
         int | None,
         typer.Option(min=2, help="Passes with dropout on: each probability's mean and spread."),
@@ -158,7 +176,9 @@ def predict(
     model, section = model_of(run), data_of(run, scale)
     # Pictures that were resized for the training are resized here too.
     pixels = read_images(
-        source, (model.input_shape or (None, None, None, 1))[1:], "image_size" in section
+        source,
+        (model.input_shape or (None, None, None, 1))[1:],
+        resize or "image_size" in section,
     )
     found = model.predict(images(pixels, section["scale"]), samples=samples)
     outputs, spread = (found, None) if samples is None else found

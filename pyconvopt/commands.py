@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import torch
@@ -23,8 +28,9 @@ from pyconvopt.cli_options import (
     print_json,
     recipe_to_train,
 )
-from pyconvopt.cli_trained import model_of
-from pyconvopt.training.run import resume_run, run_recipe
+from pyconvopt.cli_trained import file_of, model_of
+from pyconvopt.training.recipes import known_names
+from pyconvopt.training.run import RECIPE, default_folder, resume_run, run_recipe
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -52,10 +58,22 @@ def options(
     """Train convolutional networks on this machine's fast kernels."""
 
 
+@contextmanager
+def told_how_to_go_on(folder: Path | None) -> Iterator[None]:
+    """Within, whoever breaks off a run that has begun in the folder is told how it goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if folder is not None and (folder / RECIPE).is_file() and is_first_process():
+            going_on = f"pyconvopt train --resume {quote(str(folder))}"
+            print(f"the run is not lost: {going_on} goes on with it", file=sys.stderr)
+        raise
+
+
 @app.command(
     epilog=examples(
         "train --data fashion-mnist --recipe seed",
-        "train --data photos/ --recipe resnet18 --epochs 10 --set fit.batch_size=32",
+        "train --data photos/ --recipe resnet18 --epochs 10 --set 'data.image_size=[64, 64]'",
         "train --resume runs/seed-20260101-120000",
     )
 )
@@ -86,13 +104,18 @@ def train(
     ]
     verbose = 0 if json else "auto"
     if resume is None:
-        result = run_recipe(recipe_to_train(recipe, None, changes + (set or [])), out, verbose)
+        chosen = recipe_to_train(recipe, None, changes + (set or []))
+        if out is None and "RANK" not in os.environ:  # of several processes the first one chooses
+            out = default_folder(chosen)
+        with told_how_to_go_on(out):
+            result = run_recipe(chosen, out, verbose)
     elif changes or set or out is not None or recipe != "seed":
         raise typer.BadParameter(
             "--resume goes on with the run as it was; it takes no other option"
         )
     else:
-        result = resume_run(resume, verbose)
+        with told_how_to_go_on(resume):
+            result = resume_run(resume, verbose)
     if not is_first_process():
         return
     if json:
@@ -110,7 +133,9 @@ app.command(
     epilog=examples("evaluate runs/first", "evaluate model.safetensors --data fashion-mnist")
 )(cli_trained.evaluate)
 app.command(
-    epilog=examples("predict runs/first shoe.png", "predict runs/first images.npy --out p.npy")
+    epilog=examples(
+        "predict runs/first shoe.png --resize", "predict runs/first images.npy --out p.npy"
+    )
 )(cli_trained.predict)
 app.command(
     epilog=examples(
@@ -137,10 +162,14 @@ def explain(
     set: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """The kernel chosen for each layer and pass, and why."""
+    """The kernel chosen for each layer and pass, and why; of a recipe, for grey images of 28×28."""
     if run and (set or recipe != "seed"):
         raise typer.BadParameter(
             "a trained model is explained as it is, without --recipe and --set"
+        )
+    if run and str(run) in known_names() and not file_of(run).exists():
+        raise typer.BadParameter(
+            f"there is no run folder or model file {run}; the recipe is --recipe {run}"
         )
     model = (
         model_of(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -207,6 +208,27 @@ class TestTrain:
         monkeypatch.setattr(commands, "run_recipe", interrupt)
         refused(("train",), 130, ("interrupted",))
 
+    @pytest.mark.parametrize("named", [True, False])
+    def test_whoever_interrupts_is_told_how_it_goes_on(
+        self, folder, tmp_path, monkeypatch, capsys, named
+    ):
+        def interrupt(recipe, run, verbose):
+            run.mkdir(parents=True)
+            (run / "recipe.toml").write_text(recipe.to_toml())
+            raise KeyboardInterrupt
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYCONVOPT_DATA", str(folder))
+        monkeypatch.setattr(commands, "run_recipe", interrupt)
+        assert cli.run(("train", *(("--out", "my runs/a") if named else ()))) == 130
+        told, last = capsys.readouterr().err.splitlines()
+        (run,) = (each.parent for each in Path().rglob("recipe.toml"))
+        assert f"pyconvopt train --resume {shlex.quote(str(run))} goes on" in told
+        assert last == "error: interrupted"
+        # What has no model yet says so.
+        assert cli.run(("evaluate", str(run))) == 1
+        assert "has not ended" in (said := capsys.readouterr().err) and "--resume" in said
+
     def test_damaged_data(self, tmp_path):
         write_tiny_set(tmp_path)
         path = tmp_path / "fashion-mnist" / "t10k-images-idx3-ubyte.gz"
@@ -278,6 +300,16 @@ class TestUse:
         result = pyconvopt("predict", "first", "one.png", cwd=folder)
         assert result.returncode == 0 and len(result.stdout.splitlines()) == 1
 
+    def test_predict_a_picture_of_another_size(self, folder, monkeypatch, capsys):
+        pillow = pytest.importorskip("PIL.Image")
+        monkeypatch.chdir(folder)
+        pillow.new("RGB", (40, 30)).save("wide.png")
+        assert cli.run(("predict", "first", "wide.png")) == 1
+        said = capsys.readouterr().err
+        assert "wide.png is 30×40, the model takes 28×28: --resize" in said
+        assert cli.run(("predict", "first", "wide.png", "--resize")) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+
     def test_doctor(self, folder):
         result = pyconvopt("doctor", cwd=folder)
         assert result.returncode == 0, result.stderr
@@ -305,6 +337,8 @@ class TestUse:
             (("evaluate", "output"), 1, ("output is damaged or no safetensors file",)),
             (("predict", "first", "none.npy"), 1, ("there is no file none.npy",)),
             (("predict", "first", "output"), 1, ("neither a .npy array nor a picture",)),
+            (("predict", "first", "first"), 1, ("first is a folder; wanted one picture",)),
+            (("explain", "resnet18"), 2, ("the recipe is --recipe resnet18",)),
         ],
     )
     def test_refusals(self, refused, arguments, status, parts):

@@ -83,7 +83,8 @@ class TestResume:
         _, said = child.communicate(timeout=60)
         assert child.returncode == status
         if number == signal.SIGTERM:
-            assert said.startswith("ended by SIGTERM after step") and said.count("\n") == 1
+            assert said.startswith("ended by SIGTERM after step") and said.count("\n") == 2
+            assert f"pyconvopt train --resume {name} goes on with it" in said
         # The rest is made short: what was to be 400 epochs ends soon after where it was.
         done = history.read_text().count("\n") - 1
         recipe = base / name / "recipe.toml"

@@ -22,10 +22,12 @@ BLUE, RED, GREEN, GREY = "#2a6f97", "#d1495b", "#66a182", "#6b7280"
 def new_figure(width: float, height: float, purpose: str) -> Any:
     """An empty figure of that many inches.
 
-    A bare Figure draws with Agg and leaves pyplot's global state alone.
+    A Figure without pyplot draws with Agg and leaves pyplot's global state alone.
     """
-    figure_module = require("matplotlib.figure", purpose)
-    return figure_module.Figure(figsize=(width, height), dpi=120, layout="constrained")
+    require("matplotlib.figure", purpose)
+    from pyconvopt.pictures.figure import Picture
+
+    return Picture(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def finished(figure: Any, path: str | Path | None) -> Any:

@@ -89,6 +89,11 @@ def make_folder(folder: str | Path) -> Path:
     Errors: OSError if it cannot, ValueError if it holds a run already.
     """
     folder = Path(folder)
+    if (folder / CHECKPOINT).exists():
+        raise ValueError(
+            f"{folder} holds a run that was broken off; go on with it by --resume {folder}, or choose "
+            "another folder with --out"
+        )
     if (folder / RECIPE).exists():
         raise ValueError(f"{folder} holds a run already; choose another folder with --out")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -68,6 +69,12 @@ def test_pyplot_is_left_alone():
     pictures.filters(small())
     plots = sys.modules.get("matplotlib.pyplot")
     assert plots is None or not plots.get_fignums()
+
+
+def test_a_notebook_shows_a_figure_by_itself():
+    drawn = pictures.filters(small()), pictures.schedule(0.1, steps_per_epoch=2, epochs=2)
+    assert all(each._repr_png_().startswith(b"\x89PNG") for each in drawn)
+    assert type(pickle.loads(pickle.dumps(drawn[0]))) is type(drawn[0])
 
 
 class TestWriteAll:
