@@ -13,7 +13,7 @@ Source: Srebro and Shraibman 2005; Hinton et al. 2012 (arXiv:1207.0580) for the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pyconvopt import attaching, registry
+from pyconvopt.data.checks import whole
 
 Constraint = Callable[[Tensor], Tensor]
 
@@ -34,8 +35,13 @@ EPSILON = 1e-7
 
 def norms(weight: Tensor, axis: int | Sequence[int]) -> Tensor:
     """√Σw² over the axes, which stay with size 1."""
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
-    if not axes or any(not -weight.dim() <= each < weight.dim() for each in axes):
+    given = axis if isinstance(axis, Iterable) else (axis,)
+    try:
+        axes = tuple(whole("axis", each, None) for each in given)
+    except ValueError:
+        axes = ()
+    inside = all(-weight.dim() <= each < weight.dim() for each in axes)
+    if not axes or not inside or len({each % weight.dim() for each in axes}) < len(axes):
         raise ValueError(
             f"axis must name axes of the weight, (in, out), (length, in, out) or "
             "(height, width, in, out); got "
@@ -204,6 +210,28 @@ class Limit(NamedTuple):
     module: nn.Module
     parameter: str
     constraint: Constraint
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight itself, in torch's layout."""
+        return getattr(self.module, self.parameter)
+
+    def row_bound(self) -> float | None:
+        """The most the norm of each row of the weight's first axis may be; None if it is no such limit."""
+        if type(self.constraint) is not MaxNorm:
+            return None
+        weight, view, axis = (
+            self.weight,
+            keras_view(self.module, self.parameter),
+            self.constraint.axis,
+        )
+        left = set(range(view.dim())) - set(axis if isinstance(axis, Iterable) else (axis,))
+        if weight.dim() != view.dim() or len(left) != 1:
+            return None
+        (kept,) = left
+        units = view.shape[kept]
+        rows = units == len(weight) and (units == 1 or view.stride(kept) == weight.stride(0))
+        return float(self.constraint.max_value) if rows else None
 
     def apply(self) -> None:
         """Put the weight back into its limit, in place."""

@@ -246,7 +246,18 @@ def _(input, target, weight, reduction, ignore_index, label_smoothing, gradient_
 
 @torch.library.register_fake("pyconvopt::sgd_step_")
 def _(
-    parameters, gradients, buffers, lr, momentum, dampening, weight_decay, nesterov, maximize, first
+    parameters,
+    gradients,
+    buffers,
+    lr,
+    momentum,
+    dampening,
+    weight_decay,
+    nesterov,
+    maximize,
+    first,
+    scale=1.0,
+    after=None,
 ):
     return None
 
@@ -265,5 +276,12 @@ def _(
     weight_decay,
     decoupled,
     maximize,
+    scale=1.0,
+    after=None,
 ):
     return None
+
+
+@torch.library.register_fake("pyconvopt::sum_of_squares")
+def _(tensors):
+    return torch.empty((), dtype=torch.float64)

@@ -13,7 +13,7 @@ from torch import nn
 
 from pyconvopt import constraints, layers, models
 from pyconvopt.training import Trainer
-from pyconvopt.training.after_step import after_step
+from pyconvopt.training.after_step import AfterStep
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -93,6 +93,15 @@ def test_embeddings_lie_as_in_keras():
     constraints.attach(table, {"weight": constraints.UnitNorm(axis=1)})
     constraints.apply(table)
     torch.testing.assert_close(table.weight.norm(dim=1), torch.ones(3))
+
+
+def test_an_axis_of_numpy():
+    weight = torch.randn(3, 2)
+    for axis in (np.int64(0), np.array([0, 1])):
+        plain = 0 if axis.ndim == 0 else (0, 1)
+        assert torch.equal(
+            constraints.MaxNorm(1, axis)(weight), constraints.MaxNorm(1, plain)(weight)
+        )
 
 
 def test_whole_numbers_are_refused():
@@ -175,9 +184,9 @@ class TestTraining:
     def test_without_any_there_is_nothing_to_call(self):
         model = nn.Linear(2, 2)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        assert after_step(model, optimizer) is None
+        assert not AfterStep(model, optimizer)
         constraints.attach(model, {"bias": "non_neg"})
-        assert after_step(model, optimizer) is not None
+        assert AfterStep(model, optimizer)
 
     def test_a_function_of_ones_own(self):
         model = nn.Linear(2, 3)
@@ -232,5 +241,8 @@ def test_refusals():
         ValueError, match=r"axis must name axes .* got 2 for a weight of .*\(2, 2\)"
     ):
         constraints.UnitNorm(axis=2)(torch.ones(2, 2))
+    for axis in ("0", 0.0, None, (0, 0), (0, -2)):
+        with pytest.raises(ValueError, match="axis must name axes of the weight"):
+            constraints.UnitNorm(axis=axis)(torch.ones(2, 2))
     with pytest.raises(ValueError, match="no parameter is named like 'x'"):
         constraints.attach(nn.Linear(1, 1), {"x": "non_neg"})

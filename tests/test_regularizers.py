@@ -150,6 +150,15 @@ class TestProximal:
         regularizers.proximal_step(model, torch.optim.SGD(groups, lr=0.5))
         assert [layer.weight.item() for layer in model] == [0.5, 0.75, 1.0]
 
+    def test_weights_frozen_after_the_optimiser_was_made(self):
+        model = nn.Linear(3, 2)
+        regularizers.attach(model, {"weight": regularizers.ProximalL1(1.0)})
+        optimizer = torch.optim.SGD(model.parameters(), 1.0)
+        model.weight.requires_grad_(False)
+        before = model.weight.clone()
+        regularizers.proximal_step(model, optimizer)
+        assert torch.equal(model.weight, before)
+
     def test_rate_of_an_optimiser_whose_state_was_loaded(self):
         model = nn.Linear(1, 1, bias=False)
         nn.init.ones_(model.weight)
@@ -318,6 +327,12 @@ class TestActivity:
         model.compile("sgd", "sparse_categorical_crossentropy")
         assert model.evaluate([[5.0]], [0], verbose=0) == pytest.approx(np.log(2) + 1)
 
+    def test_a_softmax_layer_is_penalised_though_the_loss_takes_logits(self):
+        model = models.Sequential([layers.Dense(3, input_shape=(2,)), layers.Softmax()])
+        regularizers.attach_activity(model, {"softmax": regularizers.L1(1.0)})
+        model(torch.randn(5, 2), logits=True)
+        assert regularizers.penalty(model).item() == pytest.approx(1.0)
+
     def test_a_layer_that_is_watched_is_not_joined_with_the_next(self):
         torch.manual_seed(0)
         model = models.Sequential(
@@ -377,6 +392,30 @@ class TestAttach:
     def test_a_pattern_that_meets_nothing(self):
         with pytest.raises(ValueError, match=r"named like 'conv\*'; this model has weight, bias"):
             regularizers.attach(nn.Linear(2, 2), {"conv*": "l2"})
+
+    def test_a_weight_of_two_layers_has_the_same_penalty_once(self):
+        model = models.Sequential([layers.Dense(3, kernel_regularizer="l2", input_shape=(3,))])
+        alone = regularizers.penalty(model)
+        model.add(layers.Dense(3, kernel_regularizer="l2"))
+        model.layers[1].weight = model.layers[0].weight
+        assert regularizers.penalty(model) == alone
+        regularizers.set_on(model.layers[1], "weight", regularizers.L1(0.0))
+        assert len(regularizers.terms(model)) == 2
+        for layer in model.layers:
+            regularizers.set_on(layer, "weight", regularizers.ProximalL1(0.5))
+        with torch.no_grad():
+            model.layers[0].weight.fill_(1.0)
+        regularizers.proximal_step(model, torch.optim.SGD(model.parameters(), 1.0))
+        assert model.layers[0].weight.unique().tolist() == [0.5]
+
+    def test_frozen_weights_have_none_as_in_keras(self):
+        model = models.Sequential([layers.Dense(2, kernel_regularizer="l2", input_shape=(3,))])
+        assert regularizers.penalty(model) > 0
+        model.layers[0].trainable = False
+        assert regularizers.penalty(model) == 0
+        model.layers[0].trainable = True
+        with torch.no_grad():
+            assert regularizers.penalty(model) > 0
 
     def test_no_penalty_is_zero(self):
         assert regularizers.penalty(nn.Linear(2, 2)).item() == 0
@@ -482,6 +521,9 @@ def test_refusals():
         regularizers.L2(-1)
     with pytest.raises(ValueError, match="strength l must be 0 or more, got nan"):
         regularizers.L1(float("nan"))
+    for wrong in ("0.1", None, [0.1]):
+        with pytest.raises(ValueError, match="strength l must be 0 or more, got"):
+            regularizers.L2(wrong)
     with pytest.raises(ValueError, match=r"GroupLasso works on kernels .* shape \(3,\)"):
         regularizers.GroupLasso()(torch.ones(3))
     with pytest.raises(ValueError, match="iterations must be a whole number >= 1, got 0"):

@@ -21,9 +21,15 @@ void check_list(const Tensors& list, const Tensors& parameters, const char* op, 
   for (std::size_t i = 0; i < list.size(); ++i) check_like_on_cuda(list[i], parameters[i], op, argument);
 }
 
+void check_no_more(double scale, const std::optional<Tensor>& after, const char* op) {
+  STD_TORCH_CHECK(scale == 1 && !after, op, ": scale and after are for tensors on the CPU");
+}
+
 void sgd_step(Tensors parameters, const Tensors& gradients, Tensors momentum_buffers, double lr, double momentum,
-              double dampening, double weight_decay, bool nesterov, bool maximize, bool first) {
+              double dampening, double weight_decay, bool nesterov, bool maximize, bool first, double scale,
+              const std::optional<Tensor>& after) {
   const char* op = "sgd_step_";
+  check_no_more(scale, after, op);
   const bool buffers = momentum != 0;
   if (parameters.empty()) return;
   check_parameters(parameters, op);
@@ -41,8 +47,10 @@ void sgd_step(Tensors parameters, const Tensors& gradients, Tensors momentum_buf
 }
 
 void adam_step(Tensors parameters, const Tensors& gradients, Tensors exp_avgs, Tensors exp_avg_sqs, Tensors steps,
-               double lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled, bool maximize) {
+               double lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled, bool maximize,
+               double scale, const std::optional<Tensor>& after) {
   const char* op = "adam_step_";
+  check_no_more(scale, after, op);
   if (parameters.empty()) return;
   check_parameters(parameters, op);
   check_list(gradients, parameters, op, "gradients");

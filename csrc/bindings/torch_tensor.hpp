@@ -91,7 +91,9 @@ inline void check_allocated(AOTITorchError error, const Sizes& sizes, ScalarType
 
 inline Tensor empty_strided(const Sizes& sizes, const Sizes& strides, ScalarType type = ScalarType::Float) {
   AtenTensorHandle handle;
-  const int32_t dtype = type == ScalarType::Byte ? aoti_torch_dtype_uint8() : aoti_torch_dtype_float32();
+  const int32_t dtype = type == ScalarType::Byte     ? aoti_torch_dtype_uint8()
+                        : type == ScalarType::Double ? aoti_torch_dtype_float64()
+                                                     : aoti_torch_dtype_float32();
   check_allocated(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
                                            aoti_torch_device_type_cpu(), 0, &handle),
                   sizes, type);

@@ -22,13 +22,14 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from pyconvopt.optimizers.closures import loss_of
+from pyconvopt.optimizers.extras import Extras
 
 from .. import _C, cuda  # noqa: F401  _C registers the operators
 
 
 @dataclass
 class _Plan:
-    """What the last step found out about a group; `_Fused.current` says whether it still holds."""
+    """What the last step found out about a group; `Fused.current` says whether it still holds."""
 
     group: dict[str, Any]
     members: list[Tensor]  # all parameters of the group
@@ -37,12 +38,13 @@ class _Plan:
     rest: list[Tensor]  # for torch's step
 
 
-class _Fused:
+class Fused:
     """The step that SGD and Adam share: fused where the tensors allow it, torch's where not."""
 
     torch_class: type[Optimizer]
     state: Any
     param_groups: list[dict[str, Any]]
+    extras: Extras | None = None  # what the next step does beside its rule, and that step alone
     _optimizer_step_pre_hooks: dict[int, Any]
     _optimizer_step_post_hooks: dict[int, Any]
 
@@ -63,6 +65,14 @@ class _Fused:
     def plain_step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The step itself."""
         loss = loss_of(closure)
+        try:
+            self.step_groups()
+        finally:
+            self.extras = None
+        return loss
+
+    def step_groups(self) -> None:
+        """The step of each group: by the operator where it can be, the rest by torch's."""
         plans = self.__dict__.setdefault("_plans", {})
         rest: list[Tensor] = []
         with torch.no_grad():
@@ -77,8 +87,12 @@ class _Fused:
         for index in range(len(self.param_groups), len(plans)):  # of groups that are gone
             del plans[index]
         if rest:
+            if self.extras is not None:
+                self.extras.before(rest)
             self.torch_step(rest)
-        return loss
+        if self.extras is not None:
+            idle = [p for plan in plans.values() for p in plan.idle]
+            self.extras.after(rest + idle)
 
     watched_step = Optimizer.profile_hook_step(plain_step)
 
@@ -132,6 +146,10 @@ class _Fused:
             else:
                 rest.append(p)
         return _Plan(group, list(group["params"]), fused, idle, rest)
+
+    def beside(self, parameters: list[Tensor]) -> tuple[Any, ...]:
+        """The operators' last arguments, what they do beside their rule; none where that is nothing."""
+        return () if self.extras is None else (self.extras.scale, self.extras.table(parameters))
 
     def torch_step(self, parameters: list[Tensor]) -> None:
         """Torch's own step for these parameters: the others' gradients are put aside meanwhile."""
@@ -194,7 +212,7 @@ def _fits(p: Tensor, like: Tensor) -> bool:
     )
 
 
-class SGD(_Fused, torch.optim.SGD):
+class SGD(Fused, torch.optim.SGD):
     """Stochastic gradient descent with momentum, fused.
 
     g = ∇f(w) + weight_decay · w;  v ← momentum · v + (1 − dampening) · g;
@@ -260,10 +278,11 @@ class SGD(_Fused, torch.optim.SGD):
             group["nesterov"],
             group["maximize"],
             first,
+            *self.beside(parameters),
         )
 
 
-class Adam(_Fused, torch.optim.Adam):
+class Adam(Fused, torch.optim.Adam):
     """Adam, fused: the gradient divided by the root of its own running variance.
 
     m ← β₁ m + (1 − β₁) g;  v ← β₂ v + (1 − β₂) g²;
@@ -331,6 +350,7 @@ class Adam(_Fused, torch.optim.Adam):
             group["weight_decay"],
             group["decoupled_weight_decay"],
             group["maximize"],
+            *self.beside(parameters),
         )
 
 

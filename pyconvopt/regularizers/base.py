@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from numbers import Real
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -18,8 +19,9 @@ Strength = Any
 
 def checked(strength: Strength, name: str) -> None:
     """Refuse a negative strength, and NaN; a function's values are checked as they come."""
-    if not callable(strength) and not strength >= 0:
-        raise ValueError(f"the strength {name} must be 0 or more, got {strength}")
+    is_number = isinstance(strength, (Real, Tensor))
+    if not callable(strength) and not (is_number and strength >= 0):
+        raise ValueError(f"the strength {name} must be 0 or more, got {strength!r}")
 
 
 class Penalty:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from pyconvopt.data.checks import whole
 from pyconvopt.regularizers.base import Penalty, Strength, checked, rows
 
 
@@ -70,8 +71,7 @@ class SpectralNorm(Penalty):
 
     def __post_init__(self) -> None:
         checked(self.l, "l")
-        if not isinstance(self.iterations, int) or self.iterations < 1:
-            raise ValueError(f"iterations must be a whole number >= 1, got {self.iterations!r}")
+        whole("iterations", self.iterations)
 
     @override
     def value(self, weight: Tensor) -> Tensor:

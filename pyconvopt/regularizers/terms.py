@@ -59,8 +59,10 @@ class Term(NamedTuple):
     regularizer: Any
 
     def value(self, step: int) -> Tensor | None:
-        """The penalty at that step."""
+        """The penalty at that step; None while the weight is frozen."""
         weight = getattr(self.module, self.parameter)
+        if isinstance(weight, nn.Parameter) and not weight.requires_grad:
+            return None
         if isinstance(self.regularizer, Penalty):
             weight = filters_first(self.module, weight)
         return applied(self.regularizer, weight, step)
@@ -78,14 +80,34 @@ class ActivityTerm(NamedTuple):
         return None if output is None else applied(self.regularizer, output, step) / len(output)
 
 
+def penalised(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
+    """(module, parameter, regulariser) of all weights that have one.
+
+    A weight of two modules that have the same regulariser for it is here once.
+    """
+    found: list[tuple[nn.Module, str, Any]] = []
+    known: dict[int, list[Any]] = {}
+    for module, parameter, regularizer in attaching.attached(model, SLOT):
+        weight = getattr(module, parameter)
+        if isinstance(weight, nn.Parameter):  # not one that is computed anew each time
+            regularizers = known.setdefault(id(weight), [])
+            if regularizer in regularizers:
+                continue
+            regularizers.append(regularizer)
+        found.append((module, parameter, regularizer))
+    return found
+
+
 def terms(model: nn.Module, run: RunLength | None = None) -> list[Term | ActivityTerm]:
     """Every penalty of the model; a loop that asks each step keeps this list.
+
+    Weights that are frozen have none, as in Keras.
 
     `run`: the steps of an epoch and of the run, for strengths by a schedule that counts in these.
     """
     weights = [
         Term(module, parameter, in_run(regularizer, run))
-        for module, parameter, regularizer in attaching.attached(model, SLOT)
+        for module, parameter, regularizer in penalised(model)
     ]
     outputs = [ActivityTerm(each, in_run(each.regularizer, run)) for each in watches(model)]
     return [*weights, *outputs]
@@ -131,9 +153,24 @@ class ProximalTerm(NamedTuple):
     optimizer: Any
     group: int
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the step is the soft threshold alone: no subclass that may do something else."""
+        return type(self.regularizer) is ProximalL1
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the weight's group."""
+        return self.optimizer.param_groups[self.group]["lr"]
+
+    def threshold(self, step: int) -> float:
+        """How far the step moves a weight towards 0."""
+        return self.regularizer.threshold(self.rate, step)
+
     def apply(self, step: int) -> None:
-        """Take the step, in place."""
-        self.regularizer.shrink(self.weight, self.optimizer.param_groups[self.group]["lr"], step)
+        """Take the step, in place, unless the weight is frozen."""
+        if self.weight.requires_grad:
+            self.regularizer.shrink(self.weight, self.rate, step)
 
 
 def proximal_terms(
@@ -142,7 +179,7 @@ def proximal_terms(
     """The proximal steps of the weights that the optimiser trains; `run` as for `terms`."""
     found = [
         (getattr(module, parameter), in_run(regularizer, run))
-        for module, parameter, regularizer in attaching.attached(model, SLOT)
+        for module, parameter, regularizer in penalised(model)
         if isinstance(regularizer, ProximalL1)
     ]
     if not found:

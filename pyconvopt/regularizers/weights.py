@@ -121,4 +121,8 @@ class ProximalL1(Penalty):
         """One proximal step of that learning rate, in place."""
         require_floating(weight, "what ProximalL1 shrinks")
         with torch.no_grad():
-            weight.copy_(torch_functional.softshrink(weight, float(rate) * float(self.at(step).l)))
+            weight.copy_(torch_functional.softshrink(weight, self.threshold(rate, step)))
+
+    def threshold(self, rate: float, step: int = 0) -> float:
+        """How far such a step moves a weight towards 0: η·l."""
+        return float(rate) * float(self.at(step).l)

@@ -12,12 +12,18 @@ from pyconvopt.regularizers.terms import RunLength
 
 
 class AfterStep:
-    """The proximal steps, constraints and counts of a model, found once and called every step."""
+    """The proximal steps, constraints and counts of a model, found once and called every step.
+
+    False where there is nothing to do.
+    """
 
     def __init__(self, model: nn.Module, optimizer: Any, run: RunLength | None = None) -> None:
         self.proximal = regularizers.proximal_terms(model, optimizer, run)
         self.limits = constraints.limits(model)
         self.dropouts = scheduled_dropouts(model)
+
+    def __bool__(self) -> bool:
+        return bool(self.proximal or self.limits or self.dropouts)
 
     def __call__(self, step: int) -> None:
         """Move the weights, in place, and count."""
@@ -27,12 +33,6 @@ class AfterStep:
             limit.apply()
         for dropout in self.dropouts:
             dropout.step.add_(1)
-
-
-def after_step(model: nn.Module, optimizer: Any, run: RunLength | None = None) -> AfterStep | None:
-    """What to call after each step of the optimiser; None where there is nothing to do."""
-    found = AfterStep(model, optimizer, run)
-    return found if found.proximal or found.limits or found.dropouts else None
 
 
 def scheduled_dropouts(model: nn.Module) -> list[ScheduledDropout]:

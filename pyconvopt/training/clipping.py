@@ -130,9 +130,13 @@ class Clipping:
         }
         return {name: each for name, each in given.items() if each is not None}
 
-    def on(self, model: nn.Module) -> Callable[[Optimizer], None] | None:
-        """What clips the gradients of that model before an update; None if nothing does."""
-        if not self.settings():
+    def on(self, model: nn.Module, norm_apart: bool = True) -> Callable[[Optimizer], None] | None:
+        """What clips the gradients of that model before an update; None if nothing does.
+
+        `norm_apart` (True): by their common norm too; False leaves that to the optimiser's step.
+        """
+        norm = self.norm if norm_apart else None
+        if norm is None and self.value is None and self.adaptive is None:
             return None
         by_unit = None if self.adaptive is None else self.adaptive.on(model)
 
@@ -142,7 +146,7 @@ class Clipping:
                 clip_grad_value_(parameters, self.value)
             if by_unit is not None:
                 by_unit()
-            if self.norm is not None:
-                clip_grad_norm_(parameters, self.norm)
+            if norm is not None:
+                clip_grad_norm_(parameters, norm)
 
         return clip

@@ -55,7 +55,8 @@ class Trainer(Updates):
         accumulate: batches whose gradients are averaged for one update (1). A step, for the
             schedule too, is then an update.
         clip_norm, clip_value: None, or the most the gradients' common norm, or each of their
-            entries, may be.
+            entries, may be. SGD, Adam and AdamW of this library clip by norm within their step: the
+            gradients themselves stay what they are.
         adaptive_clip: None, or the most a unit's gradient may be beside its weights: a number
             (0.01), an `AdaptiveClip`, or a mapping of its settings.
         guard: a loss that is NaN or infinite stops the run, puts the last good weights back (of

@@ -17,11 +17,12 @@ from pyconvopt.data.loader import Loader
 from pyconvopt.randomness import random_states_kept
 from pyconvopt.training import checks
 from pyconvopt.training.accumulation import Accumulation
-from pyconvopt.training.after_step import AfterStep, after_step
+from pyconvopt.training.after_step import AfterStep
 from pyconvopt.training.clipping import Clipping
 from pyconvopt.training.closure import Closure, buffers_kept, wants_closure
 from pyconvopt.training.evaluator import Evaluator
 from pyconvopt.training.guard import FiniteGuard
+from pyconvopt.training.in_step import InStep, in_step
 from pyconvopt.training.inference import build_for
 from pyconvopt.training.labels import classes_second
 from pyconvopt.training.rates import set_rate
@@ -43,7 +44,8 @@ class Updates(Evaluator):
     accumulation: Accumulation | None
     clipping: Clipping
     clip: Callable[[Any], None] | None
-    after_step: AfterStep | None
+    in_step: InStep | None
+    after_step: AfterStep
     wants_guard: bool
     guard: FiniteGuard | None
     class_weight: ClassWeights | None
@@ -73,9 +75,12 @@ class Updates(Evaluator):
         updated = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None
         self.guard = FiniteGuard(self.model) if self.wants_guard else None
-        self.clip = self.clipping.on(self.model)
         self.wants_closure = wants_closure(self.optimizer, self.accumulate)
-        self.after_step = after_step(self.model, self.optimizer, self.run_length)
+        self.after_step = AfterStep(self.model, self.optimizer, self.run_length)
+        self.in_step = None
+        if not self.wants_closure:
+            self.in_step = in_step(self.optimizer, self.clipping.norm, self.after_step)
+        self.clip = self.clipping.on(self.model, norm_apart=self.in_step is None)
         self.processes.connect(self.model, loader, self.sync_batchnorm)
         self.settle()
 
@@ -119,8 +124,10 @@ class Updates(Evaluator):
             self.accumulation.average()
         if self.clip is not None:
             self.clip(self.optimizer)
+        if self.in_step is not None:
+            self.in_step(self.step_number)
         self.optimizer.step(closure)
-        if self.after_step is not None:
+        if self.after_step:
             self.after_step(self.step_number)
         self.step_number += 1
 
