@@ -384,24 +384,21 @@ struct Cost {
   int64_t pixels() const { return batch * height * width; }
   template <class F>
   bool is_least() const {
-    return of<F>() <= least(direct(), least(of<F4x3>(), of<F2x3>()));
+    return of<F>() <= least(of<F4x3>(), of<F2x3>());
   }
 };
-
-// The weights of so many channels leave a second-level cache when they are transformed.
-bool large_weights(const ConvShape& s) { return s.in_channels * s.out_channels >= 1 << 16; }
 
 template <class F>
 bool forward_worth_it(const ConvForward& p) {
   const ConvShape& s = p.shape;
   const Cost cost{s.batch, s.out_height(), s.out_width(), p.keeps ? 16 : 10};
-  return cost.is_least<F>() && (p.keeps || cost.pixels() > 16);
+  return cost.is_least<F>() && (p.keeps ? cost.of<F>() <= cost.direct() : !one_tile_of_large_weights(s, cost.pixels()));
 }
 template <class F>
 bool data_gradient_worth_it(const ConvDataGradient& p) {
   const ConvShape& s = p.shape;
   const Cost cost{s.batch, s.in_height, s.in_width, 10};
-  return cost.is_least<F>() && (cost.pixels() > 16 || !large_weights(s));
+  return cost.is_least<F>() && !one_tile_of_large_weights(s, cost.pixels());
 }
 
 template <class F>

@@ -68,6 +68,12 @@ bool takes_shape(const ConvShape& s) {
          s.in_channels >= 16 && s.out_channels >= 16 && s.out_height() >= 2 && s.out_width() >= 2;
 }
 
+// Whether a result of so many pixels is a single tile, and transformed weights leave a second-level cache: a direct
+// product then takes half the time. Of smaller weights what is joined with a convolution here counts for more.
+inline bool one_tile_of_large_weights(const ConvShape& s, int64_t pixels) {
+  return pixels <= F4x3::outputs * F4x3::outputs && s.in_channels * s.out_channels >= 1 << 16;
+}
+
 // Whether stride 2 has clearly fewer multiplications a channel pair than a direct product. Tiles that lie half outside
 // the map count as whole ones; what is done with the weights takes as long as the multiplications of so many tiles.
 inline bool strided_saves(const ConvShape& s, int64_t tiles_for_weights) {

@@ -343,9 +343,8 @@ void weight_gradient(const ConvWeightGradient& p) {
   if (p.bias_gradient) bias_gradient(p);
 }
 
-// Of a single tile the transform of the result takes longer than what it saves.
 bool gradient_worth_it(const ConvWeightGradient& p) {
-  return p.shape.batch * p.shape.out_height() * p.shape.out_width() > F4x3::outputs * F4x3::outputs;
+  return !one_tile_of_large_weights(p.shape, p.shape.batch * p.shape.out_height() * p.shape.out_width());
 }
 
 template <class F>
