@@ -27,8 +27,7 @@ class Metric:
         """The model's outputs, where they were handed over before their softmax or sigmoid."""
         if not from_logits:
             return outputs
-        single = outputs.dim() == 1 or outputs.shape[1] == 1
-        activation = self.activation or ("sigmoid" if single else "softmax")
+        activation = self.activation or ("sigmoid" if is_single(outputs) else "softmax")
         return outputs.sigmoid() if activation == "sigmoid" else outputs.softmax(dim=1)
 
     def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
@@ -63,6 +62,11 @@ class Metric:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from there."""
         self.total, self.count = state["total"], state["count"]
+
+
+def is_single(outputs: Tensor) -> bool:
+    """Whether a model gives one output a sample, or a place of it: the share of one of two classes."""
+    return outputs.dim() == 1 or outputs.shape[1] == 1
 
 
 def at_hand(value: Tensor | float) -> Tensor | float:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from pyconvopt.data.checks import whole
 from pyconvopt.losses import require_classes
-from pyconvopt.metrics.base import Metric
+from pyconvopt.metrics.base import Metric, is_single
 
 
 def of_samples(values: Tensor) -> Tensor:
@@ -36,11 +36,6 @@ def class_labels(outputs: Tensor, targets: Tensor) -> Tensor:
     if targets.dim() < outputs.dim():
         return targets
     return targets[:, 0] if targets.shape[1] == 1 else targets.argmax(dim=1)
-
-
-def is_single(outputs: Tensor) -> bool:
-    """Whether a model gives one output a sample, or a place of it: the share of one of two classes."""
-    return outputs.dim() == 1 or outputs.shape[1] == 1
 
 
 class Accuracy(Metric):

@@ -1,9 +1,10 @@
 """Optimisers by name, for any parameters: `get("muon", model.parameters(), lr=0.01)`.
 
-`fused` holds SGD, Adam and AdamW with the step in one operator, `muon` Muon for convolution
-filters, `wrappers` and `hypergradient` what goes around another optimiser; the rest is torch's own
-or the package pytorch-optimizer's (the extra `optimizers`), imported when one is made. `table` is
-the list of names, `formulas` says what each of them does, `groups` sorts out which weights decay.
+`fused` holds SGD, Adam and AdamW with the step in one operator, `extras` what that does beside its
+rule, `muon` Muon for convolution filters, `wrappers` and `hypergradient` what goes around another
+optimiser; the rest is torch's own or the package pytorch-optimizer's (the extra `optimizers`), imported
+when one is made. `table` is the list of names, `formulas` says what each of them does, `groups` sorts
+out which weights decay.
 """
 
 from pyconvopt.optimizers.fused import SGD, Adam, AdamW

@@ -10,8 +10,7 @@ import torch.nn.functional as torch_functional
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-EPSILON = 1e-7
-"""Added to norms that are divided by, as in Keras."""
+from pyconvopt.constraints import MaxNorm
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ class Extras:
                 if threshold:
                     p.copy_(torch_functional.softshrink(p, threshold))
                 if bound is not None:
-                    norm = torch.linalg.vector_norm(p, dim=tuple(range(1, p.dim())), keepdim=True)
-                    p.mul_(norm.clamp(max=bound) / (norm + EPSILON))
+                    p.copy_(MaxNorm(bound, axis=tuple(range(1, p.dim())))(p))
 
 
 def total_norm(gradients: Sequence[Tensor]) -> float:

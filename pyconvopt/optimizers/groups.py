@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyconvopt.attaching import parameters_matching
 
@@ -52,3 +52,8 @@ def parameter_groups(
     first = {} if weight_decay is None else {"weight_decay": weight_decay}
     groups = [{"params": decaying, **first}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def parameters_of(optimizer: Any) -> list[Tensor]:
+    """The parameters of all groups of an optimiser, as they are now."""
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from pyconvopt import registry
 from pyconvopt.attaching import matching
+from pyconvopt.optimizers.groups import parameters_of
 from pyconvopt.regularizers.base import filters_view
 
 
@@ -141,7 +142,7 @@ class Clipping:
         by_unit = None if self.adaptive is None else self.adaptive.on(model)
 
         def clip(optimizer: Optimizer) -> None:
-            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            parameters = parameters_of(optimizer)
             if self.value is not None:
                 clip_grad_value_(parameters, self.value)
             if by_unit is not None:

@@ -7,10 +7,10 @@ this library the norm of the gradients is one, and the rest none.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from pyconvopt.optimizers.extras import Extras, scale_to, total_norm
 from pyconvopt.optimizers.fused import Fused
+from pyconvopt.optimizers.groups import parameters_of
 from pyconvopt.training.after_step import AfterStep
 
 
@@ -58,8 +58,3 @@ def in_step(optimizer: object, max_norm: float | None, after: AfterStep) -> InSt
     if any(not p.is_cpu or p.dtype != torch.float32 for p in parameters_of(optimizer)):
         return None
     return InStep(optimizer, max_norm, after) or None
-
-
-def parameters_of(optimizer: Fused) -> list[Tensor]:
-    """Those of all its groups, as they are now."""
-    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyconvopt import optimizers, regularizers, schedules
 from pyconvopt.data.loader import Loader
+from pyconvopt.optimizers.groups import parameters_of
 from pyconvopt.randomness import random_states_kept
 from pyconvopt.training import checks
 from pyconvopt.training.accumulation import Accumulation
@@ -72,7 +73,7 @@ class Updates(Evaluator):
             self.optimizer_settings = settings_of(self.optimizer)
         checks.require_weights(self.model, self.optimizer)
         checks.warn_of_slips(self.model, self.optimizer)
-        updated = [each for group in self.optimizer.param_groups for each in group["params"]]
+        updated = parameters_of(self.optimizer)
         self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None
         self.guard = FiniteGuard(self.model) if self.wants_guard else None
         self.wants_closure = wants_closure(self.optimizer, self.accumulate)
