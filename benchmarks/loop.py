@@ -2,8 +2,8 @@
 
 The bare step is forward, loss, backward and optimiser on a batch that lies ready. `fit` also shuffles
 and gathers, counts loss and accuracy, looks whether the loss is finite and calls its callbacks. The two
-take turns within one `fit`: after each of its epochs as many bare steps. An epoch counts from the end of
-the one before, so that what happens between epochs is in it. The augmented epoch is what an
+take turns within one `fit`, ten steps each, as a machine's clock may change from one second to the next.
+All time between the bare steps counts, that between epochs included. The augmented epoch is what an
 `ArrayLoader` gives to a loop that does nothing with it, of bytes in memory.
 
 python -m benchmarks.loop --models article article_bn --rounds 25 --json loop.json
@@ -31,6 +31,7 @@ from pyconvopt.data.loader import ArrayLoader
 from pyconvopt.training import Callback
 
 OPTIMIZERS = ("sgd", "adam")
+TURN = 10  # steps of `fit`, then as many bare ones
 # What recipes do to Fashion-MNIST, lightest first; the last is what `best` does.
 AUGMENTATIONS: dict[str, Callable[[], list[Any]]] = {
     "flip": lambda: [augment.AlternatingFlip()],
@@ -73,42 +74,53 @@ def bare_step(model: Any, x: Tensor, y: Tensor) -> Callable[[], None]:
 
 
 class Turns(Callback):
-    """After every epoch of a `fit` as many bare steps; what a step of either took, in seconds.
+    """After every few steps of a `fit` as many bare ones; what a step of either took, epoch by epoch.
 
     The first epoch, in which everything is still made, is not counted.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, steps: int) -> None:
+    def __init__(self, x: Tensor, y: Tensor) -> None:
         super().__init__()
-        self.batch, self.steps = (x, y), steps
+        self.batch = (x, y)
         self.fit: list[float] = []
         self.bare: list[float] = []
-        self.since: float | None = None
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        now = time.perf_counter()
-        bare = seconds(self.bare_epoch)
-        if self.since is not None:
-            self.fit.append((now - self.since) / self.steps)
-            self.bare.append(bare / self.steps)
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.bare_step = bare_step(self.model, *self.batch)
+        self.begin_epoch()
         self.since = time.perf_counter()
 
-    def bare_epoch(self) -> None:
-        step = bare_step(self.model, *self.batch)
-        for _ in range(self.steps):
-            step()
+    def begin_epoch(self) -> None:
+        self.steps, self.fit_seconds, self.bare_seconds = 0, 0.0, 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.steps += 1
+        if self.steps % TURN == 0:
+            self.fit_seconds += time.perf_counter() - self.since
+            self.bare_seconds += seconds(self.bare_steps)
+            self.since = time.perf_counter()
+
+    def bare_steps(self) -> None:
+        for _ in range(TURN):
+            self.bare_step()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch > 0:
+            self.fit.append(self.fit_seconds / self.steps)
+            self.bare.append(self.bare_seconds / self.steps)
+        self.begin_epoch()
 
 
 def loop(
     model: models.Model, optimizer: str, batch: int, steps: int, rounds: int
 ) -> dict[str, Any]:
-    """Seconds a step of `fit` and of the bare step, by rounds."""
+    """Seconds a step of `fit` and of the bare step, epoch by epoch."""
     module = pyconvopt_.build(model, "softmax")
     module.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"])
     rng = np.random.default_rng(0)
     x = rng.standard_normal((steps * batch, *model.input_shape), dtype=np.float32)
     y = rng.integers(0, model.classes, len(x))
-    turns = Turns(torch.from_numpy(x[:batch]), torch.from_numpy(y[:batch]), steps)
+    turns = Turns(torch.from_numpy(x[:batch]), torch.from_numpy(y[:batch]))
     module.fit(x, y, epochs=rounds + 1, batch_size=batch, verbose=0, callbacks=[turns])
     return {"model": model.name, "optimizer": optimizer, "fit": turns.fit, "bare": turns.bare}
 
@@ -173,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = [benchmark.find_model(name) for name in options.models]
         benchmark.require_positive(options, ("batch", "steps", "samples", "rounds", "threads"))
+        if options.steps % TURN:
+            raise ValueError(f"--steps must be a multiple of {TURN}, got {options.steps}")
         report.require_writable(options.json, None)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -285,3 +285,19 @@ def _(
 @torch.library.register_fake("pyconvopt::sum_of_squares")
 def _(tensors):
     return torch.empty((), dtype=torch.float64)
+
+
+# --- Between two training steps ---------------------------------------------------------------------
+
+
+@torch.library.register_fake("pyconvopt::gather_samples")
+def _(samples, labels, rows):
+    labels = (
+        samples.new_empty(0) if labels is None else labels.new_empty(len(rows), *labels.shape[1:])
+    )
+    return samples.new_empty(len(rows), *samples.shape[1:], dtype=torch.float32), labels
+
+
+@torch.library.register_fake("pyconvopt::right_answers")
+def _(outputs, labels):
+    return torch.library.get_ctx().new_dynamic_size()

@@ -47,7 +47,9 @@ def test_the_bare_step_trains_as_fit_does():
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("wrong", (["--models", "lenet"], ["--rounds", "0"], ["--batch", "-1"]))
+@pytest.mark.parametrize(
+    "wrong", (["--models", "lenet"], ["--rounds", "0"], ["--batch", "-1"], ["--steps", "7"])
+)
 def test_wrong_usage(wrong, capsys):
     assert loop.main(wrong) == 2
     assert "error: " in capsys.readouterr().err
@@ -55,7 +57,7 @@ def test_wrong_usage(wrong, capsys):
 
 def test_a_tiny_run(tmp_path, capsys):
     path = tmp_path / "loop.json"
-    sizes = ["--steps", "2", "--rounds", "1", "--samples", "70", "--json", str(path)]
+    sizes = ["--steps", "10", "--rounds", "1", "--samples", "70", "--json", str(path)]
     assert loop.main(["--models", "article", *sizes]) == 0
     assert "augmented images" in capsys.readouterr().out
     result = report.read_json(path)

@@ -1,10 +1,9 @@
 """Batches from arrays in memory, without Python for each sample.
 
-A batch is one gather: `index_select` of the batch's rows out of the whole array, then a cast to
-float32. Images can so stay uint8 in memory (a quarter of the bytes) and are only made floats 64
-at a time. Images that lie in a file, or are still to be decoded, are read a batch at a time (see
-`rows`). The order of an epoch is a function of seed and epoch number alone, so a run can be
-repeated from any epoch on.
+A batch is one gather of its rows out of the whole arrays, with the cast to float32 (see `choice`).
+Images can so stay uint8 in memory (a quarter of the bytes) and are only made floats 64 at a time.
+Those that lie in a file, or are still to be decoded, are read a batch at a time (see `rows`). The order
+of an epoch is a function of seed and epoch number alone, so a run can be repeated from any epoch on.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Tens
 
 from pyconvopt.data import augment as augmentation
 from pyconvopt.data import checks
+from pyconvopt.data.choice import as_floats, chosen
 from pyconvopt.data.image_folder import ImageFolder
 
 
@@ -99,8 +99,7 @@ class ArrayLoader:
         """The samples of a slice or of an index tensor, images as float32."""
         if isinstance(rows, slice):
             return as_floats(self.x[rows]), None if self.y is None else self.y[rows]
-        y = None if self.y is None else self.y.index_select(0, rows)
-        return as_floats(self.x.index_select(0, rows)), y
+        return chosen(self.x, self.y, rows)
 
     def __iter__(self) -> Iterator[Any]:
         self.epoch += 1
@@ -129,11 +128,6 @@ class ArrayLoader:
                 yield x, y
             else:
                 yield x, y, self.weights[rows]
-
-
-def as_floats(x: Tensor) -> Tensor:
-    """The samples as float32; those that are stay what they are."""
-    return x if x.dtype is torch.float32 else x.to(torch.float32)
 
 
 def shuffled(samples: int, seed: int, epoch: int) -> Tensor:

@@ -30,7 +30,7 @@ class Metric:
         activation = self.activation or ("sigmoid" if is_single(outputs) else "softmax")
         return outputs.sigmoid() if activation == "sigmoid" else outputs.softmax(dim=1)
 
-    def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
+    def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor | float:
         """The sum of the measure over the samples of a batch."""
         raise NotImplementedError
 
@@ -70,8 +70,10 @@ def is_single(outputs: Tensor) -> bool:
 
 
 def at_hand(value: Tensor | float) -> Tensor | float:
-    """A single number on the CPU as a number, which costs less to add than a tensor; else as it is."""
-    return value.item() if isinstance(value, Tensor) and value.is_cpu and not value.dim() else value
+    """A single number on the CPU as a number, which costs less to add than a tensor; else the tensor."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.item() if value.is_cpu and not value.dim() else value.detach()
 
 
 class Average(Metric):

@@ -38,6 +38,18 @@ def class_labels(outputs: Tensor, targets: Tensor) -> Tensor:
     return targets[:, 0] if targets.shape[1] == 1 else targets.argmax(dim=1)
 
 
+def right_answers(outputs: Tensor, labels: Tensor) -> Tensor | int:
+    """Of how many samples the largest output is at the label, a mean over the places of a map.
+
+    One operator for float32 rows on the CPU: between training steps, with cold caches, torch's four
+    take 140 µs.
+    """
+    is_plain = outputs.dim() == 2 and outputs.dtype is torch.float32 and labels.dtype is torch.int64
+    if is_plain and outputs.is_cpu and outputs.is_contiguous() and labels.is_contiguous():
+        return torch.ops.pyconvopt.right_answers.default(outputs, labels)
+    return of_samples(outputs.argmax(dim=1) == labels)
+
+
 class Accuracy(Metric):
     """The share of samples whose largest output is the label.
 
@@ -54,11 +66,11 @@ class Accuracy(Metric):
     default_name = "accuracy"
 
     @override
-    def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
+    def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor | int:
         if is_single(outputs):
             said = outputs > (0.0 if from_logits else 0.5)
             return of_samples(said == (of_outputs_shape(outputs, targets, self.name) > 0.5))
-        return of_samples(outputs.argmax(dim=1) == class_labels(outputs, targets))
+        return right_answers(outputs, class_labels(outputs, targets))
 
 
 class BinaryAccuracy(Metric):
@@ -149,7 +161,7 @@ class ConfusionMatrix(Metric):
         return self.total if isinstance(self.total, Tensor) else torch.zeros(0, 0).long()
 
     @override
-    def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor:
+    def measure(self, outputs: Tensor, targets: Tensor, from_logits: bool) -> Tensor | int:
         if is_single(outputs):
             classes, said = 2, (outputs.flatten() > (0.0 if from_logits else 0.5)).long()
             truth = (targets.flatten() > 0.5).long()

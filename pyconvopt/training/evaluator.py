@@ -97,7 +97,7 @@ class Evaluator:
         for metric in (self.loss_mean, *self.metrics):
             metric.reset()
 
-    def count(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+    def count(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor | float:
         """Add a batch to the running means; returns its loss."""
         if self.moves_for_metrics:
             outputs, targets = classes_second(outputs, targets)
@@ -105,10 +105,11 @@ class Evaluator:
             return self.processes.count_batch(self, loss, outputs, targets)
         samples = len(targets)
         self.samples_seen += samples
-        self.loss_mean.add(at_hand(loss) * samples, samples)
+        value = at_hand(loss)
+        self.loss_mean.add(value * samples, samples)
         for metric in self.metrics:
             metric.update(outputs, targets, self.takes_logits)
-        return loss
+        return value
 
     def logs(self) -> dict[str, float]:
         """The means so far: 'loss' and each metric."""

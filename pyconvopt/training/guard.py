@@ -57,7 +57,7 @@ class FiniteGuard:
         self.first = self.running = self.lowest = 0.0
         self.message: str | None = None
 
-    def passes(self, loss: Tensor, step: int, rate: float) -> bool:
+    def passes(self, loss: Tensor | float, step: int, rate: float) -> bool:
         """Whether a step's loss is finite; if not, the weights are put back and a warning says so."""
         value = float(loss)
         if not math.isfinite(value):

@@ -219,8 +219,9 @@ class Processes:
 
     # --- messages: every process must take part in each
 
-    def sums(self, *values: Tensor) -> list[Tensor]:
+    def sums(self, *numbers: Tensor | float) -> list[Tensor]:
         """Each value summed over the processes, in double, by one message."""
+        values = [torch.as_tensor(each) for each in numbers]
         flat = torch.cat([each.detach().double().reshape(-1) for each in values])
         dist.all_reduce(flat)
         parts = flat.split([each.numel() for each in values])

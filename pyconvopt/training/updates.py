@@ -110,7 +110,7 @@ class Updates(Evaluator):
             )
             weight = self.class_weight(*moved, weight)
         loss = self.total_loss(outputs, targets, weight)
-        seen = self.count(loss.detach(), outputs.detach(), targets)
+        seen = self.count(loss, outputs.detach(), targets)
         if self.guard is not None and not self.guard.passes(seen, self.step_number, self.rate):
             self.model.stop_training, self.accumulation = True, None
         elif self.accumulation is None:

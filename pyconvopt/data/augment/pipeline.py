@@ -20,6 +20,7 @@ import torch.nn.functional as torch_functional
 from torch import Tensor
 
 from pyconvopt import registry
+from pyconvopt.data.choice import chosen
 from pyconvopt.data.rows import Rows
 
 LAYOUTS = {"channels_last": (0, 3, 1, 2), "channels_first": (0, 1, 2, 3)}
@@ -134,9 +135,8 @@ class Augmented:
 
     def plain(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """The images as they are, labels as one-hot rows if they are to be mixed."""
-        images = self.x.index_select(0, rows).to(torch.float32)
+        images, labels = chosen(self.x, self.y, rows)
         images = images[:, None] if self.axes is None else images.permute(self.axes)
-        labels = None if self.y is None else self.y.index_select(0, rows)
         if labels is None or self.classes is None or labels.is_floating_point():
             return images, labels
         one_hot = torch_functional.one_hot(labels.reshape(len(rows)).long(), self.classes)
