@@ -22,6 +22,7 @@ from pyconvopt.cli_options import (
 )
 from pyconvopt.extras import require
 from pyconvopt.files import write_whole
+from pyconvopt.pictures.drawing import picture_format
 from pyconvopt.training import compare as compare_runs
 from pyconvopt.training import find_lr as range_test
 from pyconvopt.training import sweep as halve
@@ -50,6 +51,8 @@ def find_lr(
         registry.find("rule", RULES, rule)
         if not 0 < low < high:
             raise ValueError(f"the rates must grow from --low > 0 to --high, got {low} and {high}")
+        if plot is not None:
+            picture_format(plot)  # now, not after the test
     settings = chosen.table["fit"]
     torch.manual_seed(settings["seed"])
     train, _ = load_images(chosen)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
@@ -51,6 +52,24 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
 
 
+def refuse_unknown(of: str, make: Callable[..., Any], arguments: Iterable[str]) -> None:
+    """An error for an argument that a class or function does not take; it offers the nearest one.
+
+    >>> def cosine(lr, n): ...
+    >>> try:
+    ...     refuse_unknown('cosine', cosine, ['lr', 'm'])
+    ... except ValueError as error:
+    ...     print(error)
+    unknown argument of cosine 'm': Known: lr, n
+    """
+    parameters = inspect.signature(make).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return
+    for name in arguments:
+        if name not in parameters:
+            raise unknown(f"argument of {of}", name, parameters)
+
+
 def find(kind: str, table: Mapping[str, Entry], name: str) -> Entry:
     """The entry of `table` with that name, or an error that offers the nearest name."""
     if name in table:
@@ -70,11 +89,15 @@ def make(kind: str, table: Mapping[str, Any], spec: Any) -> Any:
     if isinstance(spec, str):
         return find(kind, table, spec)()
     if isinstance(spec, Mapping):
-        entry = find(kind, table, spec["name"])
+        name, settings = spec.get("name"), spec.get("config", {})
+        if not isinstance(name, str):
+            raise ValueError(f"{kind}: a mapping needs the method's 'name', got {dict(spec)!r}")
+        entry = find(kind, table, name)
+        refuse_unknown(f"{kind} {name}", entry, settings)
         try:
-            return entry(**spec.get("config", {}))
+            return entry(**settings)
         except TypeError as error:
-            raise ValueError(f"{kind} {spec['name']!r}: {error}") from None
+            raise ValueError(f"{kind} {name!r}: {error}") from None
     if isinstance(spec, type):
         raise TypeError(f"got the class {spec.__name__} for {kind}: write {spec.__name__}()")
     if callable(spec):

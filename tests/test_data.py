@@ -276,9 +276,10 @@ class TestAsBatches:
         with pytest.raises(ValueError, match="weights go with labels"):
             data.ArrayLoader(np.arange(9.0), weights=np.ones(9))
 
-    @pytest.mark.parametrize("weights", [np.ones((2, 1)), np.ones(1), -np.ones(2)])
+    @pytest.mark.parametrize(
+        "weights", [np.ones((3, 1)), np.ones(1), -np.ones(2), -np.ones((2, 3))]
+    )
     def test_weights_of_batches_somebody_else_makes(self, weights):
-        # Two columns and one axis would make a table of losses.
         source = data.as_batches(lambda: iter([(np.zeros((2, 3)), np.arange(2), weights)]))
         with pytest.raises(ValueError, match="the weights must be"):
             list(source)

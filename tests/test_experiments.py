@@ -128,12 +128,13 @@ class TestResume:
         first, second = (base / each / "weights.safetensors" for each in ("begun", "unbegun"))
         assert first.read_bytes() == second.read_bytes()
 
-    def test_a_diverged_run_is_a_failed_one(self, run):
+    def test_a_diverged_run_is_a_failed_one(self, run, base):
         with pytest.warns(UserWarning, match="the loss is"):
             got, _, err = run(
                 "train", *SMALL, "--out", "diverged", "--set", "compile.learning_rate=1e38"
             )
         assert got == 1 and "set a lower compile.learning_rate" in err
+        assert not (base / "diverged").exists()  # it is free for the corrected command
 
 
 class TestFindLr:

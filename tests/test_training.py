@@ -265,6 +265,37 @@ class TestClassesOfPlaces:
         assert [history[f"val_{name}"][0] for name in names] == pytest.approx(after, rel=1e-5)
 
     @pytest.mark.parametrize("places", PLACES)
+    @pytest.mark.parametrize("kind", ["sparse", "column", "one_hot"])
+    def test_weights_of_places(self, places, kind):
+        loss, labelled = LABELS_OF_PLACES[kind]
+        x, y = of_places(places)
+        labels, weights = labelled(y), np.where(y == 1, 3.0, 0.5).astype(np.float32)
+        by_class, by_place, both = (per_place(places) for _ in range(3))
+        for model in (by_place, both):
+            model.set_weights(by_class.get_weights())
+        for model in (by_class, by_place, both):
+            model.compile(sgd, loss)
+        p = by_class.predict(x).astype(np.float64).reshape(-1, 3)
+        flat = y.reshape(-1)
+        wanted = (-np.log(p[np.arange(len(p)), flat]) * weights.reshape(-1)).mean()
+        found = by_place.evaluate(x, labels, verbose=0, sample_weight=weights)
+        assert found == pytest.approx(wanted, rel=1e-5)
+        by_class.fit(x, labels, verbose=0, seed=1, class_weight={0: 0.5, 1: 3.0, 2: 0.5})
+        by_place.fit(x, labels, verbose=0, seed=1, sample_weight=weights)
+        halves = {0: 0.5, 1: 1.0, 2: 0.5}
+        both.fit(
+            x, labels, verbose=0, seed=1, class_weight=halves,
+            sample_weight=np.where(y == 1, 3.0, 1.0),
+        )  # fmt: skip
+        for model in (by_place, both):
+            for one, other in zip(model.get_weights(), by_class.get_weights(), strict=True):
+                np.testing.assert_array_equal(one, other)
+        with pytest.raises(
+            ValueError, match=r"weights must be one a sample, .*pixels and steps may"
+        ):
+            by_place.fit(x, labels, verbose=0, sample_weight=weights[..., None][..., [0, 0]])
+
+    @pytest.mark.parametrize("places", PLACES)
     @pytest.mark.parametrize("column", [False, True])
     @pytest.mark.parametrize("loss", ["binary_crossentropy", nn.BCEWithLogitsLoss()])
     def test_one_output_a_place(self, places, column, loss):

@@ -115,9 +115,12 @@ def require_same_length(images: Tensor | Rows, labels: Tensor) -> None:
 
 
 def sample_weights(weights: Any, images: Tensor | Rows) -> Tensor:
-    """Weights for the loss as float32 (N,), one a sample, none negative."""
+    """Weights for the loss as float32, none negative: (N,), or (N, ...) where each pixel or step has one.
+
+    Whether the model gives outputs for such places shows with its first batch.
+    """
     found = as_tensor(weights, "weights").to(torch.float32)
-    if found.shape != images.shape[:1]:
+    if found.shape[:1] != images.shape[:1]:
         raise ValueError(
             f"the weights must be one a sample, ({len(images)},), got shape {tuple(found.shape)}"
         )

@@ -27,7 +27,7 @@ class ArrayLoader:
     Args: x, y (None), batch_size (32), shuffle (False), seed (None: drawn from torch's generator,
     so that torch.manual_seed decides), drop_last (False: a smaller last batch is given too),
     augment (None: transforms of `data.augment`, one, a list, or a `Compose`), weights (None; one a
-    sample, for the loss).
+    sample, or of each pixel or step, for the loss).
 
     Memory-mapped arrays, the path of a .npy file and other `data.Rows` stay where they are: each
     batch reads its own samples. Labels are kept in memory.

@@ -24,8 +24,10 @@ def make_layer(entry: Any) -> Layer:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
         raise TypeError(f"a layer or its type and arguments is wanted, got {entry!r}")
     arguments = {key: value for key, value in entry.items() if key not in ("type", "trainable")}
+    kind = registry.find("layer", TABLE, entry["type"])
+    registry.refuse_unknown(entry["type"], kind, arguments)
     try:
-        layer = registry.find("layer", TABLE, entry["type"])(**arguments)
+        layer = kind(**arguments)
     except TypeError as error:
         raise ValueError(f"{entry['type']}: {error}") from None
     # To set it is to set it for all layers within, of which each has its own.

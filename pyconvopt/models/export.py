@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import logging
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def onnx(model: Any) -> bytes:
     exported = program(model)
     # The exporter reports each operator it has no use for.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Of torch's own exporter, which uses what torch has deprecated.
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
         path = Path(folder) / "model.onnx"
         made = torch.onnx.export(exported, dynamo=True, verbose=False)
         assert made is not None

@@ -369,7 +369,7 @@ class Sequential(nn.Module):
     ) -> Any:
         """[loss, metric, ...] as Keras gives them (the loss alone without metrics), or a dict.
 
-        `steps` (None: all): the most batches; `sample_weight`: one a sample, for the loss;
+        `steps` (None: all): the most batches; `sample_weight`: as `fit` has it, for the loss;
         `callbacks`: of these the test hooks are called.
         """
         data = x if y is None else (x, y)

@@ -30,11 +30,28 @@ def new_figure(width: float, height: float, purpose: str) -> Any:
     return Picture(figsize=(width, height), dpi=120, layout="constrained")
 
 
+def picture_format(path: str | Path) -> str:
+    """The format that a file's ending names, PNG without one.
+
+    Errors: ValueError for one that matplotlib does not write.
+    """
+    formats = require(
+        "matplotlib.backend_bases", "drawing"
+    ).FigureCanvasBase.get_supported_filetypes()
+    ending = Path(path).suffix[1:].lower() or "png"
+    if ending not in formats:
+        raise ValueError(
+            f"a picture must end in one of {', '.join(f'.{each}' for each in sorted(formats))}, got "
+            f"{Path(path).name!r}"
+        )
+    return ending
+
+
 def finished(figure: Any, path: str | Path | None) -> Any:
     """The figure, written to `path` if one is given, in the format its ending names (else PNG)."""
     if path is not None:
         content = io.BytesIO()
-        figure.savefig(content, format=Path(path).suffix[1:].lower() or "png")
+        figure.savefig(content, format=picture_format(path))
         write_whole(path, content.getvalue())
     return figure
 

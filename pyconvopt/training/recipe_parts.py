@@ -7,7 +7,6 @@ the name; those are checked by making it, see `METHODS`.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -244,10 +243,7 @@ def check_architecture(table: Mapping[str, Any]) -> None:
     if "model" not in table:
         return
     name, arguments = named("model", table["model"], "architecture")
-    known = inspect.signature(registry.find("architecture", ARCHITECTURES, name)).parameters
-    for each in arguments:
-        if each not in known:
-            raise registry.unknown(f"argument of {name}", each, known)
+    registry.refuse_unknown(name, registry.find("architecture", ARCHITECTURES, name), arguments)
 
 
 def stand_in_trainer(table: Mapping[str, Any]) -> Trainer:

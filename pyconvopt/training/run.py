@@ -9,7 +9,7 @@ curves.png            loss, metrics and a scheduled learning rate over the epoch
 weights.safetensors   the model, for `models.load`, and in its header what its data were made of
 checkpoint/           while it runs: what `--resume` goes on from; removed at the end
 
-A run that fails before its first checkpoint leaves nothing.
+A run that fails before its first checkpoint, or whose loss became no number, leaves nothing.
 """
 
 from __future__ import annotations
@@ -250,9 +250,13 @@ def run_recipe(
             verbose=verbose,
             checkpoint=folder / CHECKPOINT,
         )
-    failure = model.trainer().failure
-    if failure is not None:
-        raise RuntimeError(f"{failure}; set a lower compile.learning_rate, or compile.clip_norm")
+        failure = model.trainer().failure
+        if failure is not None:
+            if not goes_on:
+                CheckpointFolder(folder / CHECKPOINT).clear()  # going on would fail again
+            raise RuntimeError(
+                f"{failure}; set a lower compile.learning_rate, or compile.clip_norm"
+            )
     scores = model.evaluate(*test, verbose=0, return_dict=True)
     if processes.is_first:
         title = f"{recipe.name} on {recipe.table['data']['name']}"

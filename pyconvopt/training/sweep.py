@@ -171,7 +171,8 @@ def sweep(
         if says:
             settings = ", ".join(f"{key} {value}" for key, value in each.settings.items())
             score = each.failure or f"{monitor} {each.score:.4f}"
-            print(f"{settings}: {score} after {each.epochs} epochs", flush=True)
+            epoch = "epoch" if each.epochs == 1 else "epochs"
+            print(f"{settings}: {score} after {each.epochs} {epoch}", flush=True)
 
     with random_states_kept():
         if sampler == "optuna":

@@ -157,9 +157,9 @@ class Trainer(Updates):
             callbacks: more of them, for this run only.
             initial_epoch: the number of the first epoch, when a run is taken up again.
             class_weight: {class: weight}, or 'balanced' (samples / (classes * those of the
-                class)), in training alone; sample_weight: one a sample. The loss of a batch is the
-                sum of weight times loss over its number of samples; where each pixel or step has a
-                class, over the number of those.
+                class)), in training alone; sample_weight: one a sample, or for each pixel or step
+                that has an output. The loss of a batch is the sum of weight times loss over its
+                number of samples; of pixels or steps, over the number of those.
             steps_per_epoch: batches an epoch; the data go on where the epoch before left them.
             validation_steps: the most batches of a validation, which comes every
                 `validation_freq` epochs, or after those of a list (counted from 1), in batches of

@@ -70,7 +70,8 @@ def one_a_sample(weights: Tensor, samples: int) -> Tensor:
     if len(weights.shape) and len(weights) == samples == weights.numel():
         return weights.flatten()
     raise ValueError(
-        f"the weights must be one a sample, ({samples},), got shape {tuple(weights.shape)}"
+        f"the weights must be one a sample, ({samples},), got shape {tuple(weights.shape)}; pixels and "
+        "steps may have their own where each has an output, in the losses of this library"
     )
 
 
@@ -175,8 +176,8 @@ class ClassWeights:
     def __call__(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """The weight of each label: a class number, one-hot, or one 0/1 value.
 
-        That is (N,), or one for each place of outputs (N, classes, ...); `weights`: of the samples, with
-        which they are multiplied.
+        That is (N,), or one for each place of outputs (N, classes, ...); `weights`: of the samples or
+        places, with which they are multiplied.
         """
         numbers = targets if targets.dim() == outputs.dim() - 1 else one_label(targets)
         if numbers.dim() > 1 and not self.of_places:
@@ -188,5 +189,7 @@ class ClassWeights:
         found = self.table.to(targets.device)[numbers]
         if weights is None:
             return found
-        each = one_a_sample(weights.to(found.device), len(found))
-        return found * each.reshape(-1, *[1] * (found.dim() - 1))
+        weights = weights.to(found.device)
+        if weights.shape == found.shape:
+            return found * weights
+        return found * one_a_sample(weights, len(found)).reshape(-1, *[1] * (found.dim() - 1))

@@ -7,7 +7,6 @@ weights load: `model.load_state_dict(torchvision.models.resnet18(weights=...).st
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -72,10 +71,7 @@ def build(architecture: str, **arguments: Any) -> nn.Module:
     Linear(in_features=64, out_features=5, bias=True)
     """
     make = registry.find("architecture", ARCHITECTURES, architecture)
-    known = list(inspect.signature(make).parameters)
-    for name in arguments:
-        if name not in known:
-            raise registry.unknown(f"argument of {make.__name__}", name, known)
+    registry.refuse_unknown(make.__name__, make, arguments)
     return make(**arguments)
 
 
