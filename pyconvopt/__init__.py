@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import _C, settings
+from . import _C, ops, settings
 
 __version__ = "0.1.0"
 

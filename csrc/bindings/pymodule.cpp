@@ -33,11 +33,18 @@ ConvShape make_shape(int64_t batch, int64_t in_channels, int64_t in_height, int6
   positive("dilation", std::min(dilation.first, dilation.second));
   positive("kernel size", std::min(kernel.first, kernel.second));
   positive("groups", groups);
-  for (const Pair& pair : {stride, padding, dilation})
+  if (std::min(padding.first, padding.second) < 0)
+    throw std::invalid_argument("padding must not be negative, got (" + std::to_string(padding.first) + ", " +
+                                std::to_string(padding.second) + ")");
+  for (const int64_t size : {batch, in_channels, in_height, in_width, out_channels})
+    if (size < 0 || size > largest_size)
+      throw std::invalid_argument("sizes must lie in 0 to " + std::to_string(largest_size) + ", got " +
+                                  std::to_string(size));
+  for (const Pair& pair : {kernel, stride, padding, dilation})
     for (const int64_t value : {pair.first, pair.second})
-      if (value > largest_hyper || value < -largest_hyper)
-        throw std::invalid_argument("stride, padding and dilation must be at most " + std::to_string(largest_hyper) +
-                                    ", got " + std::to_string(value));
+      if (value > largest_hyper)
+        throw std::invalid_argument("kernel size, stride, padding and dilation must be at most " +
+                                    std::to_string(largest_hyper) + ", got " + std::to_string(value));
   if (in_channels % groups || out_channels % groups)
     throw std::invalid_argument("groups must divide both channel counts");
   if (s.out_height() <= 0 || s.out_width() <= 0)
@@ -113,7 +120,8 @@ void expect_channels(const Array& map, int64_t channels, const char* what) {
 
 ConvForward forward_problem(const Array& x, const Array& w, const std::optional<Array>& bias, Pair stride, Pair padding,
                             Pair dilation, int64_t groups) {
-  const ConvShape s = shape_of(x, w, stride, padding, dilation, groups, {x.shape(1), x.shape(2)});
+  const Pair size = x.ndim() == 4 ? Pair{x.shape(1), x.shape(2)} : Pair{};
+  const ConvShape s = shape_of(x, w, stride, padding, dilation, groups, size);
   expect_channels(x, s.in_channels, "input");
   if (bias && bias->size() != s.out_channels)
     throw std::invalid_argument("bias must have one element an output channel");

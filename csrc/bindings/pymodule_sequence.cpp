@@ -37,6 +37,8 @@ int64_t add(Held& held, int64_t input, int64_t residual, const Weight& weight, c
   if (bias && (bias->ndim() != 1 || bias->size() != s.out_channels))
     throw std::invalid_argument("bias must have one element an output channel");
   constexpr int64_t size = sizeof(float);
+  for (int i = 0; i < 4; ++i)
+    if (weight.strides(i) % size) throw std::invalid_argument("the strides of weight must be whole floats");
   ConvForward p{.shape = s,
                 .input = nullptr,
                 .weight = weight.data(),
@@ -104,7 +106,7 @@ void define_sequence(py::module_& m) {
       .def("floats", &PreparedWeights::floats);
   py::class_<Held>(m, "ConvSequence")
       .def(py::init([](const std::shared_ptr<PreparedWeights>& weights) { return Held{ConvSequence(weights), {}}; }),
-           py::arg("weights"))
+           py::arg("weights").none(false))
       .def(
           "add_input",
           [](Held& held, int64_t batch, int64_t channels, int64_t height, int64_t width) {

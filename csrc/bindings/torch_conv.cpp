@@ -269,8 +269,7 @@ std::tuple<Tensor, Tensor> conv2d_max_pool_weight_gradient(const Tensor& input, 
                {stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups});
   check_pooled_gradient(op, output_gradient, argmax, s);
   Tensor gradient = empty_like_weight(weight), bias = empty_vector(s.out_channels);
-  if (!gradient.numel() || !output_gradient.numel())
-    return {torch::stable::zero_(gradient), torch::stable::zero_(bias)};
+  if (!output_gradient.numel()) return {torch::stable::zero_(gradient), torch::stable::zero_(bias)};
   run(ConvWeightGradient{.shape = s,
                          .input = input.const_data_ptr<float>(),
                          .output_gradient = output_gradient.const_data_ptr<float>(),

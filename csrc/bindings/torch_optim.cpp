@@ -26,6 +26,7 @@ std::vector<AfterUpdate> after_updates(const std::optional<Tensor>& after, const
   for (std::size_t i = 0; i < parameters.size(); ++i, values += 2) {
     const int64_t size = parameters[i].numel(), rows = parameters[i].dim() ? parameters[i].size(0) : 1;
     STD_TORCH_CHECK(values[0] >= 0, op, ": expected a threshold of 0 or more, but got ", values[0]);
+    STD_TORCH_CHECK(values[1] == values[1], op, ": expected a bound that is a number, but got NaN");
     found[i] = {float(values[0]), float(values[1]), values[1] >= 0 && size ? size / rows : 0};
   }
   return found;

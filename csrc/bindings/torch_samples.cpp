@@ -76,8 +76,8 @@ int64_t right_answers_of(const Tensor& outputs, const Tensor& labels) {
   check_dense_cpu(outputs, op, "outputs");
   check_numbers(labels, op, "labels");
   STD_TORCH_CHECK(outputs.dim() == 2 && outputs.size(0) == labels.size(0) && outputs.size(1) > 0, op,
-                  ": expected outputs of shape (N, columns) and labels of shape (N,), but got ", shape_text(outputs),
-                  " and ", shape_text(labels));
+                  ": expected outputs of shape (N, columns), at least one column, and labels of shape (N,), but got ",
+                  shape_text(outputs), " and ", shape_text(labels));
   return right_answers(outputs.const_data_ptr<float>(), outputs.size(0), outputs.size(1),
                        labels.const_data_ptr<int64_t>());
 }

@@ -10,7 +10,7 @@ namespace pyconvopt {
 
 // No stride, padding or dilation may be larger, and no weight have more elements (of strides that may be 0): then
 // nothing below overflows for maps that fit a memory.
-inline constexpr int64_t largest_hyper = INT32_MAX, largest_weight = int64_t(1) << 48;
+inline constexpr int64_t largest_hyper = INT32_MAX, largest_weight = int64_t(1) << 48, largest_size = int64_t(1) << 48;
 
 struct ConvShape {
   int64_t batch, in_channels, in_height, in_width;

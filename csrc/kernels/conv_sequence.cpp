@@ -146,9 +146,12 @@ int64_t ConvSequence::add(ConvForward problem, int64_t input, int64_t residual) 
 }
 
 void ConvSequence::finish(const std::vector<int64_t>& results) {
-  for (const int64_t value : results) {
-    size(value);
-    if (value < inputs_) throw std::invalid_argument("value " + std::to_string(value) + " is an input, no result");
+  if (!results_.empty()) throw std::invalid_argument("the sequence is finished already");
+  for (auto value = results.begin(); value != results.end(); ++value) {
+    size(*value);
+    if (*value < inputs_) throw std::invalid_argument("value " + std::to_string(*value) + " is an input, no result");
+    if (std::find(results.begin(), value, *value) != value)
+      throw std::invalid_argument("value " + std::to_string(*value) + " is a result twice");
   }
   place_between(results);
   results_ = results;

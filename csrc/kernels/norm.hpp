@@ -25,6 +25,11 @@ struct MapShape {
   int64_t rows() const { return batch * height * width; }
 };
 
+// Of the running statistics, rounded once: with a momentum of 1 it is the batch's.
+[[gnu::always_inline]] inline float moved_average(double running, double batch, double momentum) {
+  return float(momentum * batch + (1 - momentum) * running);
+}
+
 struct BatchNormForward {
   MapShape shape;
   const float* input;
@@ -34,7 +39,7 @@ struct BatchNormForward {
   bool training = true;             // the batch's own statistics; otherwise the running ones
   const float* moments = nullptr;   // training: the pieces' statistics (ConvForward::moments), or null
   int64_t moment_pieces = 0;
-  // Training, where not null: running += momentum · (batch − running), with the unbiased variance.
+  // Training, where not null: running = momentum · batch + (1 − momentum) · running, with the unbiased variance.
   float* running_mean = nullptr;
   float* running_variance = nullptr;
   double momentum = 0.1, epsilon = 1e-5;

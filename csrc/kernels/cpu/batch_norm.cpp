@@ -98,9 +98,9 @@ void batch_statistics(const BatchNormForward& p) {
     const double sum = squares[c] < 0 ? 0 : squares[c];
     p.saved_mean[c] = float(mean[c]);
     p.saved_invstd[c] = float(1 / __builtin_sqrt(sum / double(rows) + p.epsilon));
-    if (p.running_mean) p.running_mean[c] += float(p.momentum * (mean[c] - p.running_mean[c]));
+    if (p.running_mean) p.running_mean[c] = moved_average(p.running_mean[c], mean[c], p.momentum);
     if (p.running_variance)
-      p.running_variance[c] += float(p.momentum * (sum / double(rows - 1) - p.running_variance[c]));
+      p.running_variance[c] = moved_average(p.running_variance[c], sum / double(rows - 1), p.momentum);
   }
 }
 

@@ -55,8 +55,10 @@ struct Split {
   int64_t lines, each, groups;  // lines of the gradient, of a group, and how many groups
   int64_t part, parts;          // channels
   Split(const ConvShape& s, int64_t threads) : lines(s.batch * s.out_height()) {
-    constexpr int64_t most_groups = 64, enough_pixels = 256, least_part = 64, most_sums = 8192;
-    each = greatest((lines + most_groups - 1) / most_groups, (enough_pixels + s.out_width() - 1) / s.out_width());
+    constexpr int64_t most_groups = 64, enough_pixels = 256, most_pixels = 16384, least_part = 64, most_sums = 8192;
+    const auto lines_of = [&](int64_t pixels) { return (pixels + s.out_width() - 1) / s.out_width(); };
+    each = greatest((lines + most_groups - 1) / most_groups, lines_of(enough_pixels));
+    each = least(each, lines_of(most_pixels));
     groups = (lines + each - 1) / each;
     const int64_t taps = s.kernel_height * s.kernel_width, items = 2 * threads;
     const int64_t wanted = greatest((s.in_channels * taps + most_sums - 1) / most_sums, (items + groups - 1) / groups);

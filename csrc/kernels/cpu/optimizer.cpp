@@ -49,6 +49,8 @@ void for_each_piece(const Tensor* tensors, int64_t count, Update update) {
   }
 }
 
+constexpr double least_square_sum = 1e-25, most_square_sum = 1e38;
+
 double sum_of_squares(const float* data, int64_t size) {
   Vec sums[4] = {};
   int64_t i = 0;
@@ -65,6 +67,9 @@ double sum_of_squares(const float* data, int64_t size) {
   store(each, (sums[0] + sums[1]) + (sums[2] + sums[3]));
   double sum = 0;
   for (const float one : each) sum += one;
+  if (sum > least_square_sum && sum < most_square_sum) return sum;
+  sum = 0;  // squares may have left single precision's range
+  for (i = 0; i < size; ++i) sum += double(data[i]) * data[i];
   return sum;
 }
 

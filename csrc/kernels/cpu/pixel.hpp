@@ -73,7 +73,7 @@ inline bool affordable(const ConvShape& s) {
 }
 
 inline bool applies(const ConvShape& s) {
-  return s.groups == 1 && s.in_channels <= most_channels && s.out_channels >= lanes &&
+  return s.groups == 1 && s.in_channels >= 1 && s.in_channels <= most_channels && s.out_channels >= lanes &&
          s.kernel_height * s.kernel_width * s.in_channels <= most_taps && affordable(s);
 }
 

@@ -106,9 +106,11 @@ __global__ void __launch_bounds__(finish_channels* finish_lanes)
   if (threadIdx.y > 0 || channel >= channels) return;
   to.saved_mean[channel] = float(mean);
   to.saved_invstd[channel] = float(1 / sqrt(square / count + to.epsilon));
-  if (to.running_mean) to.running_mean[channel] += float(to.momentum * (mean - to.running_mean[channel]));
-  if (to.running_variance)
-    to.running_variance[channel] += float(to.momentum * (square / (count - 1) - to.running_variance[channel]));
+  const auto move = [&](float& running, double batch) {
+    running = float(to.momentum * batch + (1 - to.momentum) * running);
+  };
+  if (to.running_mean) move(to.running_mean[channel], mean);
+  if (to.running_variance) move(to.running_variance[channel], square / (count - 1));
 }
 
 __global__ void __launch_bounds__(block_threads) running_statistics(int64_t channels, Statistics p) {

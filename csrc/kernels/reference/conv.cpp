@@ -1,7 +1,9 @@
 // Plain loops with double accumulation: the meaning of every kernel, and the last resort of the table.
 #include "../conv.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "reference.hpp"
 
@@ -61,19 +63,27 @@ double convolve_at(const ConvForward& p, int64_t n, int64_t oy, int64_t ox, int6
   return reference::activated(p.activation, sum);
 }
 
-// All rows are one piece.
-int64_t moment_pieces(const ConvForward&) { return 1; }
+// Pieces of as many rows as a float counts.
+constexpr int64_t counted_rows = int64_t(1) << 24;
+int64_t output_rows(const ConvShape& s) { return s.batch * s.out_height() * s.out_width(); }
+int64_t moment_pieces(const ConvForward& p) {
+  return std::max(int64_t(1), (output_rows(p.shape) + counted_rows - 1) / counted_rows);
+}
 void moments(const ConvForward& p) {
-  const int64_t channels = p.shape.out_channels, rows = p.shape.batch * p.shape.out_height() * p.shape.out_width();
-  for (int64_t k = 0; k < channels; ++k) {
-    double sum = 0, squares = 0;
-    for (int64_t row = 0; row < rows; ++row) sum += p.output[row * channels + k];
-    const double mean = sum / double(rows);
-    for (int64_t row = 0; row < rows; ++row) squares += std::pow(p.output[row * channels + k] - mean, 2);
-    p.moments[k] = float(mean);
-    p.moments[channels + k] = float(squares);
+  const int64_t channels = p.shape.out_channels, rows = output_rows(p.shape), pieces = moment_pieces(p);
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    float* line = p.moments + piece * moment_line(channels);
+    const int64_t begin = piece * counted_rows, end = std::min(rows, begin + counted_rows);
+    for (int64_t k = 0; k < channels; ++k) {
+      double sum = 0, squares = 0;
+      for (int64_t row = begin; row < end; ++row) sum += p.output[row * channels + k];
+      const double mean = sum / double(end - begin);
+      for (int64_t row = begin; row < end; ++row) squares += std::pow(p.output[row * channels + k] - mean, 2);
+      line[k] = float(mean);
+      line[channels + k] = float(squares);
+    }
+    line[2 * channels] = float(end - begin);
   }
-  p.moments[2 * channels] = float(rows);
 }
 
 void forward(const ConvForward& p) {
@@ -162,7 +172,8 @@ void gradients(const ConvGradients& p) {
   const OutputNorm& o = p.output_norm;
   const InputNorm& norm = o.norm;
   const int64_t channels = s.out_channels, rows = s.batch * s.out_height() * s.out_width();
-  float* between = new float[std::size_t(rows * channels)];
+  std::vector<float> made(std::size_t(rows * channels));
+  float* between = made.data();
   for (int64_t i = 0; i < rows * channels; ++i) {
     const int64_t k = i % channels;
     const double x = (double(o.map[i]) - norm.mean[k]) * norm.invstd[k], weight = norm.weight ? norm.weight[k] : 1.0;
@@ -177,7 +188,6 @@ void gradients(const ConvGradients& p) {
                    .weight_gradient = p.weight_gradient,
                    .weight_strides = p.weight_gradient_strides,
                    .norm = p.norm});
-  delete[] between;
 }
 
 }  // namespace

@@ -39,9 +39,9 @@ void statistics(const BatchNormForward& p) {
       mean = sum / double(rows);
       for (int64_t row = 0; row < rows; ++row) squares += std::pow(p.input[row * channels + c] - mean, 2);
       variance = squares / double(rows);
-      if (p.running_mean) p.running_mean[c] += float(p.momentum * (mean - p.running_mean[c]));
+      if (p.running_mean) p.running_mean[c] = moved_average(p.running_mean[c], mean, p.momentum);
       if (p.running_variance)
-        p.running_variance[c] += float(p.momentum * (squares / double(rows - 1) - p.running_variance[c]));
+        p.running_variance[c] = moved_average(p.running_variance[c], squares / double(rows - 1), p.momentum);
     }
     p.saved_mean[c] = float(mean);
     p.saved_invstd[c] = float(1 / std::sqrt(variance + p.epsilon));
