@@ -1,4 +1,4 @@
-"""The operators ``torch.ops.pyconvopt.*``: their shapes for tracing.
+"""The operators ``torch.ops.pyconvopt.*``: their shapes for tracing, and what multiplications they stand for.
 
 They take float32 tensors on the CPU in dense channels_last memory, and CUDA tensors in either format;
 `pyconvopt.functional` brings any other tensor into that form or hands it to torch.
@@ -6,8 +6,12 @@ They take float32 tensors on the CPU in dense channels_last memory, and CUDA ten
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from .memory import memory_format
 
@@ -99,6 +103,61 @@ def _(input, *others):
 @torch.library.register_fake("pyconvopt::conv2d_max_pool_weight_gradient")
 def _(input, output_gradient, argmax, weight, sh, sw, ph, pw, dh, dw, groups):
     return _empty_like_weight(weight), weight.new_empty(weight.shape[0])
+
+
+# --- What ``torch.utils.flop_counter`` counts of them: two a multiplication, as of torch's convolution -
+
+
+def _counted(*names: str) -> Any:
+    operators = [getattr(torch.ops.pyconvopt, name) for name in names]
+    return register_flop_formula(operators, get_raw=True)
+
+
+def _flops(batch: int, size: Sequence[int], weight: Tensor) -> int:
+    """Of a pass of the convolution whose output has that size."""
+    return 2 * batch * size[0] * size[1] * weight.numel()
+
+
+@_counted("conv2d", "conv2d_moments", "conv2d_max_pool")
+def _(input, weight, bias, *hyper, out_val=None):
+    return _flops(len(input), _out_size(input, weight, hyper), weight)
+
+
+@_counted("conv2d_normalized")
+def _(input, norm_weight, norm_bias, mean, invstd, activation, weight, bias, *hyper, out_val=None):
+    return _flops(len(input), _out_size(input, weight, hyper), weight)
+
+
+@_counted("conv2d_data_gradient")
+def _(output_gradient, weight, *others, out_val=None):
+    return _flops(len(output_gradient), output_gradient.shape[2:], weight)
+
+
+@_counted("conv2d_max_pool_data_gradient")
+def _(output_gradient, argmax, weight, height, width, *hyper, out_val=None):
+    return _flops(len(out_val), _out_size(out_val, weight, hyper), weight)
+
+
+@_counted("conv2d_weight_gradient")
+def _(input, output_gradient, weight, *hyper, out_val=None):
+    return _flops(len(input), output_gradient.shape[2:], weight)
+
+
+@_counted("conv2d_max_pool_weight_gradient")
+def _(input, output_gradient, argmax, weight, *hyper, out_val=None):
+    return _flops(len(input), _out_size(input, weight, hyper), weight)
+
+
+@_counted("conv2d_normalized_weight_gradient")
+def _(input, *others, out_val=None):
+    *_, output_gradient, weight, _, _, _, _, _, _, _ = others
+    return _flops(len(input), output_gradient.shape[2:], weight)
+
+
+@_counted("conv2d_gradients")
+def _(input, *others, out_val=None):
+    *_, weight, _, _, _, _, _, _, _ = others
+    return 2 * _flops(len(input), _out_size(input, weight, others[-7:]), weight)
 
 
 # --- Elementwise operators: batch norm, activations, dropout, pooling, optimisers -------------------

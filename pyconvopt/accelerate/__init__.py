@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from ..explanation import state_kept
-from .classes import accelerated_class, plain_class
+from .classes import accelerated_class, keep_constants, plain_class
 from .copying import copy_tree, require_model
 from .plan import is_lazy
 
@@ -70,6 +70,7 @@ def accelerate(model: nn.Module, *, example_input: Any = None, frozen: bool = Fa
     fast = copy_tree(model, lambda module: accelerated_class(plain_class(module), frozen))
     if frozen:
         nn.Module.train(fast, False)
+        keep_constants(fast)
     if example_input is not None:
         arguments = example_input if isinstance(example_input, tuple) else (example_input,)
         with state_kept(fast):

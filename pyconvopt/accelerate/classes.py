@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import nn as own
-from .plan import FrozenModules, Plans
+from .plan import Constants, FrozenModules, Plans
 
 PLANS = "_pyconvopt_plans"
 
@@ -72,6 +72,11 @@ class Accelerated:
             made_by = (type(self).plain, self.frozen)
             return (_make, (function, made_by, arguments[1:]), *state)
         return (function, arguments, *state)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[misc]
+        replica.__dict__.pop(PLANS, None)  # of steps with this module's weights
+        return replica
 
 
 class Frozen:
@@ -172,6 +177,13 @@ def _plain(cls: Any) -> type:
     if issubclass(cls, Accelerated):
         cls = cls.plain
     return _PLAIN.get(cls, cls)
+
+
+def keep_constants(model: nn.Module) -> None:
+    """Let the plans of a frozen model know its weights from now on, not from the first call on."""
+    if isinstance(model, Accelerated) and "forward" in vars(type(model)):
+        plans = model.__dict__[PLANS] = Plans(frozen=True)
+        plans.constants = Constants(model)
 
 
 def layer_class(module: nn.Module) -> type:

@@ -3,24 +3,41 @@
 Only the modules themselves are new. The dictionaries of parameters, buffers and hooks are shared
 with the original, not copied: whichever of the two models is moved, cast or hooked, both stay one
 model. Plain attributes that hold modules of the tree (a list beside a ModuleList, a bound method, a
-function made in ``__init__``) point into the copy; so do hooks that are methods of the tree's modules, and
-only then has the copy hooks of its own.
+function made in ``__init__``, an object of a class of the user's) point into the copy; so do hooks that
+are methods of the tree's modules, and only then has the copy hooks of its own. Objects that only hooks
+belong to are not copied: they are where their owner looks for what a hook has noted.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+import io
+import logging
+import threading
+import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from types import CellType, FunctionType, MethodType, SimpleNamespace
+from multiprocessing.process import BaseProcess
+from types import CellType, FunctionType, MemberDescriptorType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .classes import PLANS
 
 HOOKS = {name for name in vars(nn.Module()) if name.endswith("_hooks")}
+# Objects that stay one, whatever they hold.
+_SINGLE = (
+    type, Tensor, nn.Module, torch.optim.Optimizer, LRScheduler, DataLoader, Dataset, Sampler,
+    threading.Thread, BaseProcess, io.IOBase, logging.Logger, logging.Handler,
+)  # fmt: skip
+DEPTH = 8
+"""So deep within each other are objects looked into."""
+_HEAP = 1 << 9
 
 
 def require_model(model: Any) -> None:
@@ -46,7 +63,8 @@ def is_compiled(module: nn.Module) -> bool:
 
 def copy_tree(model: nn.Module, class_of: Callable[[nn.Module], type]) -> nn.Module:
     """The tree under `model` with the class that `class_of` names for each module."""
-    copies: dict[int, nn.Module] = {}
+    copies: dict[int, Any] = {}
+    hooked: list[tuple[nn.Module, str, Any]] = []
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule) or is_compiled(module):
             copies[id(module)] = module  # one piece with its compiled code
@@ -60,35 +78,100 @@ def copy_tree(model: nn.Module, class_of: Callable[[nn.Module], type]) -> nn.Mod
             if name == "_modules":
                 children = ((k, copies.get(id(m), m)) for k, m in value.items())
                 copy.__dict__[name] = type(value)(children)
+            elif name in HOOKS:
+                copy.__dict__[name] = value
+                if not is_torchs(value):
+                    hooked.append((copy, name, value))
             elif name != PLANS:
-                kept = is_torchs(name, value)
-                copy.__dict__[name] = value if kept else redirected(value, copies)
+                copy.__dict__[name] = redirected(value, copies, objects=True)
+    for copy, name, hooks in hooked:  # when all objects that are to be copied have been
+        copy.__dict__[name] = redirected(hooks, copies, objects=False)
     return copies[id(model)]
 
 
-def is_torchs(name: str, value: Any) -> bool:
-    """Whether it is hooks of torch's alone, which go by the module they are called with (of lazy layers)."""
-    return name in HOOKS and all(
-        (getattr(hook, "__module__", None) or "").startswith("torch.") for hook in value.values()
+def is_torchs(hooks: Any) -> bool:
+    """Whether they are torch's alone, which go by the module they are called with (of lazy layers)."""
+    return all(
+        (getattr(hook, "__module__", None) or "").startswith("torch.") for hook in hooks.values()
     )
 
 
 def redirected(
-    value: Any, copies: dict[int, nn.Module], around: frozenset[int] = frozenset()
+    value: Any, copies: dict[int, Any], objects: bool, around: frozenset[int] = frozenset()
 ) -> Any:
     """The value, with modules of the tree replaced by their copies; itself where it holds none.
 
-    `around`: what it was found in, for a function or list that holds itself.
+    copies: by the originals' ids; those of plain objects, where `objects` are to be copied, are added.
+    around: what it was found in, for a function or list that holds itself.
     """
-    if isinstance(value, nn.Module):
-        return copies.get(id(value), value)
-    if type(value) in PARTS and id(value) not in around:
-        take_apart, build = PARTS[type(value)]
+    if id(value) in copies:
+        return copies[id(value)]
+    kind = kind_of(value)
+    if kind in PARTS and id(value) not in around:
+        take_apart, build = PARTS[kind]
         parts = take_apart(value)
-        moved = [redirected(part, copies, around | {id(value)}) for part in parts]
+        inside = around | {id(value)}
+        moved = [redirected(part, copies, objects, inside) for part in parts]
         changed = any(a is not b for a, b in zip(moved, parts, strict=True))
         return build(value, moved) if changed else value
+    if objects and is_plain(value) and leads_to_module(value, copies, set()):
+        copy = copies[id(value)] = object.__new__(type(value))
+        for name, part in getattr(value, "__dict__", {}).items():
+            copy.__dict__[name] = redirected(part, copies, objects, around)
+        for slot, part in slots(value):
+            slot.__set__(copy, redirected(part, copies, objects, around))
+        return copy
     return value
+
+
+def kind_of(value: Any) -> type:
+    """The type under which `PARTS` knows it."""
+    cls = type(value)
+    return NamedTuple if issubclass(cls, tuple) and hasattr(cls, "_fields") else cls
+
+
+def leads_to_module(value: Any, copies: dict[int, Any], seen: set[int], depth: int = DEPTH) -> bool:
+    """Whether the value holds, over other objects too, one that is copied."""
+    if copies.get(id(value), value) is not value:
+        return True
+    kind = kind_of(value)
+    if kind in PARTS:
+        parts = PARTS[kind][0](value)
+    elif depth and is_plain(value):
+        parts = [*getattr(value, "__dict__", {}).values(), *(part for _, part in slots(value))]
+        depth -= 1
+    else:
+        return False
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    return any(leads_to_module(part, copies, seen, depth) for part in parts)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is an object of a Python class, of no other content than its attributes.
+
+    One with ``__del__`` owns something else beside them.
+    """
+    cls: Any = type(value)
+    if not cls.__flags__ & _HEAP or hasattr(cls, "__del__") or isinstance(value, _SINGLE):
+        return False
+    try:
+        object.__new__(cls)
+    except TypeError:  # there is a type of C's among its bases
+        return False
+    return True
+
+
+def slots(value: Any) -> list[tuple[Any, Any]]:
+    """The object's attributes outside ``__dict__``: descriptor and value."""
+    found = []
+    for cls in type(value).__mro__:
+        for member in vars(cls).values():
+            if isinstance(member, MemberDescriptorType):
+                with suppress(AttributeError):  # not given a value yet
+                    found.append((member, member.__get__(value)))
+    return found
 
 
 def cells(function: FunctionType) -> list[Any]:
@@ -105,16 +188,24 @@ def holds(cell: CellType) -> bool:
     return True
 
 
-def closing_over(function: FunctionType, contents: list[Any]) -> FunctionType:
-    """The function over other contents of its closure."""
-    new = iter(contents)
+def held_by(function: FunctionType) -> list[Any]:
+    """What its closure and its defaults hold."""
+    named = function.__kwdefaults__ or {}
+    return [*cells(function), *(function.__defaults__ or ()), *named.values()]
+
+
+def holding(function: FunctionType, parts: list[Any]) -> FunctionType:
+    """The function over other contents of its closure, with other defaults."""
+    new = iter(parts)
     closure = tuple(
         CellType(next(new)) if holds(cell) else cell for cell in function.__closure__ or ()
     )
+    defaults, named = function.__defaults__, function.__kwdefaults__
+    defaults = defaults and tuple(next(new) for _ in defaults)
     made = FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, closure
+        function.__code__, function.__globals__, function.__name__, defaults, closure
     )
-    made.__kwdefaults__ = function.__kwdefaults__
+    made.__kwdefaults__ = named and {name: next(new) for name in named}
     made.__dict__.update(function.__dict__)
     return made
 
@@ -137,14 +228,27 @@ def refilled(value: Any, items: list[Any]) -> Any:
     return type(value)(zip(value, items, strict=True))
 
 
+class NamedTuple(tuple):
+    """Stands for all classes of named tuples."""
+
+
 # How to take apart what may hold modules, and to build it of other parts.
 PARTS: dict[type, tuple[Callable[[Any], list[Any]], Callable[[Any, list[Any]], Any]]] = {
     list: (list, rebuilt),
     tuple: (list, rebuilt),
     set: (list, rebuilt),
+    NamedTuple: (list, lambda value, items: tuple.__new__(type(value), items)),
     deque: (list, lambda value, items: deque(items, value.maxlen)),
     dict: (lambda value: [*value.values()], refilled),
     OrderedDict: (lambda value: [*value.values()], refilled),
+    defaultdict: (
+        lambda value: [value.default_factory, *value.values()],
+        lambda value, items: defaultdict(items[0], zip(value, items[1:], strict=True)),
+    ),
+    weakref.ref: (
+        lambda value: [each for each in [value()] if isinstance(each, nn.Module)],
+        lambda value, items: weakref.ref(items[0], value.__callback__),
+    ),
     SimpleNamespace: (
         lambda value: [*vars(value).values()],
         lambda value, items: SimpleNamespace(**dict(zip(vars(value), items, strict=True))),
@@ -158,5 +262,5 @@ PARTS: dict[type, tuple[Callable[[Any], list[Any]], Callable[[Any, list[Any]], A
             **dict(zip(value.keywords, items[1 + len(value.args) :], strict=True)),
         ),
     ),
-    FunctionType: (cells, closing_over),
+    FunctionType: (held_by, holding),
 }

@@ -33,27 +33,27 @@ class Folded:
 
     def __init__(self, frozen: bool) -> None:
         self.frozen = frozen
-        self.copies: list[Tensor | None] | None = None
-        self.eps = 0.0
-        self.result: tuple[Tensor, Tensor] | None = None
+        # In one piece: other threads may read and replace it meanwhile.
+        self.made: tuple[list[Tensor | None], float, tuple[Tensor, Tensor]] | None = None
 
     def get(self, tensors: list[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
         """The folded pair for (weight, bias, mean, var, γ, β)."""
-        if self.result is None or not self._same(tensors, eps):
-            self.result = fold(tensors, eps)
-            self.eps = eps
-            if not self.frozen:
-                self.copies = [None if t is None else t.detach().clone() for t in tensors]
-        return self.result
+        made = self.made
+        if made is not None:
+            copies, made_with, result = made
+            if self.frozen or (eps == made_with and all(map(_equal, tensors, copies))):
+                return result
+        result = fold(tensors, eps)
+        copies = [] if self.frozen else [None if t is None else t.detach().clone() for t in tensors]
+        self.made = copies, eps, result
+        return result
 
-    def _same(self, tensors: list[Tensor | None], eps: float) -> bool:
-        if self.frozen:
-            return True
-        assert self.copies is not None
-        return eps == self.eps and all(
-            t is c or (t is not None and c is not None and torch.equal(t, c))
-            for t, c in zip(tensors, self.copies, strict=True)
-        )
+
+def _equal(tensor: Tensor | None, copy: Tensor | None) -> bool:
+    """Whether the values are the same."""
+    if tensor is None or copy is None:
+        return tensor is copy
+    return torch.equal(tensor, copy)
 
 
 def step(chain: Chain, frozen: bool) -> Callable[..., Tensor | UnstoredMap]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 KEPT = 16
 """Shapes of inputs whose kernels and weights are kept."""
 NONE = -1
+_address = methodcaller("data_ptr")
 
 
 @dataclass
@@ -78,6 +80,13 @@ class FrozenConvolution:
         activation = NAMES.index(self.chain.activation)
         return weight.detach().numpy(), vector(bias), *geometry, activation, pool, False
 
+    def shared(self) -> list[Tensor]:
+        """Weight and bias, if they are not folded."""
+        if NORMALIZATION in self.chain.rest:
+            return []
+        weight, bias, *_ = self.bound()
+        return [weight] if bias is None else [weight, bias]
+
 
 def take(weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the kernels take these constants."""
@@ -118,6 +127,9 @@ class FrozenOperation(Protocol):
 
     def arguments(self, size: torch.Size) -> tuple[Any, ...] | None:
         """What ``_C.ConvSequence.add`` takes for an input of that size, or None."""
+
+    def shared(self) -> list[Tensor]:
+        """Those constants that are tensors of the model's, in whose memory `arguments` are."""
 
 
 @dataclass
@@ -215,13 +227,20 @@ class FrozenSequence:
     def forget(self) -> None:
         """Kernels are to be chosen anew."""
         self.known: dict[Any, list[Step | Native]] = {}
+        self.shared: list[Tensor] = []
+        self.addresses: list[int] = []
         self.weights = _C.PreparedWeights()
         self.situation = trials.situation()
 
     def run(self, *inputs: Tensor) -> Any:
         """The results for these inputs."""
         values: list[Any] = [*inputs, *[None] * len(self.steps)]
-        if self.situation != trials.situation() or len(self.known) > KEPT:
+        if (
+            self.situation != trials.situation()
+            or len(self.known) > KEPT
+            # ``share_memory_`` gives a tensor other memory, and nobody is told of it.
+            or list(map(_address, self.shared)) != self.addresses
+        ):
             self.forget()
         fit = all(map(fits, inputs))
         shapes = tuple(x.shape for x in inputs)
@@ -236,6 +255,9 @@ class FrozenSequence:
     @torch.no_grad()
     def parts(self, values: Sequence[Tensor]) -> list[Step | Native]:
         """What runs for values of these shapes: as many steps as possible in one call."""
+        if not self.shared:
+            self.shared = [t for step in self.steps for t in step.operation.shared()]
+            self.addresses = list(map(_address, self.shared))
         parts: list[Step | Native] = []
         joined: dict[int, tuple[Step, tuple[Any, ...]]] = {}
         for number, step in enumerate((*self.steps, None)):

@@ -50,6 +50,10 @@ class FrozenAverage:
             return None
         return weight.numpy(), None, *ONE_PIXEL, channels, 0, False, False
 
+    def shared(self) -> list[Tensor]:
+        """None."""
+        return []
+
 
 @dataclass
 class FrozenDense:
@@ -57,7 +61,7 @@ class FrozenDense:
 
     chain: Chain
     extra: Sequence[Any] = ()
-    turned: dict[torch.Size, Any] = field(default_factory=dict)
+    turned: dict[torch.Size, Tensor] = field(default_factory=dict)
     """By the map's size without the batch: the weight with its columns in the order of the map's memory."""
 
     @property
@@ -82,9 +86,15 @@ class FrozenDense:
         if not (fits and take(weight, bias)) or weight.numel() > LARGEST:
             return None
         if size[1:] not in self.turned:
-            self.turned[size[1:]] = columns_as_in_memory(weight.detach(), size[1:]).numpy()
+            self.turned[size[1:]] = columns_as_in_memory(weight.detach(), size[1:])
         activation = NAMES.index(self.chain.activation)
-        return self.turned[size[1:]], vector(bias), *ONE_PIXEL, 1, activation, False, True
+        weight = self.turned[size[1:]]
+        return weight.numpy(), vector(bias), *ONE_PIXEL, 1, activation, False, True
+
+    def shared(self) -> list[Tensor]:
+        """Weight and bias."""
+        weight, bias = self.bound(self.extra)
+        return [weight] if bias is None else [weight, bias]
 
 
 def columns_as_in_memory(weight: Tensor, image: torch.Size) -> Tensor:

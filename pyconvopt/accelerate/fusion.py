@@ -44,6 +44,7 @@ from .operations import (
     DROPOUT,
     FLATTEN,
     HARDSWISH,
+    IN_PLACE,
     NORMALIZATION,
     POOL,
     RELU,
@@ -138,6 +139,8 @@ def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[
     for node in list(graph.nodes):
         if node.op == "call_module":
             replace(graph, node, calling(modules[str(node.target)]), node.args, node.kwargs)
+        elif node.target in IN_PLACE:
+            replace(graph, node, writing(node.target), node.args, node.kwargs)
     graph.lint()
     return layers
 
@@ -333,7 +336,10 @@ def constant(argument: Any, root: nn.Module) -> Any:
 
 
 def join_frozen(graph: Graph) -> None:
-    """Make one call of frozen convolutions that follow one another."""
+    """Make one call of frozen convolutions that follow one another, without those that nothing reads."""
+    for node in reversed(graph.nodes):
+        if "frozen" in node.meta and not node.users:
+            graph.erase_node(node)
     run: list[Node] = []
     for node in [*graph.nodes]:
         if "frozen" in node.meta:
@@ -408,6 +414,15 @@ def calling(module: nn.Module) -> Callable[..., Any]:
         return module(*args, **kwargs)
 
     return call
+
+
+def writing(function: Any) -> Callable[..., Any]:
+    """``x += y`` or its like as a function: as a statement it would give a number's name the new value."""
+
+    def write(x: Any, y: Any) -> Any:
+        return function(x, y)
+
+    return write
 
 
 def named(step: Callable[..., Any], name: str) -> Callable[..., Any]:

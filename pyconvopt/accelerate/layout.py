@@ -22,7 +22,7 @@ from ..functional.gate import suits
 from ..functional.order import in_order
 from ..hooks import has_hooks
 from ..memory import is_channels_last
-from .operations import memory_of, mutated
+from .operations import memory_of, mutated, only_reads_sizes
 
 Modules = Mapping[str, nn.Module]
 
@@ -34,15 +34,14 @@ _MODULES = (
     nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.PReLU, nn.Upsample, nn.ZeroPad2d,
 )  # fmt: skip
 _FUNCTIONS = {
-    operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv,
-    operator.neg, torch.add, torch.sub, torch.mul, torch.cat, torch.sigmoid, torch.tanh, torch.relu,
-    torch.relu_, F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish,
+    operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul,
+    operator.truediv, operator.itruediv, operator.neg, torch.add, torch.sub, torch.mul, torch.cat,
+    torch.sigmoid, torch.tanh, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, F.leaky_relu,
+    F.elu, F.gelu, F.silu, F.mish, F.hardswish,
     F.hardsigmoid, F.sigmoid, F.softplus, F.conv2d, F.conv_transpose2d, F.batch_norm, F.group_norm,
     F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.interpolate, F.dropout, F.dropout2d,
 }  # fmt: skip
 _METHODS = {"add", "add_", "sub", "mul", "mul_", "relu", "relu_", "sigmoid", "tanh", "neg"}
-_SIZES = {"size", "dim", "numel", "ndimension"}
-_ATTRIBUTES = {"shape", "dtype", "device", "ndim"}
 
 
 def keep_channels_last(graph: Graph, modules: Modules) -> None:
@@ -74,7 +73,8 @@ def keep_channels_last(graph: Graph, modules: Modules) -> None:
                     entered = graph.call_function(enter, (first, question))
                 inside[entered] = question
                 node.replace_input_with(first, entered)
-            questions = [inside[each] for each in node.all_input_nodes if each in inside]
+            gives = mutated(node, modules) or node.all_input_nodes
+            questions = [inside[each] for each in gives if each in inside]
             if questions:
                 inside[node] = questions[0]
         elif not only_reads_sizes(node):
@@ -162,13 +162,6 @@ def keeps_order(node: Node, modules: Modules) -> bool:
             and not node.kwargs.get("return_indices")
         )
     return node.op == "call_method" and node.target in _METHODS
-
-
-def only_reads_sizes(node: Node) -> bool:
-    """Whether the order in memory is nothing to the node."""
-    if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in _ATTRIBUTES
-    return node.op == "call_method" and node.target in _SIZES
 
 
 def convertor(layers: list[nn.Module]) -> Any:

@@ -266,6 +266,13 @@ _FUNCTIONS: dict[Any, Callable[..., Operation | None]] = {
 
 # --- memory ----------------------------------------------------------------------------------------
 
+# What ``x += y`` and its like call.
+IN_PLACE = (
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv,
+    operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor, operator.ilshift,
+    operator.irshift, operator.imatmul,
+)  # fmt: skip
+
 _FRESH = {
     F.conv2d, F.batch_norm, torch.relu, torch.add, operator.add, operator.sub, operator.mul,
     operator.truediv, torch.cat, torch.mul, F.max_pool2d, F.avg_pool2d, torch.sigmoid,
@@ -326,6 +333,17 @@ _NOT_IN_PLACE = (
 )
 
 
+_SIZES = {"size", "dim", "numel", "ndimension"}
+_ATTRIBUTES = {"shape", "dtype", "device", "ndim"}
+
+
+def only_reads_sizes(node: Node) -> bool:
+    """Whether the tensor's values and their order in memory are nothing to the node."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in _ATTRIBUTES
+    return node.op == "call_method" and node.target in _SIZES
+
+
 def leaves_modes(node: Node) -> bool:
     """Whether the node, of Dynamo, switches gradients or autocast for those behind it."""
     target = node.target
@@ -355,7 +373,10 @@ def memory_of(node: Node, modules: Mapping[str, nn.Module]) -> set[Node]:
             continue
         found.add(each)
         fresh = (
-            each.op in ("placeholder", "get_attr") or each.target in _FRESH or "joined" in each.meta
+            each.op in ("placeholder", "get_attr")
+            or each.target in _FRESH
+            or "joined" in each.meta
+            or only_reads_sizes(each)
         )
         if each.op == "call_module":
             module = modules[str(each.target)]

@@ -9,11 +9,15 @@ in which it happens becomes a leaf of the graph that runs as written:
 - operations on tensors made on the way (``torch.rand(1)``), whose result would be frozen;
 - gradients or autocast switched inside, checkpointing, and autograd functions of the user's own:
   a graph holds none of that.
+
+A forward may catch a refusal, or ask what a symbol answers about itself (``x.dtype is torch.float32``).
+So what was refused, and attributes that were looked at and not used, are kept count of.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import sys
 import threading
@@ -33,6 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from ..hooks import has_hooks
 from .classes import of_library
+from .operations import IN_PLACE
 from .plan import attributes, changed, held, thread_modes
 
 # Frames of these files between an operation and the forward: a context that no graph node keeps.
@@ -47,6 +52,9 @@ class Untraceable(Exception):
     """The forward does something that a graph would get wrong."""
 
 
+_OF_SYMBOLS = {"node", "tracer", "root", "attr", "_node", "number"}
+
+
 class Symbol:
     """What a symbol does not answer, because torch.fx's answer would be one about the symbol."""
 
@@ -55,15 +63,50 @@ class Symbol:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # type: ignore[override]
-        raise Untraceable(f"the type of {self.node} is asked for before it is known")
+        raise self.tracer.refusal(f"the type of {self.node} is asked for before it is known")
 
     def __hash__(self) -> int:
-        raise Untraceable(f"{self.node} is looked for by value before it is known")
+        raise self.tracer.refusal(f"{self.node} is looked for by value before it is known")
+
+    def __repr__(self) -> str:
+        raise self.tracer.refusal(f"{self.node} is written out before it is known")
+
+    def __format__(self, spec: str) -> str:
+        raise self.tracer.refusal(f"{self.node} is written out before it is known")
+
+    def __float__(self) -> float:
+        raise self.tracer.refusal(f"{self.node} is asked for its value before it is known")
+
+    def __int__(self) -> int:
+        raise self.tracer.refusal(f"{self.node} is asked for its value before it is known")
+
+    def __len__(self) -> int:
+        raise self.tracer.refusal(f"{self.node} is asked for its length before it is known")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _OF_SYMBOLS:
+            raise self.tracer.refusal(f"the attribute {name!r} of {self.node} is set")
+        object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Member:
         if not hasattr(Tensor, name):
-            raise Untraceable(f"{self.node} is asked for {name!r}, which tensors do not have")
+            raise self.tracer.refusal(
+                f"{self.node} is asked for {name!r}, which tensors do not have"
+            )
         return Member(self, name)  # type: ignore[arg-type]
+
+
+def _writing(function: Any) -> Any:
+    """The method of symbols for ``x += y`` and its like, which torch.fx would take for ``x = x + y``."""
+
+    def write(self: Any, other: Any) -> Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return write
+
+
+for _function in IN_PLACE:
+    setattr(Symbol, f"__{_function.__name__}__", _writing(_function))
 
 
 class Value(Symbol, Proxy):
@@ -73,12 +116,31 @@ class Value(Symbol, Proxy):
 class Member(Symbol, Attribute):
     """An attribute or method of a symbol."""
 
+    def __init__(self, root: Proxy, name: str) -> None:
+        super().__init__(root, name)
+        self.number = self.tracer.note(f"the attribute {name!r} is asked for and not used")
+
+    @property
+    def node(self) -> Node:  # type: ignore[override]
+        """The node of its value."""
+        self.tracer.unanswered.pop(self.number, None)
+        return super().node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Proxy:
+        """The method's result."""
+        self.tracer.unanswered.pop(self.number, None)
+        return super().__call__(*args, **kwargs)
+
 
 class _NoOperations(TorchDispatchMode):
     """While a forward is traced no operation may run: its result would be frozen into the graph."""
 
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise Untraceable(f"{func} runs on tensors that are no inputs")
+        raise self.tracer.refusal(f"{func} runs on tensors that are no inputs")
 
 
 def _modes() -> tuple[Any, ...]:
@@ -165,6 +227,25 @@ class _Tracer(Tracer):
         self.thread = threading.get_ident()
         self.modes = _modes()
         self.symbols: list[weakref.ref[Value]] = []
+        self.numbers = itertools.count()
+        self.unanswered: dict[int, str] = {}
+
+    def note(self, question: str) -> int:
+        """Its number among what is unanswered until it is taken out."""
+        number = next(self.numbers)
+        self.unanswered[number] = question
+        return number
+
+    def refusal(self, why: str) -> Untraceable:
+        """The error to raise, which counts even if the forward catches it."""
+        self.note(why)
+        return Untraceable(why)
+
+    def to_bool(self, obj: Proxy) -> bool:
+        raise self.refusal("control flow depends on data")
+
+    def iter(self, obj: Proxy) -> Iterator[Any]:
+        raise self.refusal("a tensor is gone through element by element")
 
     def proxy(self, node: Node) -> Proxy:
         value = Value(node, self)
@@ -179,11 +260,11 @@ class _Tracer(Tracer):
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> Node:
         if _modes() != self.modes:
-            raise Untraceable("gradients or autocast are switched inside the forward")
+            raise self.refusal("gradients or autocast are switched inside the forward")
         frame = sys._getframe(1)
         while frame is not None and frame.f_code is not Tracer.trace.__code__:
             if frame.f_code.co_filename in _CONTEXTS:
-                raise Untraceable("a checkpoint or an autograd function of its own")
+                raise self.refusal("a checkpoint or an autograd function of its own")
             frame = frame.f_back  # type: ignore[assignment]
         return super().create_node(kind, *args, **kwargs)
 
@@ -193,11 +274,11 @@ class _Tracer(Tracer):
         if type(a) is OrderedDict:
             return self.create_proxy("call_function", OrderedDict, ([*a.items()],), {}).node
         if isinstance(a, dict) and type(a) is not dict:
-            raise Untraceable(f"a {type(a).__name__}, which would become a dict")
+            raise self.refusal(f"a {type(a).__name__}, which would become a dict")
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter):
             held = any(a is b for b in self.root.buffers()) or a in self.tensor_attrs
             if not held:
-                raise Untraceable("a tensor that belongs to no module")
+                raise self.refusal("a tensor that belongs to no module")
         return super().create_arg(a)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
@@ -213,15 +294,17 @@ class _Tracer(Tracer):
         if not self.is_leaf_module(m, path):
             last = next(iter(reversed(self.graph.nodes)), None)
             inlined = len(self.inlined)
+            answered = self.unanswered.copy()
             watch = _Watch(m)
             try:
                 result = forward(*args, **kwargs)
-                if not watch.changed():
+                if not watch.changed() and self.unanswered.keys() <= answered.keys():
                     self.inlined.append(m)
                     return result
             except Exception:
                 pass
             watch.take_back()
+            self.unanswered = answered
             del self.inlined[inlined:]
             for node in reversed(self.graph.nodes):
                 if node is last:
@@ -280,8 +363,10 @@ def trace(root: nn.Module, inputs: int, as_written: set[nn.Module]) -> Traced:
         if has_iterator(root):
             raise Untraceable("the forward may draw on an iterator")
         try:
-            with _NoOperations():
+            with _NoOperations(tracer):
                 graph = tracer.trace(root)
+            for why in tracer.unanswered.values():
+                raise Untraceable(why)
             if watch.changed():
                 raise Untraceable("the forward changes its module or draws random numbers")
             take_away(tracer.symbols)

@@ -142,6 +142,7 @@ def _apply(
         kernels, reason = (TORCH, TORCH), "fewer than 16384 elements, or not a dense float32 tensor"
     else:
         x = x.clone() if inplace and keeps_input else x
+        call = call._replace(in_place=True) if inplace else call
         y = ActivationFunction.apply(x, call) if needs_gradient(x) else call.forward(x)
         forward = TORCH if call.name in FORWARD_BY_TORCH else "exponential"
         kernels, reason = (forward, "exponential"), "one exponential an element"

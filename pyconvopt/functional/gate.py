@@ -41,9 +41,13 @@ def suits(x: Tensor) -> bool:
 
 
 def plain(x: Tensor) -> bool:
-    """Whether `x` is dense in form, and no compiler, tracer or ``torch.func`` transform looks on."""
+    """Whether `x` is dense in form, and no compiler, tracer or ``torch.func`` transform looks on.
+
+    A tracer may also stand for a size by a symbol (``make_fx(tracing_mode="symbolic")``).
+    """
     return (
         x.layout is torch.strided
+        and not x._has_symbolic_sizes_strides
         and not _functorch_active()
         and not torch.compiler.is_compiling()
         and not _tracing()

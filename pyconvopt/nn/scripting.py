@@ -17,7 +17,9 @@ def scriptable(ours: Module) -> Module:
     theirs = getattr(torch.nn, ours.__name__)
 
     def prepared(self: Any) -> torch.nn.Module:
-        if type(self) is not ours:  # a subclass may compute something else
+        cls = type(self)
+        # Any other subclass than a frozen model's may compute something else.
+        if cls is not ours and vars(cls).get("plain") is not ours:
             return self
         module = theirs.__new__(theirs)
         object.__setattr__(module, "__dict__", self.__dict__)

@@ -146,6 +146,77 @@ def test_what_a_graph_would_get_wrong_runs_as_written(parts):
     assert "0+1+2" in names, "the rest is joined"
 
 
+def caught(ask, error):
+    """Twice the map where the question has an answer."""
+
+    def scale(x):
+        try:
+            return 2 * x if ask(x) else -x
+        except error:
+            return x
+
+    return scale
+
+
+ASKING = {
+    "str": lambda x: 2 * x if "cpu" in str(x.device) else x,
+    "repr": lambda x: 2 * x if "float" in repr(x.dtype) else x,
+    "format": lambda x: 2 * x if f"{x.dim()}" == "4" else x,
+    "dtype": lambda x: 2 * x if x.dtype is torch.float32 else x,
+    "grad_fn": lambda x: 2 * x if x.grad_fn is not None else x,
+    "is_cuda": lambda x: 2 * x if x.is_cuda is False else x,
+    "setting": lambda x: setattr(x, "grad", None) or 2 * x,
+    "caught float": caught(lambda x: float(x.detach().mean()) < 9, (TypeError, ValueError)),
+    "caught int": caught(lambda x: int(x.sum()) < 99999, Exception),
+    "caught len": caught(len, Exception),
+    "caught branch": caught(lambda x: x.mean() < 9, Exception),
+    "caught loop": caught(list, Exception),
+    "caught type": caught(lambda x: isinstance(x, torch.Tensor), Exception),
+    "caught name": caught(lambda x: not hasattr(x, "no_such_name"), Exception),
+    "caught draw": caught(lambda x: torch.rand(1) < 9, Exception),
+    "caught gradients": caught(lambda x: without_gradients(x).mean() is not None, Exception),
+}
+
+
+def without_gradients(x):
+    with torch.no_grad():
+        return x.abs()
+
+
+class Applying(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_what_a_symbol_would_answer_about_itself_or_the_forward_catches(name):
+    theirs = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), Applying(ASKING[name])
+    )
+    fast, x = pco.accelerate(copy.deepcopy(theirs)), image()
+    for _ in range(2):
+        assert_same(fast(x), theirs(x), BOUND)
+    assert as_written(fast) == {fast[3]}
+    assert_same(pco.accelerate(theirs[3])(x), theirs[3](x))
+
+
+def test_sizes_that_are_used_do_not_stop_the_tracing():
+    def reshape(x):
+        batch, channels, *_ = x.shape[0], x.shape[1]
+        n = batch
+        n += channels
+        return x.flatten(2).view(batch, channels, -1) * n + x.new_zeros(batch, channels, 1)
+
+    theirs = nn.Sequential(nn.Conv2d(3, 16, 3), Applying(reshape))
+    fast, x = pco.accelerate(copy.deepcopy(theirs)), image()
+    assert_same(fast(x), theirs(x), BOUND)
+    assert not as_written(fast)
+
+
 def assert_same_network_step_seeded(ours, theirs, x):
     random.seed(2), torch.manual_seed(2)
     gradients = []

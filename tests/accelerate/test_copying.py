@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections import OrderedDict, defaultdict, deque
 from functools import partial
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -32,10 +34,36 @@ class Dropping(nn.Module):
         return find(self.held)(self.conv(x))
 
 
+class Pair(NamedTuple):
+    drop: nn.Module
+    rate: float
+
+
+class Held:
+    """An object of the user's, which also knows itself."""
+
+    def __init__(self, drop):
+        self.drop, self.me = drop, [self]
+
+
+class Owner(Held):
+    def __del__(self):
+        self.drop.eval()  # would fail for an object that was never made
+
+
+class Slotted:
+    __slots__ = ("drop", "unset")
+
+    def __init__(self, drop):
+        self.drop = drop
+
+
 def find(held):
+    if isinstance(held, weakref.ref):
+        return find(held())
     if isinstance(held, (dict, list, tuple, deque)):
         return find(next(iter(held.values() if isinstance(held, dict) else held)))
-    return find(held.drop) if isinstance(held, SimpleNamespace) else held
+    return find(held.drop) if isinstance(held, (SimpleNamespace, Held, Slotted)) else held
 
 
 @pytest.mark.parametrize(
@@ -49,9 +77,21 @@ def find(held):
         lambda m: lambda y: m.drop(y),
         lambda m: m.dropped,
         lambda m: [(m.drop,)],
+        lambda m: Pair(m.drop, 0.5),
+        lambda m: weakref.ref(m.drop),
+        lambda m: lambda y, drop=m.drop: drop(y),
+        lambda m: lambda y, *, drop=m.drop: drop(y),
+        lambda m: defaultdict(list, d=m.drop),
+        lambda m: Held(m.drop),
+        lambda m: Slotted([m.drop]),
+        lambda m: {"outer": SimpleNamespace(drop=Held(Slotted(m.drop)))},
     ],
-    ids=["OrderedDict", "deque", "namespace", "partial", "argument", "closure", "method", "tuple"],
-)
+    ids=[
+        "OrderedDict", "deque", "namespace", "partial", "argument", "closure", "method", "tuple",
+        "named tuple", "weakref", "default", "named default", "defaultdict", "object", "slots",
+        "object in object",
+    ],
+)  # fmt: skip
 def test_modules_are_those_of_the_copy(reach):
     model = Dropping(reach)
     fast = pco.accelerate(model).eval()
@@ -79,6 +119,45 @@ def test_what_holds_itself_and_what_holds_nothing_stay():
     later = 1
     assert fast.recursive(0) is fast and fast.loop[0] is fast.drop
     assert fast.unset() == later and fast.plain is plain
+
+
+def test_objects_are_copied_once_and_only_where_they_hold_a_module():
+    model = Dropping(lambda m: Held(m.drop))
+    model.again = [model.held]
+    model.conv.keeper = model.held
+    model.other = other = Held("no module")
+    model.optimizer = optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model.owner = owner = Owner(model.drop)
+    optimizer.model = model
+    fast = pco.accelerate(model)
+    assert fast.held is not model.held and fast.held.me[0] is fast.held
+    assert fast.again[0] is fast.held is fast.conv.keeper
+    assert fast.other is other and fast.optimizer is optimizer and fast.owner is owner
+    assert model.held.drop is model.drop and fast.held.drop is fast.drop
+
+
+class Extractor:
+    """Holds the model and what a hook of it has seen."""
+
+    def __init__(self, model):
+        self.model, self.seen = model, None
+        model.conv.register_forward_hook(self.keep)
+
+    def keep(self, module, inputs, output):
+        self.seen = output
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_hooks_of_an_object(inside):
+    """It is copied if it is a part of the model."""
+    model = Dropping(lambda m: m.drop)
+    extractor = Extractor(model)
+    if inside:
+        model.conv.extractor = extractor
+    fast = pco.accelerate(model)
+    fast(X)
+    assert (extractor.seen is None) is inside
+    assert not inside or fast.conv.extractor.seen is not None
 
 
 class Hooked(nn.Module):

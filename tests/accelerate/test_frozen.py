@@ -160,6 +160,83 @@ def test_batch_norm_without_statistics_normalises_by_the_batch():
             assert_same(fast(x), model(x), BOUND)
 
 
+class Auxiliary(nn.Module):
+    """A branch that nothing reads, before the others or after them."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.conv, self.aux = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 24, 3, padding=1)
+        self.norm, self.first = nn.BatchNorm2d(24), first
+
+    def forward(self, x):
+        if self.first:
+            self.norm(self.aux(x)).relu()
+        y = torch.relu(self.conv(x))
+        if not self.first:
+            self.norm(self.aux(y)).relu()
+        return y
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_nothing_reads_is_not_computed(first):
+    model = Auxiliary(first).eval()
+    fast = pco.accelerate(model, frozen=True)
+    x = image(2, 16, 12, 12)
+    with torch.inference_mode():
+        for _ in range(3):
+            assert_same(fast(x), model(x), BOUND)
+    assert len(sequence_of(fast).steps) == 1
+
+
+def with_a_head():
+    """Layers whose own weights a sequence reads: nothing is folded into them."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 32, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10), nn.ReLU(), nn.Linear(10, 10),
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["original", "frozen"])
+def test_memory_that_is_shared_with_other_processes(which):
+    """``share_memory`` gives the weights other memory and frees what they had."""
+    model = with_a_head()
+    fast = pco.accelerate(model, frozen=True)
+    x = image(2, 3, 12, 12)
+    with torch.inference_mode():
+        wanted = model(x)
+        for _ in range(2):
+            assert_same(fast(x), wanted, BOUND)
+        before = sequence_of(fast).weights
+        (model, fast)[which].share_memory()
+        taken = [torch.full_like(p, torch.nan) for p in model.parameters() for _ in range(20)]
+        for _ in range(3):
+            assert_same(fast(x), wanted, BOUND)
+    assert taken and sequence_of(fast).weights is not before, "prepared anew"
+
+
+@pytest.mark.parametrize("called", [False, True], ids=["before", "after"])
+def test_other_parameters_for_one_call(called):
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU()).eval()
+    fast = pco.accelerate(model, frozen=True)
+    x = image(2, 16, 12, 12)
+    if called:
+        fast(x)
+    others = {name: torch.rand_like(p) for name, p in fast.named_parameters()}
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="was changed after accelerate"):
+            torch.func.functional_call(fast, others, (x,))
+        assert_same(fast(x), model(x), BOUND)
+
+
+def test_a_parameter_of_the_original_that_is_replaced():
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU()).eval()
+    fast = pco.accelerate(model, frozen=True)
+    fast(image(2, 16, 12, 12))
+    model[0].weight = nn.Parameter(torch.rand_like(model[0].weight))
+    with pytest.raises(RuntimeError, match="was changed after accelerate"):
+        fast(image(2, 16, 12, 12))
+
+
 def sequence_of(fast):
     """The one sequence of the model's one plan."""
     ((plan,),) = fast._pyconvopt_plans.plans.values()

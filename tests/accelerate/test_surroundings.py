@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 import threading
 
 import pytest
@@ -59,6 +60,42 @@ def test_first_calls_in_several_threads():
     assert not any(hasattr(f, "__wrapped__") for f in untouched)
     for result in results:
         assert_same(result, theirs(x), BOUND)
+
+
+def test_evaluation_in_several_threads():
+    """The threads fold the batch norm of one model at once."""
+    layers = torch.nn.Conv2d(16, 16, 3), torch.nn.BatchNorm2d(16)
+    model, x = torch.nn.Sequential(*layers).eval(), torch.randn(4, 16, 24, 24)
+    fast, failed = pco.accelerate(model), []
+    with torch.no_grad():
+        fast(x)
+        wanted = model(x)
+
+    def run(start):
+        try:
+            with torch.no_grad():
+                start.wait()
+                assert_same(fast(x), wanted, BOUND)
+        except Exception as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(40):
+            fast._pyconvopt_plans.plans.clear()
+            fast._pyconvopt_plans.current = None
+            with torch.no_grad():
+                fast._pyconvopt_plans.find(fast, 1)  # with nothing folded yet
+            start = threading.Barrier(4)
+            threads = [threading.Thread(target=run, args=(start,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed
 
 
 def train_a_share(rank, folder):

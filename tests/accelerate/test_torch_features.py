@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
@@ -301,6 +302,31 @@ def test_data_parallel_without_devices_passes_through():
         ValueError, match="wrapped in DataParallel: accelerate or restore the model"
     ):
         pco.accelerate(nn.DataParallel(theirs))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_replica_has_plans_of_its_own(frozen):
+    """Those of the original hold its weights; a replica's are copies on another device."""
+    model, x = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()).eval(), image()
+    fast = pco.accelerate(model, frozen=frozen)
+    with torch.no_grad():
+        y = fast(x)
+        replica, conv = (module._replicate_for_data_parallel() for module in (fast, fast[0]))
+        replica._modules["0"] = conv
+        conv.weight, conv.bias = 2 * fast[0].weight, 2 * fast[0].bias
+        assert_same(replica(x), 2 * y, BOUND)
+        assert_same(fast(x), y, BOUND)
+
+
+@pytest.mark.parametrize("mode", ["real", "symbolic"])
+def test_make_fx(mode):
+    """Sizes that are symbols are torch's."""
+    layers = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.GELU()
+    model = nn.Sequential(*layers, nn.ConvTranspose2d(16, 4, 2), nn.AvgPool2d(2)).eval()
+    fast, x = pco.accelerate(model), image()
+    make = make_fx(fast, tracing_mode=mode, _allow_non_fake_inputs=True)
+    with torch.no_grad():
+        assert_same(make(x)(x), model(x), BOUND)
 
 
 def test_averaged_models():

@@ -47,6 +47,16 @@ def test_a_scripted_model_trains_the_same_parameters():
     assert model.eval() and not parts[1].training
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_accelerated_model(frozen):
+    parts = torch.nn.Conv2d(16, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU()
+    model = torch.nn.Sequential(*parts, torch.nn.Flatten(), torch.nn.Linear(16 * 36, 3)).eval()
+    fast, x = pco.accelerate(model, frozen=frozen), torch.randn(2, 16, 8, 8)
+    fast(x)
+    for each in (torch.jit.script(fast), fast):
+        torch.testing.assert_close(each(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 def test_a_subclass_is_not_taken_for_torchs_module():
     class Doubled(pco.nn.ReLU):
         def forward(self, input: torch.Tensor) -> torch.Tensor:
