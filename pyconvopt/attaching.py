@@ -71,29 +71,48 @@ def set_on(module: nn.Module, slot: str, parameter: str, method: Any) -> None:
     setattr(module, slot, table)
 
 
-def attach(
-    model: nn.Module, slot: str, patterns: Mapping[str, Any], get: Callable[[Any], Any]
-) -> list[str]:
-    """Fill a slot by patterns over `model.named_parameters()`; the names met, each once.
+def by_pattern(
+    model: nn.Module, patterns: Mapping[str, Any], get: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """The method of each parameter that patterns over `model.named_parameters()` meet, by its name.
 
     `get` makes a method of what stands behind a pattern. The later of two patterns counts.
 
     Errors: ValueError for a pattern that meets nothing, TypeError for a parameter of whole numbers.
     """
     parameters = dict(model.named_parameters())
-    met: list[str] = []
+    met: dict[str, Any] = {}
     for pattern, spec in patterns.items():
-        matches = parameters_matching(model, pattern)
-        for name in matches:
+        for name in parameters_matching(model, pattern):
             require_floating(parameters[name], f"parameter {name}")
-            owner, _, parameter = name.rpartition(".")
-            set_on(model.get_submodule(owner), slot, parameter, get(spec))
-        met += [name for name in matches if name not in met]
+            met[name] = get(spec)
     return met
 
 
-def attached(model: nn.Module, slot: str) -> Iterator[tuple[nn.Module, str, Any]]:
-    """(module, parameter, method) of everything in a slot of the model's modules."""
+def attach(
+    model: nn.Module, slot: str, patterns: Mapping[str, Any], get: Callable[[Any], Any]
+) -> list[str]:
+    """Fill a slot with the methods of `by_pattern`; the names met, each once."""
+    met = by_pattern(model, patterns, get)
+    for name, method in met.items():
+        owner, _, parameter = name.rpartition(".")
+        set_on(model.get_submodule(owner), slot, parameter, method)
+    return list(met)
+
+
+def attached(
+    model: nn.Module, slot: str, others: Mapping[str, Any] | None = None
+) -> Iterator[tuple[nn.Module, str, Any]]:
+    """(module, parameter, method) of everything in a slot of the model's modules.
+
+    `others`: methods by the names of parameters that stand in the place of those in the slot.
+    """
+    instead: dict[nn.Module, dict[str, Any]] = {}
+    for name, method in (others or {}).items():
+        owner, _, parameter = name.rpartition(".")
+        instead.setdefault(model.get_submodule(owner), {})[parameter] = method
     for module in model.modules():
-        for parameter, method in getattr(module, slot, {}).items():
-            yield module, parameter, method
+        methods = {**getattr(module, slot, {}), **instead.get(module, {})}
+        for parameter, method in methods.items():
+            if method is not None:
+                yield module, parameter, method

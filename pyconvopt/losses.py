@@ -82,6 +82,8 @@ class Loss:
     takes_arrays: of a Sequential's maps and sequences it is given arrays as `predict` gives them,
         (N, ..., classes), and labels as `fit` has them; False: both with the classes on axis 1.
     is_of_places: over places it is the mean of each one's loss, so places can be weighted.
+    is_mean: of a batch it is the mean of each sample's loss, so samples can be weighted, and the
+        gradients of batches be averaged.
     """
 
     absorbs: str | None = None
@@ -89,6 +91,7 @@ class Loss:
     from_logits: bool = False
     takes_arrays: bool = False
     is_of_places: ClassVar[bool] = False
+    is_mean: bool = True
 
     def __call__(self, outputs: Tensor, targets: Tensor, from_logits: bool = False) -> Tensor:
         """The mean loss of a batch, a scalar that gradients flow through."""
@@ -304,6 +307,7 @@ class Custom(Loss):
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.function = function
         self.takes_arrays = not is_torchs(function)
+        self.is_mean = is_mean(function)
         absorbed = (a for kind, a in TORCH_ABSORBS.items() if isinstance(function, kind))
         self.absorbs = next(absorbed, None)
 
@@ -328,6 +332,29 @@ def is_torchs(function: Any) -> bool:
     bare = getattr(function, "func", function)
     return isinstance(function, nn.Module) or (
         getattr(bare, "__module__", None) == torch_functional.__name__
+    )
+
+
+def is_mean(function: Any) -> bool:
+    """Whether a loss of torch's is the mean over samples, as any other function is taken to be.
+
+    It is not with reduction 'sum', nor where the mean is over weights of classes or leaves some out.
+
+    >>> is_mean(nn.MSELoss()), is_mean(nn.MSELoss(reduction='sum')), is_mean(nn.NLLLoss(ignore_index=0))
+    (True, False, False)
+    """
+    settings = getattr(function, "keywords", None) or (
+        vars(function) | vars(function)["_buffers"] if isinstance(function, nn.Module) else {}
+    )
+    if settings.get("reduction", "mean") != "mean":
+        return settings["reduction"] == "none"
+    bare = getattr(function, "func", function)
+    by_class = isinstance(function, (nn.CrossEntropyLoss, nn.NLLLoss)) or bare in (
+        torch_functional.cross_entropy,
+        torch_functional.nll_loss,
+    )
+    return not by_class or (
+        settings.get("weight") is None and settings.get("ignore_index", -100) < 0
     )
 
 

@@ -80,10 +80,14 @@ def get(spec: Any) -> Metric:
     raise TypeError(f"a metric is a name, a Metric or one of torchmetrics, got {spec!r}")
 
 
+TAKEN = ("loss", "epoch", "learning_rate")  # names that a history has without a metric
+
+
 def get_all(specs: Iterable[Any]) -> list[Metric]:
     """The metrics of several specs; a MetricCollection of torchmetrics gives each of its own.
 
-    Errors: ValueError for two of one name, which would hide each other.
+    Errors: ValueError for two of one name, which would hide each other, and for names that the history
+    has for something else.
 
     >>> [metric.name for metric in get_all(['accuracy', 'mse'])]
     ['accuracy', 'mse']
@@ -93,9 +97,10 @@ def get_all(specs: Iterable[Any]) -> list[Metric]:
         for spec in specs
         for metric in (members(spec) if is_collection(spec) else [get(spec)])
     ]
-    names = [metric.name for metric in found]
+    names = [*TAKEN, *(metric.name for metric in found)]
+    names += [f"val_{name}" for name in names]
     for metric in found:
-        if names.count(metric.name) > 1 or metric.name == "loss":
+        if names.count(metric.name) > 1:
             kind = type(metric).__name__
             given = "metric, " if isinstance(metric, TorchMetric) else ""
             raise ValueError(

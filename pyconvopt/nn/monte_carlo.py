@@ -98,7 +98,7 @@ def monte_carlo_predict(
     ((5, 8), (5, 8))
     """
     from ..data import as_batches
-    from ..training.inference import build_for, place, samples_of
+    from ..training.inference import as_array, build_for, place, samples_of
 
     if not isinstance(samples, int) or samples < 2:
         raise ValueError(f"samples must be a whole number >= 2, got {samples!r}")
@@ -114,5 +114,5 @@ def monte_carlo_predict(
                 with drawing(seed, each, number):
                     passes.append(model(images))
             moments.append(torch.std_mean(torch.stack(passes), dim=0))
-    spread, mean = (torch.cat(each).cpu().numpy() for each in zip(*moments, strict=True))
+    spread, mean = (as_array(torch.cat(each)) for each in zip(*moments, strict=True))
     return mean, spread

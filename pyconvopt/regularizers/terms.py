@@ -80,14 +80,22 @@ class ActivityTerm(NamedTuple):
         return None if output is None else applied(self.regularizer, output, step) / len(output)
 
 
-def penalised(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
-    """(module, parameter, regulariser) of all weights that have one.
+Patterns = Mapping[str, Any]  # of parameters' names, to regularisers, as for `attach`
+
+
+def penalised(
+    model: nn.Module, patterns: Patterns | None = None
+) -> list[tuple[nn.Module, str, Any]]:
+    """(module, parameter, regulariser) of all weights that have one, as if `patterns` were attached.
 
     A weight of two modules that have the same regulariser for it is here once.
     """
+    from pyconvopt.regularizers import get
+
     found: list[tuple[nn.Module, str, Any]] = []
     known: dict[int, list[Any]] = {}
-    for module, parameter, regularizer in attaching.attached(model, SLOT):
+    others = attaching.by_pattern(model, patterns or {}, get)
+    for module, parameter, regularizer in attaching.attached(model, SLOT, others):
         weight = getattr(module, parameter)
         if isinstance(weight, nn.Parameter):  # not one that is computed anew each time
             regularizers = known.setdefault(id(weight), [])
@@ -98,16 +106,19 @@ def penalised(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
     return found
 
 
-def terms(model: nn.Module, run: RunLength | None = None) -> list[Term | ActivityTerm]:
+def terms(
+    model: nn.Module, run: RunLength | None = None, patterns: Patterns | None = None
+) -> list[Term | ActivityTerm]:
     """Every penalty of the model; a loop that asks each step keeps this list.
 
     Weights that are frozen have none, as in Keras.
 
     `run`: the steps of an epoch and of the run, for strengths by a schedule that counts in these.
+    `patterns`: regularisers that count as if they were attached.
     """
     weights = [
         Term(module, parameter, in_run(regularizer, run))
-        for module, parameter, regularizer in penalised(model)
+        for module, parameter, regularizer in penalised(model, patterns)
     ]
     outputs = [ActivityTerm(each, in_run(each.regularizer, run)) for each in watches(model)]
     return [*weights, *outputs]
@@ -174,12 +185,15 @@ class ProximalTerm(NamedTuple):
 
 
 def proximal_terms(
-    model: nn.Module, optimizer: Any, run: RunLength | None = None
+    model: nn.Module,
+    optimizer: Any,
+    run: RunLength | None = None,
+    patterns: Patterns | None = None,
 ) -> list[ProximalTerm]:
-    """The proximal steps of the weights that the optimiser trains; `run` as for `terms`."""
+    """The proximal steps of the weights that the optimiser trains; the rest as for `terms`."""
     found = [
         (getattr(module, parameter), in_run(regularizer, run))
-        for module, parameter, regularizer in penalised(model)
+        for module, parameter, regularizer in penalised(model, patterns)
         if isinstance(regularizer, ProximalL1)
     ]
     if not found:

@@ -102,7 +102,7 @@ def plain(value: Any) -> Any:
 def for_run(
     schedule: Any, steps_per_epoch: int | None, epochs: int, done: int = 0
 ) -> Callable[[float], float] | None:
-    """The schedule in steps for a run of so many more epochs after `done` steps.
+    """The schedule in steps for a run of so many epochs after `done` steps.
 
     A function of your own is returned as it is.
 
@@ -119,10 +119,11 @@ def for_run(
 def run_length(
     steps_per_epoch: int | None, epochs: int, done: int = 0
 ) -> tuple[int | None, int | None]:
-    """The steps of an epoch and of the run, `done` ones included; None: unknown.
+    """The steps of an epoch and of the run, `done` ones before it included; None: unknown.
 
-    A run that is taken up inside an epoch has the length of one that was never cut.
+    >>> run_length(100, epochs=5, done=7)
+    (100, 507)
     """
     if not steps_per_epoch:
         return steps_per_epoch, None
-    return steps_per_epoch, (done // steps_per_epoch + epochs) * steps_per_epoch
+    return steps_per_epoch, done + epochs * steps_per_epoch

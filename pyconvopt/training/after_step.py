@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -17,8 +18,14 @@ class AfterStep:
     False where there is nothing to do.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any, run: RunLength | None = None) -> None:
-        self.proximal = regularizers.proximal_terms(model, optimizer, run)
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        run: RunLength | None = None,
+        penalties: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.proximal = regularizers.proximal_terms(model, optimizer, run, penalties)
         self.limits = constraints.limits(model)
         self.dropouts = scheduled_dropouts(model)
 

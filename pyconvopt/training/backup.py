@@ -88,6 +88,12 @@ class BackupAndRestore(Callback):
                 "checkpoint sees: a run taken up again draws other random transforms; leave it out",
                 stacklevel=5,
             )
+        if getattr(self.trainer.held_out, "is_read_once", False):
+            warnings.warn(
+                "a checkpoint does not keep the place in validation data that a generator gives: a run "
+                "taken up again validates on what it gives then; give a function that makes one",
+                stacklevel=5,
+            )
         found = self.processes.from_first(self.newest)
         if found is not None:
             epoch, batch = self.trainer.position = state.restore(self.trainer, found)

@@ -17,6 +17,7 @@ from pyconvopt.layers.base import product
 from pyconvopt.layers.normalization import BatchNormalization
 from pyconvopt.losses import Loss
 from pyconvopt.machine import processors
+from pyconvopt.optimizers.groups import parameters_of
 from pyconvopt.training.callbacks import Callback, LearningRateScheduler
 from pyconvopt.training.labels import classes_second
 from pyconvopt.training.monitors import ReduceLROnPlateau
@@ -82,7 +83,7 @@ def require_batches_for_batch_norm(model: nn.Module, loader: ArrayLoader) -> Non
 def require_weights(model: nn.Module, optimizer: Any) -> None:
     """Refuse an optimiser that updates no weight of the model."""
     weights = set(model.parameters())
-    updated = [each for group in optimizer.param_groups for each in group["params"]]
+    updated = parameters_of(optimizer)
     if weights.isdisjoint(updated):
         raise ValueError(
             f"the optimizer holds {len(updated)} parameters, none of which is the model's: make it of "
@@ -92,9 +93,32 @@ def require_weights(model: nn.Module, optimizer: Any) -> None:
 
 def warn_of_slips(model: nn.Module, optimizer: Any) -> None:
     """Warn of what trains, but worse or slower than was meant: a line each."""
-    for slip in (decaying_norms(model, optimizer), too_many_threads(), slow_bfloat16(model)):
+    slips = (
+        left_out(model, optimizer),
+        decaying_norms(model, optimizer),
+        too_many_threads(),
+        slow_bfloat16(model),
+    )
+    for slip in slips:
         if slip is not None:
             warnings.warn(slip, stacklevel=4)
+
+
+def left_out(model: nn.Module, optimizer: Any) -> str | None:
+    """Weights to be trained that the optimiser does not hold."""
+    held = set(map(id, parameters_of(optimizer)))
+    lacking = [
+        name
+        for name, each in model.named_parameters()
+        if each.requires_grad and id(each) not in held
+    ]
+    if not lacking:
+        return None
+    others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    return (
+        f"the optimizer does not hold {lacking[0]}{others}, which stay as they are: make it of the "
+        "model as it is now, or freeze them (requires_grad_(False))"
+    )
 
 
 def decaying_norms(model: nn.Module, optimizer: Any) -> str | None:

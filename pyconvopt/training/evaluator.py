@@ -6,7 +6,7 @@ logits), and numbers are kept as tensors and read only when somebody looks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -30,6 +30,8 @@ from pyconvopt.training.weighting import weighted_loss
 class Evaluator:
     """Base class of `Trainer`: forward passes, the loss with its penalties, running means."""
 
+    regularizers: Mapping[str, Any] | None = None  # patterns of weights, beside what the model has
+
     def __init__(self, model: nn.Module, loss: Any, metrics: Any) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be a torch nn.Module, got {type(model).__name__}")
@@ -40,6 +42,7 @@ class Evaluator:
         self.processes = Processes()  # those of a fit; outside it this one is alone
         self.step_number = 0
         self.samples_seen = 0
+        self.is_in_epoch = False  # of a fit, whose counts an evaluation is to leave
         # The steps of an epoch and of the run. Before the first any will do: of every schedule they
         # give the same step 0.
         self.run_length: RunLength = (1, 1)
@@ -47,7 +50,7 @@ class Evaluator:
     def settle(self) -> None:
         """Read from the model what a batch needs: where it lies, its penalties, its last step."""
         self.device, self.dtype = place(self.model)
-        self.penalties = regularizers.terms(self.model, self.run_length)
+        self.penalties = regularizers.terms(self.model, self.run_length, self.regularizers)
         classes_last = getattr(self.model, "classes_last", False)
         self.moves_for_loss = classes_last and not self.loss.takes_arrays
         self.moves_for_metrics = classes_last and self.loss.takes_arrays
@@ -71,6 +74,11 @@ class Evaluator:
                 outputs = self.forward(x.to(self.device, self.dtype))
         except ValueError as error:
             raise checks.clearer(error, len(x)) from None
+        if not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"the model must return one tensor, got {type(outputs).__name__}: wrap it in a module "
+                "that returns what the loss compares"
+            )
         targets = loss_targets(self.loss, y.to(self.device), outputs, self.dtype)
         if self.moves_for_loss:
             outputs, targets = classes_second(outputs, targets)
@@ -96,6 +104,16 @@ class Evaluator:
         self.samples_seen = 0
         for metric in (self.loss_mean, *self.metrics):
             metric.reset()
+
+    def counted(self) -> tuple[int, list[dict[str, Any]]]:
+        """What was counted so far; `count_on` goes on from there."""
+        return self.samples_seen, [each.state_dict() for each in (self.loss_mean, *self.metrics)]
+
+    def count_on(self, samples: int, states: list[dict[str, Any]]) -> None:
+        """Go on counting as if nothing had been counted since."""
+        self.samples_seen = samples
+        for metric, state in zip((self.loss_mean, *self.metrics), states, strict=True):
+            metric.load_state_dict(state)
 
     def count(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor | float:
         """Add a batch to the running means; returns its loss."""
@@ -133,13 +151,17 @@ class Evaluator:
 
         Errors: ValueError for labels that do not fit the model.
         """
+        steps = None if steps is None else arguments.whole("steps", steps)
         loader = as_batches(arguments.weighted(data, sample_weight), batch_size)
         if isinstance(loader, ArrayLoader):
             data_checks.require_finite(loader.x, "images")
         hooks = CallbackList(callbacks)
         hooks.bind(self.model, self)
-        hooks.call("on_test_begin")
+        hooks.call("on_test_begin", {})
+        counted = self.counted() if self.is_in_epoch else None
         logs = self.measure(loader, steps, hooks)
+        if counted is not None:
+            self.count_on(*counted)
         hooks.call("on_test_end", logs)
         return logs
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyconvopt.data.checks import whole
 from pyconvopt.data.loader import ArrayLoader, BatchSource, Loader, as_batches
 from pyconvopt.training.callbacks import Callback, CallbackList
 
@@ -72,6 +73,7 @@ def predict(
 
     Errors: ValueError if there is no batch.
     """
+    steps = None if steps is None else whole("steps", steps)
     loader = as_batches(x, batch_size)
     if isinstance(loader, BatchSource):
         loader = BatchSource(loader.source, labels=False)
@@ -79,14 +81,20 @@ def predict(
     device, dtype = place(model)
     hooks = CallbackList(callbacks)
     hooks.bind(model)
-    hooks.call("on_predict_begin")
+    hooks.call("on_predict_begin", {})
     outputs: list[Tensor] = []
     with evaluating(model):
         for number, batch in enumerate(islice(loader, steps)):
-            hooks.call("on_predict_batch_begin", number)
+            hooks.call("on_predict_batch_begin", number, {})
             outputs.append(model(samples_of(batch).to(device, dtype)))
             hooks.call("on_predict_batch_end", number, {"outputs": outputs[-1]})
-    hooks.call("on_predict_end")
+    hooks.call("on_predict_end", {})
     if not outputs:
         raise ValueError("there is no batch to predict on; a generator can be read only once")
-    return torch.cat(outputs).cpu().numpy()
+    return as_array(torch.cat(outputs))
+
+
+def as_array(outputs: Tensor) -> np.ndarray:
+    """Outputs for NumPy, which has no bfloat16: these become float32."""
+    outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+    return outputs.cpu().numpy()

@@ -34,13 +34,10 @@ class Pause(Callback):
     def __init__(self) -> None:
         self.until = 0
         self.state: dict[str, Any] | None = None
-        self.first_step = 0
 
     def fit(self, trainer: Any, until: int, data: Any, **options: Any) -> Any:
         """Train until that epoch of a run whose length and options are those of every call."""
-        if self.state is None:
-            self.first_step = trainer.step_number
-        trainer.step_number, self.until = self.first_step, until
+        self.until = until
         return trainer.fit(data, **options)
 
     @override

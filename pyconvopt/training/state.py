@@ -37,10 +37,14 @@ def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
             "state": trainer.optimizer.state_dict(),
         },
         "step_number": trainer.step_number,
+        "first_step": trainer.first_step,
         "noise_seed": trainer.processes.seed,
         "samples_seen": trainer.samples_seen,
         "metrics": {each.name: each.state_dict() for each in (trainer.loss_mean, *trainer.metrics)},
         "data": trainer.stream.state_dict(),
+        "validation_epoch": getattr(
+            trainer.held_out, "epoch", None
+        ),  # of an ArrayLoader: its order
         "callbacks": trainer.processes.gather(remembered),
         "random": random_states(),
     }
@@ -64,6 +68,8 @@ def restore(trainer: Any, state: dict[str, Any], again: bool = False) -> tuple[i
         )
     if not again:
         trainer.stream.load_state_dict(state["data"])
+        if hasattr(trainer.held_out, "epoch") and state.get("validation_epoch") is not None:
+            trainer.held_out.epoch = state["validation_epoch"]
     trainer.model.load_state_dict(state["model"])
     trainer.optimizer.load_state_dict(state["optimizer"]["state"])
     settings = state["optimizer"].get("settings")
@@ -71,6 +77,7 @@ def restore(trainer: Any, state: dict[str, Any], again: bool = False) -> tuple[i
         warn_of_other_settings(settings, trainer.optimizer_settings)
         trainer.optimizer_settings = settings
     trainer.step_number, trainer.samples_seen = state["step_number"], state["samples_seen"]
+    trainer.first_step = state.get("first_step", trainer.first_step)  # older ones lack it
     trainer.processes.seed = state["noise_seed"]
     for name, counter in counters.items():
         counter.load_state_dict(state["metrics"][name])

@@ -117,6 +117,7 @@ class Trainer(Updates):
         self.accumulation = None
         self.class_weight = None
         self.sync_batchnorm = sync_batchnorm
+        self.first_step = 0
         self.position = (0, 0)  # the epoch at hand, and the batch it began with
         self.last_batch = None
 
@@ -184,13 +185,17 @@ class Trainer(Updates):
         loader = as_batches(data, batch_size, shuffle, seed, initial_epoch)
         group.seed = arguments.noise_seed(seed, None if loader is data else loader)
         size = validation_batch_size or max(batch_size, 256)
+        if validation_steps is not None:
+            arguments.whole("validation_steps", validation_steps)
         held_out = None if validation is None else as_batches(validation, size)
         validates = arguments.validation_epochs(validation_freq)
-        self.stream = Stream(loader, steps_per_epoch)
+        self.stream, self.held_out = Stream(loader, steps_per_epoch), held_out
         group.align(loader, held_out)
         verbose = verbose if group.is_first else 0
         run = arguments.run_parameters(self.stream, epochs, verbose, held_out is not None)
-        self.count_in_steps(run["steps"], epochs - initial_epoch)
+        length = run["steps"], max(epochs - initial_epoch, 0)
+        self.first_step = began_with = self.step_number
+        self.count_in_steps(*length)
         self.prepare(loader)
         self.class_weight = class_weights(class_weight, loader, self)
         if isinstance(held_out, ArrayLoader):
@@ -205,7 +210,10 @@ class Trainer(Updates):
         checks.rate_has_one_master(self.schedule, hooks.callbacks)
         self.model.stop_training = False
         self.position = (initial_epoch, 0)
-        hooks.call("on_train_begin")
+        hooks.call("on_train_begin", {})
+        if self.first_step != began_with:  # a checkpoint's run, which this trainer had begun before
+            self.count_in_steps(*length)
+            self.follow_run()
         logs: dict[str, float] = {}
         first = True
         try:
@@ -214,13 +222,13 @@ class Trainer(Updates):
                 epoch, batch = self.position
                 if self.model.stop_training and batch == 0:
                     break
-                hooks.call("on_epoch_begin", epoch)
+                hooks.call("on_epoch_begin", epoch, {})
                 self.train_epoch(self.stream, hooks, first, batch)
                 if epoch + 1 == epochs or self.model.stop_training:
                     self.check_last_update()
                 logs, first = self.logs(), False
                 if held_out is not None and validates(epoch):
-                    hooks.call("on_test_begin")
+                    hooks.call("on_test_begin", {})
                     seen = self.measure(held_out, validation_steps, hooks)
                     logs |= {f"val_{name}": value for name, value in seen.items()}
                     hooks.call("on_test_end", logs)
@@ -232,7 +240,8 @@ class Trainer(Updates):
         finally:
             count_passes(self.model)
             hooks.call("on_train_end", logs)
-            self.processes, self.last_batch = Processes(), None
+            self.processes, self.last_batch, self.is_in_epoch = Processes(), None, False
+            del self.stream, self.held_out  # a copy of the model is not to hold the data
             self.settle()
         return history
 
@@ -247,6 +256,7 @@ class Trainer(Updates):
             self.reset()
         elif self.model.stop_training:
             return
+        self.is_in_epoch = True
         batches = self.processes.own(stream.loader, stream.epoch(first_batch))
         for batch, parts in enumerate(batches, first_batch):
             if check:
@@ -260,5 +270,6 @@ class Trainer(Updates):
             self.last_batch = parts
             if self.model.stop_training:
                 break
+        self.is_in_epoch = False
         if self.between_updates:
             self.update()

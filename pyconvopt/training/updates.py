@@ -6,13 +6,14 @@ Everything that can be decided once is decided in `prepare`; a step only does wh
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyconvopt import optimizers, regularizers, schedules
+from pyconvopt import optimizers, schedules
 from pyconvopt.data.loader import Loader
 from pyconvopt.optimizers.groups import parameters_of
 from pyconvopt.randomness import random_states_kept
@@ -40,7 +41,6 @@ class Updates(Evaluator):
     optimizer_settings: list[dict[str, str]] | None  # those it was made with
     schedule: Any
     rate_at: Callable[[Any], float] | None
-    regularizers: Mapping[str, Any] | None
     accumulate: int
     accumulation: Accumulation | None
     clipping: Clipping
@@ -51,38 +51,47 @@ class Updates(Evaluator):
     guard: FiniteGuard | None
     class_weight: ClassWeights | None
     sync_batchnorm: bool
+    first_step: int  # the number of the step that the run began with
     last_batch: Any  # of the epoch at hand, once it is through
 
     def prepare(self, loader: Loader) -> None:
         """Everything that is decided once: the built model, its optimiser, its penalties."""
         build_for(self.model, loader)
         checks.before_training(self.model, loader, self.loss)
-        if self.regularizers is not None:
-            regularizers.attach(self.model, self.regularizers)
+        if not any(each.requires_grad for each in self.model.parameters()):
+            raise ValueError("the model has no weights to train")
         if self.optimizer is None:
-            trainable = [each for each in self.model.parameters() if each.requires_grad]
-            if not trainable:
-                raise ValueError("the model has no weights to train")
-            # Settings may sort parameters by their modules, for which those are needed.
+            # Settings may sort parameters by their modules, for which those are needed. Frozen ones
+            # are among them: they may be trained later.
             has_settings = isinstance(self.optimizer_spec, Mapping)
             self.optimizer = optimizers.get(
                 self.optimizer_spec,
-                self.model if has_settings else trainable,
+                self.model if has_settings else list(self.model.parameters()),
                 **self.optimizer_options,
             )
             self.optimizer_settings = settings_of(self.optimizer)
         checks.require_weights(self.model, self.optimizer)
+        if not self.loss.is_mean and self.accumulate * self.processes.count > 1:
+            warnings.warn(
+                "the loss is no mean over samples (weight=, ignore_index= or reduction='sum'): gradients "
+                "of several batches or processes are averaged as if it were",
+                stacklevel=3,
+            )
         checks.warn_of_slips(self.model, self.optimizer)
         updated = parameters_of(self.optimizer)
         self.accumulation = Accumulation(updated, self.accumulate) if self.accumulate > 1 else None
         self.guard = FiniteGuard(self.model) if self.wants_guard else None
         self.wants_closure = wants_closure(self.optimizer, self.accumulate)
-        self.after_step = AfterStep(self.model, self.optimizer, self.run_length)
+        self.processes.connect(self.model, loader, self.sync_batchnorm)
+        self.follow_run()
+
+    def follow_run(self) -> None:
+        """What depends on the length of the run: penalties, and what comes after a step."""
+        self.after_step = AfterStep(self.model, self.optimizer, self.run_length, self.regularizers)
         self.in_step = None
         if not self.wants_closure:
             self.in_step = in_step(self.optimizer, self.clipping.norm, self.after_step)
         self.clip = self.clipping.on(self.model, norm_apart=self.in_step is None)
-        self.processes.connect(self.model, loader, self.sync_batchnorm)
         self.settle()
 
     def count_in_steps(self, batches: int | None, epochs: int) -> None:
@@ -90,9 +99,11 @@ class Updates(Evaluator):
 
         Errors: ValueError for a schedule that ends before the run.
         """
+        if not epochs:
+            return  # a run without a step has no share to count
         updates = None if batches is None else -(-batches // self.accumulate)
-        self.run_length = schedules.run_length(updates, epochs, self.step_number)
-        self.rate_at = schedules.for_run(self.schedule, updates, epochs, self.step_number)
+        self.run_length = schedules.run_length(updates, epochs, self.first_step)
+        self.rate_at = schedules.for_run(self.schedule, updates, epochs, self.first_step)
 
     def step(
         self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, check_against: Any = None

@@ -1,8 +1,8 @@
 """Weights on samples and classes: the loss of a batch is Σ w·loss / N, Keras' mean.
 
 Losses give the mean of a batch. The loss of each sample alone is that mean over a batch of one, which
-`torch.vmap` takes for all samples at once; so every loss can be weighted, one of your own too. Where each
-pixel or step has a label, and a weight by its class, it counts as a sample.
+`torch.vmap` takes for all samples at once; so every loss that is such a mean can be weighted, one of
+your own too. Where each pixel or step has a label, and a weight, it counts as a sample.
 """
 
 from __future__ import annotations
@@ -43,9 +43,15 @@ def weighted_loss(
 ) -> Tensor:
     """Σ w·loss / N over a batch; weights (N,), or of each place of outputs (N, classes, ...).
 
-    Errors: ValueError for weights of another shape, and for those of places if the loss of a sample is
-    not the mean over its places.
+    Errors: ValueError for weights of another shape, for those of places if the loss of a sample is not
+    the mean over its places, and for a loss that is no mean over samples.
     """
+    if not loss.is_mean:
+        raise ValueError(
+            "weights of samples and classes need a loss that is a mean over the samples, which one with "
+            "weight=, ignore_index= or reduction='sum' is not: use class_weight in their place, or weigh "
+            "within the loss"
+        )
     places = outputs.shape[:1] + outputs.shape[2:]
     if weights.dim() > 1 and weights.shape == places and takes_places(loss):
         one_hot = targets.dim() == outputs.dim()
