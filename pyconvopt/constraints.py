@@ -33,8 +33,14 @@ SLOT = "parameter_constraints"
 EPSILON = 1e-7
 
 
-def norms(weight: Tensor, axis: int | Sequence[int]) -> Tensor:
-    """√Σw² over the axes, which stay with size 1."""
+def axes_of(weight: Tensor, axis: int | Sequence[int]) -> tuple[int, ...]:
+    """The axes of a weight that `axis` names, counted from the front.
+
+    Errors: ValueError for none, one twice, or one that the weight does not have.
+
+    >>> axes_of(torch.empty(3, 3, 8, 16), (0, -1))
+    (0, 3)
+    """
     given = axis if isinstance(axis, Iterable) else (axis,)
     try:
         axes = tuple(whole("axis", each, None) for each in given)
@@ -47,7 +53,12 @@ def norms(weight: Tensor, axis: int | Sequence[int]) -> Tensor:
             "(height, width, in, out); got "
             f"{axis!r} for a weight of shape {tuple(weight.shape)}"
         )
-    return torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
+    return tuple(each % weight.dim() for each in axes)
+
+
+def norms(weight: Tensor, axis: int | Sequence[int]) -> Tensor:
+    """√Σw² over the axes, which stay with size 1."""
+    return torch.linalg.vector_norm(weight, dim=axes_of(weight, axis), keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -217,15 +228,14 @@ class Limit(NamedTuple):
         return getattr(self.module, self.parameter)
 
     def row_bound(self) -> float | None:
-        """The most the norm of each row of the weight's first axis may be; None if it is no such limit."""
+        """The most the norm of each row of the weight's first axis may be; None if it is no such limit.
+
+        Errors: ValueError for an axis that the weight does not have.
+        """
         if type(self.constraint) is not MaxNorm:
             return None
-        weight, view, axis = (
-            self.weight,
-            keras_view(self.module, self.parameter),
-            self.constraint.axis,
-        )
-        left = set(range(view.dim())) - set(axis if isinstance(axis, Iterable) else (axis,))
+        weight, view = self.weight, keras_view(self.module, self.parameter)
+        left = set(range(view.dim())) - set(axes_of(view, self.constraint.axis))
         if weight.dim() != view.dim() or len(left) != 1:
             return None
         (kept,) = left

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pyconvopt import constraints, layers, models
+from pyconvopt import constraints, layers, models, optimizers
 from pyconvopt.training import Trainer
 from pyconvopt.training.after_step import AfterStep
 
@@ -111,6 +112,21 @@ def test_whole_numbers_are_refused():
         constraints.attach(model, {"*": "non_neg"})
 
 
+def owner(model, name):
+    """The module that has a parameter, and what it calls it."""
+    module, _, parameter = name.rpartition(".")
+    return model.get_submodule(module), parameter
+
+
+def constrained(name, axis, sgd):
+    """A model whose weight of that name is too long for its limit, a trainer and data."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 5, 2), nn.Flatten(), nn.Linear(20, 5))
+    constraints.attach(model, {name: constraints.MaxNorm(0.1, axis)})
+    trainer = Trainer(model, lambda parameters: sgd(parameters, lr=0.5), "cross_entropy")
+    return model, trainer, (torch.randn(8, 2, 3, 3), torch.arange(8) % 5)
+
+
 class TestTraining:
     def test_keras_argument_holds_after_every_step(self):
         model = models.Sequential(
@@ -172,6 +188,37 @@ class TestTraining:
         norms = model[0].weight.flatten(1).norm(dim=1)
         assert norms.max() <= 0.1 + 1e-6
         torch.testing.assert_close(model[2].weight.norm(dim=1), torch.ones(2))
+
+    @pytest.mark.parametrize(
+        ("name", "axis"),
+        [
+            *(("2.weight", axis) for axis in (0, 1, -1, -2, (0, -1), [-2, 1])),
+            *(("0.weight", axis) for axis in ((0, 1, 2), (-4, -3, -2), (1, 2, 3), (0, -1), -1)),
+            *(("2.bias", axis) for axis in (0, -1)),
+        ],
+    )
+    def test_within_the_step_as_after_it(self, name, axis):
+        """SGD of this library bounds rows in its own pass; what torch's leaves is bounded after it."""
+        made = []
+        for sgd in (optimizers.SGD, torch.optim.SGD):
+            model, trainer, data = constrained(name, axis, sgd)
+            trainer.fit(data, verbose=0)
+            made.append(model.get_parameter(name))
+            view = constraints.keras_view(*owner(model, name))
+            assert constraints.norms(view, axis).max().item() == pytest.approx(0.1, rel=1e-4)
+        torch.testing.assert_close(*made, rtol=1e-5, atol=1e-7)
+
+    @pytest.mark.parametrize(
+        ("name", "axis"),
+        [("2.weight", (0, 7)), ("2.weight", 2), ("0.weight", (0, -4)), ("2.bias", 1)],
+    )
+    @pytest.mark.parametrize("sgd", [optimizers.SGD, torch.optim.SGD])
+    def test_an_axis_the_weight_does_not_have(self, name, axis, sgd):
+        model, trainer, data = constrained(name, axis, sgd)
+        shape = tuple(constraints.keras_view(*owner(model, name)).shape)
+        message = re.escape(f"got {axis!r} for a weight of shape {shape}")
+        with pytest.raises(ValueError, match=message):
+            trainer.fit(data, verbose=0)
 
     def test_frozen_weights_are_left_alone(self):
         model = nn.Linear(2, 2)

@@ -22,6 +22,7 @@ from pyconvopt.averaging.statistics import (
     uses_batch,
 )
 from pyconvopt.data.checks import whole
+from pyconvopt.optimizers.closures import repeating
 from pyconvopt.training.callbacks import Callback, Logs
 
 
@@ -88,7 +89,7 @@ class Averaging(Callback):
 
     def remember(self, model: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Keep a batch of training, and which layers normalise by their batch."""
-        if model.training and torch.is_grad_enabled():
+        if model.training and torch.is_grad_enabled() and not repeating.get():
             if not self.recent:
                 self.normalizing = {
                     name: module

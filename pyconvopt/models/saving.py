@@ -41,6 +41,7 @@ def architecture(model: Sequential) -> dict[str, Any]:
             }
             for layer in model.layers
         ],
+        "frozen": [name for name, each in model.named_parameters() if not each.requires_grad],
         "compile": compile_settings(model),
     }
 
@@ -52,7 +53,7 @@ def compile_settings(model: Sequential) -> dict[str, Any] | None:
         return None
     settings: dict[str, Any] = {}
     try:
-        if not isinstance(trainer.optimizer_spec, (str, Mapping)):
+        if not is_plain(trainer.optimizer_spec):
             raise ValueError(f"optimizer {trainer.optimizer_spec!r} is not known by a name")
         settings |= {
             "optimizer": trainer.optimizer_spec,
@@ -80,6 +81,21 @@ def compile_settings(model: Sequential) -> dict[str, Any] | None:
     return settings
 
 
+def is_plain(spec: Any) -> bool:
+    """Whether a name, or one with settings, holds nothing that JSON cannot.
+
+    >>> is_plain({"name": "sam", "config": {"base": "adam"}}), is_plain({"name": torch.optim.SGD})
+    (True, False)
+    """
+    if not isinstance(spec, (str, Mapping)):
+        return False
+    try:
+        json.dumps(spec, default=plain)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def describe_penalties(patterns: Mapping[str, Any]) -> dict[str, Any]:
     """Patterns of weights' names and their penalties, as `compile(regularizers=)` takes them."""
     return {
@@ -98,6 +114,10 @@ def from_architecture(config: dict[str, Any]) -> Sequential:
     for entry in config["layers"]:
         trainable = entry.get("trainable", True)
         model.add(make_layer({"type": entry["class"], **entry["config"], "trainable": trainable}))
+    if "frozen" in config:  # not in files of earlier versions
+        frozen = set(config["frozen"])
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in frozen)
     if config.get("compile"):
         model.compile(**config["compile"])
     return model

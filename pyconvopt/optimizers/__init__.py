@@ -4,7 +4,7 @@
 rule, `muon` Muon for convolution filters, `wrappers` and `hypergradient` what goes around another
 optimiser; the rest is torch's own or the package pytorch-optimizer's (the extra `optimizers`), imported
 when one is made. `table` is the list of names, `formulas` says what each of them does, `groups` sorts
-out which weights decay.
+out which weights decay, `copying` what a copy of an optimiser holds.
 """
 
 from pyconvopt.optimizers.fused import SGD, Adam, AdamW

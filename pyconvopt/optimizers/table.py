@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pyconvopt import extras, registry
-from pyconvopt.optimizers import formulas
+from pyconvopt import registry
+from pyconvopt.optimizers import copying, formulas
 from pyconvopt.optimizers.fused import SGD, Adam, AdamW
 from pyconvopt.optimizers.groups import parameter_groups
 from pyconvopt.optimizers.hypergradient import HypergradientDescent
@@ -31,14 +31,12 @@ class FromLibrary:
 
     def __call__(self, parameters: Any, **settings: Any) -> Optimizer:
         """The optimiser; TypeError for a setting it does not have."""
-        library = extras.require("pytorch_optimizer", f"the optimizer {self.name}", "optimizers")
-        make = getattr(library, self.name)
         # Its constructors swallow what they do not know, and a misspelt setting with it.
-        known = list(inspect.signature(make).parameters)[1:]
+        known = list(inspect.signature(copying.library(self.name)).parameters)[1:]
         for name in settings:
             if name not in known:
                 raise TypeError(str(registry.unknown(f"setting of {self.name}", name, known)))
-        return make(parameters, **settings, **dict(self.hidden))
+        return copying.from_library(self.name)(parameters, **settings, **dict(self.hidden))
 
 
 OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {

@@ -7,22 +7,24 @@ The inner optimiser's groups and states are the wrapper's own, so learning-rate 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from pyconvopt.data.checks import whole
-from pyconvopt.optimizers.closures import loss_of
+from pyconvopt.optimizers.closures import loss_of, needs_closure, repeated
+from pyconvopt.optimizers.copying import Whole
 
 
-class Wrapper(Optimizer):
+class Wrapper(Whole):
     """What all of them share: `base`, a name, a callable or an optimiser as `get` takes it.
 
     Settings that the wrapper does not know are the inner optimiser's: `SAM(params, "sgd", lr=0.1)`.
     """
+
+    entries: ClassVar[frozenset[str]] = frozenset()  # what it keeps in groups and states
 
     def __init__(self, params: Any, base: Any, **settings: Any) -> None:
         from pyconvopt.optimizers.table import get
@@ -30,6 +32,7 @@ class Wrapper(Optimizer):
         inner = get(base, params, **settings)
         super().__init__(inner.param_groups, inner.defaults)
         self.base = inner
+        self.needs_closure = needs_closure(inner)
         self.share()
 
     def share(self) -> None:
@@ -49,14 +52,19 @@ class Wrapper(Optimizer):
         self.base.load_state_dict(state_dict)
         self.share()
 
-    @override
-    def __getstate__(self) -> dict[str, Any]:
-        # Without hooks, as torch does, and without the `step` that a scheduler has put here.
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if not name.startswith("_") and name != "step"
-        }
+    def __getattr__(self, name: str) -> Any:
+        # With a Schedule-Free optimiser within: from the weights that are trained to their average.
+        if name in ("train", "eval") and "base" in self.__dict__:
+            return getattr(self.base, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def own(self, entry: str) -> str:
+        """What an entry of the groups or states is called here: wrappers within may have it, too."""
+        within, inner = 1, self.base
+        while isinstance(inner, Wrapper):
+            within += entry in inner.entries
+            inner = inner.base
+        return entry if within == 1 else f"{entry}_{within}"
 
     def gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every parameter of every group that has a gradient, and the gradient."""
@@ -65,9 +73,9 @@ class Wrapper(Optimizer):
 
     def step_number(self) -> int:
         """Counts a step and returns its number, from 1; it is kept in the first group."""
-        first = self.param_groups[0]
-        first["wrapper_steps"] = first.get("wrapper_steps", 0) + 1
-        return first["wrapper_steps"]
+        first, steps = self.param_groups[0], self.own("wrapper_steps")
+        first[steps] = first.get(steps, 0) + 1
+        return first[steps]
 
 
 class SAM(Wrapper):
@@ -82,7 +90,8 @@ class SAM(Wrapper):
     Args: params, base ('sgd'), rho (0.05), adaptive (False: ASAM), every (1: in other steps than
     each k-th the gradient at w is used, at half the cost), settings of the inner optimiser.
 
-    Errors: RuntimeError for a step without closure; ValueError for a negative rho or every < 1.
+    Errors: RuntimeError for a step without closure; ValueError for a negative rho, every < 1, or an
+    inner optimiser that needs a closure itself.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
     >>> optimizer = SAM([w], "sgd", rho=0.5, lr=0.1)
@@ -97,7 +106,7 @@ class SAM(Wrapper):
     Source: Foret et al. 2021, arXiv:2010.01412; adaptive: Kwon et al. 2021, arXiv:2102.11600.
     """
 
-    needs_closure = True
+    entries = frozenset({"wrapper_steps"})
 
     def __init__(
         self,
@@ -112,6 +121,12 @@ class SAM(Wrapper):
             raise ValueError(f"rho must be 0 or more, got {rho}")
         every = whole("every", every)
         super().__init__(params, base, **settings)
+        if self.needs_closure:
+            raise ValueError(
+                f"SAM cannot go around {type(self.base).__name__}, which computes the loss in its own "
+                "step: give SAM another base"
+            )
+        self.needs_closure = True
         self.rho, self.adaptive, self.every = rho, adaptive, every
 
     @torch.no_grad()
@@ -124,7 +139,8 @@ class SAM(Wrapper):
             before = [(p, p.clone()) for p, _ in self.gradients()]
             self.climb()
             try:
-                loss_of(closure)
+                with repeated():
+                    loss_of(closure)
             finally:
                 for p, value in before:
                     p.copy_(value)
@@ -147,11 +163,13 @@ class SAM(Wrapper):
 class Lookahead(Wrapper):
     """Slow weights that follow the inner optimiser's fast ones every k steps.
 
-    slow ← slow + alpha · (fast − slow);  fast ← slow.
+    slow ← slow + alpha · (fast − slow);  fast ← slow. Weights that are frozen stay; those trained
+    again begin with a slow copy of what they are then.
 
     Args: params, base ('sgd'), k (5), alpha (0.5), settings of the inner optimiser.
 
-    Errors: ValueError for k < 1, or an alpha outside 0–1.
+    Errors: ValueError for k < 1, an alpha outside 0–1, or a Schedule-Free inner optimiser, whose
+    average would not follow.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
     >>> optimizer = Lookahead([w], "sgd", k=2, alpha=0.5, lr=0.1)
@@ -164,6 +182,8 @@ class Lookahead(Wrapper):
     Source: Zhang, Lucas, Hinton and Ba 2019, arXiv:1907.08610.
     """
 
+    entries = frozenset({"wrapper_steps", "slow"})
+
     def __init__(
         self, params: Any, base: Any = "sgd", k: int = 5, alpha: float = 0.5, **settings: Any
     ) -> None:
@@ -171,26 +191,30 @@ class Lookahead(Wrapper):
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
         super().__init__(params, base, **settings)
+        if hasattr(self, "train") and hasattr(self, "eval"):
+            raise ValueError(
+                f"Lookahead cannot go around {type(self.base).__name__}: a Schedule-Free optimizer "
+                "works its average out from its own steps; give Lookahead another base"
+            )
         self.k, self.alpha = k, alpha
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the inner optimiser; every k-th ends at the slow weights."""
+        name = self.own("slow")
+        weights = [p for group in self.param_groups for p in group["params"]]
+        for p in weights:
+            if not p.requires_grad:
+                self.state.get(p, {}).pop(name, None)
         # Copied now and put down after: an inner optimiser takes a state with entries for begun.
-        new = [
-            (p, p.clone())
-            for group in self.param_groups
-            for p in group["params"]
-            if "slow" not in self.state.get(p, {})
-        ]
+        new = [(p, p.clone()) for p in weights if name not in self.state.get(p, {})]
         loss = self.base.step(closure)
         for p, slow in new:
-            if p.grad is not None:
-                self.state[p]["slow"] = slow
+            if p.grad is not None and p.requires_grad:
+                self.state[p][name] = slow
         if self.step_number() % self.k == 0:
             # Those without a gradient now, too: they have moved in the steps before.
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if "slow" in self.state.get(p, {}):
-                        p.copy_(self.state[p]["slow"].lerp_(p, self.alpha))
+            for p in weights:
+                if name in self.state.get(p, {}):
+                    p.copy_(self.state[p][name].lerp_(p, self.alpha))
         return loss

@@ -1,4 +1,4 @@
-"""What an optimiser is given that asks for the gradient more than once a step, as SAM does."""
+"""What an optimiser is given that asks for the gradient more than once a step, as SAM and LBFGS do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from pyconvopt.optimizers.closures import needs_closure, repeated
 
 if TYPE_CHECKING:
     from pyconvopt.training.updates import Updates
@@ -28,15 +30,22 @@ class Closure:
         """The loss; every parameter's `grad` is that of the weights as they are."""
         if not self.called:
             self.called = True
-            return self.loss
+            return self.joined(self.loss)
         x, y, weight = self.batch
         self.trainer.optimizer.zero_grad(set_to_none=True)
-        with buffers_kept(self.trainer.model):
+        with repeated(), buffers_kept(self.trainer.model):
             loss = self.trainer.total_loss(*self.trainer.run(x, y, None), weight)
             self.trainer.processes.weighted(loss).backward()
         if self.trainer.clip is not None:
             self.trainer.clip(self.trainer.optimizer)
-        return loss
+        return self.joined(loss)
+
+    def joined(self, loss: Tensor) -> Tensor:
+        """The loss of all processes' parts: a step that goes by it must go alike in each."""
+        processes = self.trainer.processes
+        if processes.count == 1:
+            return loss
+        return processes.sums(processes.weighted(loss))[0] / processes.count
 
 
 @contextmanager
@@ -56,10 +65,10 @@ def wants_closure(optimizer: Any, accumulate: int) -> bool:
 
     Errors: ValueError together with accumulated gradients, whose batches are gone by then.
     """
-    wants = bool(getattr(optimizer, "needs_closure", False))
+    wants = needs_closure(optimizer)
     if wants and accumulate > 1:
         raise ValueError(
-            f"{type(optimizer).__name__} computes the gradient of a batch twice, so accumulate must "
-            f"be 1, got {accumulate}"
+            f"{type(optimizer).__name__} computes the gradient of a batch twice or more, so "
+            f"accumulate must be 1, got {accumulate}"
         )
     return wants

@@ -224,6 +224,44 @@ def test_statistics_are_of_the_images_not_of_their_views():
     assert torch.equal(alone.running_var, views.running_var)
 
 
+@pytest.mark.parametrize("optimizer", ["sam", torch.optim.LBFGS, "adam"])
+def test_a_batch_that_a_step_goes_over_again_is_kept_once(optimizer):
+    kept = []
+    look = LambdaCallback(on_epoch_end=lambda epoch, logs: kept.extend(average.recent))
+    average = averaging.EMA(0.8)
+    train([average, look], epochs=1, optimizer=optimizer, validation=None)
+    assert [len(inputs[0]) for inputs, _ in kept] == [12] * 5
+    assert len({inputs[0].sum().item() for inputs, _ in kept}) == 5
+
+
+def test_a_batch_is_kept_once_in_a_loop_of_ones_own():
+    model, average = network(), averaging.EMA(0.8)
+    average.attach(model)
+    optimizer = optimizers.SAM(model.parameters(), lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(DATA[0]), DATA[1])
+        loss.backward()
+        return loss
+
+    for step in range(1, 3):
+        optimizer.step(closure)
+        assert len(average.recent) == step
+
+
+@pytest.mark.parametrize("name", ["schedule_free_sgd", "schedule_free_adamw"])
+def test_sam_around_schedule_free_ends_with_the_average(name):
+    pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is optional")
+    spec = {"name": "sam", "config": {"base": name, "rho": 0.01}}
+    path, trainer, history = train([], optimizer=spec)
+    ended = weights_of(trainer.model)
+    assert not torch.equal(ended[0], path[-1][0])
+    assert history["val_loss"][-1] == trainer.evaluate(HELD_OUT)["loss"]
+    trainer.optimizer.train()  # the average again, from which the trained weights are worked out
+    assert_weights(trainer.model, [w.double() for w in path[-1]])
+
+
 def test_sequential_models_and_a_second_fit():
     torch.manual_seed(0)
     model = models.Sequential(

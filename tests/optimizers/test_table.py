@@ -17,10 +17,12 @@ from torch import nn
 
 from pyconvopt import layers, models, optimizers, schedules
 from pyconvopt.optimizers import formulas
-from pyconvopt.training import Trainer
+from pyconvopt.optimizers.table import FromLibrary
+from pyconvopt.training import Trainer, find_lr
 from tests.optimizers.problem import advance, needs_library, start
 
 NAMES = sorted(optimizers.OPTIMIZERS)
+THE_LIBRARYS = [name for name in NAMES if isinstance(optimizers.OPTIMIZERS[name][0], FromLibrary)]
 
 
 def test_get():
@@ -102,8 +104,9 @@ def test_a_saved_state_goes_on_exactly(name):
     assert all(torch.equal(a, b) for a, b in zip(weights, copies, strict=True))
 
 
-@pytest.mark.parametrize("name", ["muon", "sam", "lookahead", "sgd_hd", "adam_hd"])
-def test_ours_in_pickle_copy_and_plain_states(name, tmp_path):
+@pytest.mark.parametrize("name", ["muon", "sam", "lookahead", "sgd_hd", "adam_hd", *THE_LIBRARYS])
+def test_pickles_copies_and_plain_states(name, tmp_path):
+    needs_library(name)
     weights = start(dtype=torch.float32)
     optimizer = optimizers.get(name, weights)
     schedules.Cosine(0.1, 10).to_torch(optimizer)  # puts a step of its own on the object
@@ -114,8 +117,26 @@ def test_ours_in_pickle_copy_and_plain_states(name, tmp_path):
     copied = copy.deepcopy((optimizer, weights))
     advance(optimizer, weights, range(7, 20))
     for other, others in (pickled, copied):
+        assert type(other) is type(optimizer)
         advance(other, others, range(7, 20))
         assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+
+
+@pytest.mark.parametrize("name", THE_LIBRARYS)
+def test_a_range_test_after_a_fit_changes_nothing(name):
+    needs_library(name)
+    data = (torch.randn(32, 4, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 2)
+    made = []
+    for tries in (0, 1):
+        torch.manual_seed(0)
+        trainer = Trainer(nn.Linear(4, 2), name)
+        trainer.fit(data, batch_size=8, seed=0, verbose=0)
+        for _ in range(tries):
+            find_lr(trainer, data, low=1e-6, high=1e-3, steps=10, batch_size=8)
+        trainer.fit(data, batch_size=8, seed=1, verbose=0)
+        made.append(trainer)
+    assert type(made[0].optimizer).__name__ == optimizers.OPTIMIZERS[name][0].name
+    assert torch.equal(made[0].model.weight, made[1].model.weight)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -211,6 +232,112 @@ def test_lookahead_pulls_back_what_has_no_gradient_at_the_time():
         w.grad, v.grad = torch.ones(1), torch.ones(1) if step == 0 else None
         optimizer.step()
     assert w.item() == pytest.approx(0.9) and v.item() == pytest.approx(0.95)
+
+
+def around(*names, **settings):
+    """The first named around the second, and so on."""
+    make = names[-1]
+    for name in reversed(names[:-1]):
+        make = functools.partial(optimizers.get, name, base=make, **settings.get(name, {}))
+    return make
+
+
+def quadratic(optimizer, w, calls):
+    def closure():
+        calls.append(w.item())
+        optimizer.zero_grad()
+        loss = w.square().sum()
+        loss.backward()
+        return loss
+
+    return closure
+
+
+class TestWrappersAroundWrappers:
+    @pytest.mark.parametrize("names", [("sam", "lookahead", "sgd"), ("lookahead", "sam", "sgd")])
+    def test_each_counts_its_own_steps(self, names):
+        settings = {"sam": {"rho": 0.5, "every": 2}, "lookahead": {"k": 5, "alpha": 0.0}}
+        w, calls, ends = nn.Parameter(torch.ones(1)), [], []
+        optimizer = optimizers.get(around(*names, **settings), [w])
+        for _ in range(10):
+            optimizer.step(quadratic(optimizer, w, calls))
+            ends.append(w.item() == 1.0)  # with alpha 0 Lookahead comes back to the start
+        assert len(calls) == 15
+        assert [step for step, back in enumerate(ends, 1) if back] == [5, 10]
+
+    def test_two_of_a_kind_have_slow_weights_each(self):
+        """With k = 2 and alpha = 0.5 the inner halves what SGD does, the outer that again."""
+        w = nn.Parameter(torch.ones(1))
+        inner = functools.partial(optimizers.Lookahead, k=2, lr=0.1)
+        optimizer = optimizers.Lookahead([w], inner, k=4)
+        for _ in range(4):
+            w.grad = torch.ones(1)
+            optimizer.step()
+        assert w.item() == pytest.approx(1 - 4 * 0.1 / 4)
+
+    @pytest.mark.parametrize("inner", ["sgd", "sgd_hd"])
+    def test_a_state_of_a_single_count_goes_on(self, inner):
+        """As they were written before: one count and one copy, whatever kept them."""
+        w = nn.Parameter(torch.full((1,), 0.9))
+        optimizer = optimizers.Lookahead([w], inner, k=2, alpha=0.5, lr=0.1)
+        state = optimizer.state_dict()
+        state["param_groups"][0]["wrapper_steps"] = 1
+        state["state"] = {0: {"slow": torch.ones(1)}}
+        optimizer.load_state_dict(state)
+        w.grad = torch.ones(1)
+        optimizer.step()
+        assert w.item() == pytest.approx(0.9)  # halfway between 0.8 and 1
+
+
+def test_lookahead_leaves_frozen_weights_alone():
+    w, frozen = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = optimizers.Lookahead([w, frozen], "sgd", k=2, alpha=0.5, lr=0.1)
+
+    def step():
+        optimizer.zero_grad()
+        for p in (w, frozen):
+            p.grad = torch.ones(1) if p.requires_grad else None
+        optimizer.step()
+
+    step()
+    frozen.requires_grad_(False)
+    with torch.no_grad():
+        frozen.fill_(5.0)
+    step()
+    assert w.item() == pytest.approx(0.9) and frozen.item() == 5.0
+    frozen.requires_grad_(True)
+    step()
+    step()
+    assert frozen.item() == pytest.approx(4.9)  # halfway from 5, not from what it was once
+
+
+@pytest.mark.parametrize("name", ["schedule_free_sgd", "schedule_free_adamw"])
+class TestScheduleFreeWithin:
+    def test_sam_changes_to_the_average_and_back(self, name):
+        needs_library(name)
+        found = []
+        for make in (name, functools.partial(optimizers.SAM, base=name, rho=0.0)):
+            weights = start(dtype=torch.float32)
+            optimizer = optimizers.get(make, weights)
+            advance(optimizer, weights, range(4))
+            optimizer.eval()
+            found.append([w.detach().clone() for w in weights])
+            optimizer.train()
+            found.append(weights)
+        assert all(torch.equal(a, b) for a, b in zip(found[0], found[2], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(found[1], found[3], strict=True))
+        assert not torch.equal(found[0][0], found[1][0])
+
+    @pytest.mark.parametrize("between", [(), ("sam",)])
+    def test_lookahead_refuses(self, name, between):
+        needs_library(name)
+        with pytest.raises(ValueError, match=r"Lookahead cannot go around S.* Schedule-Free"):
+            optimizers.get(around("lookahead", *between, name), start())
+
+
+def test_only_a_schedule_free_optimizer_has_an_average():
+    for name in ("sam", "lookahead"):
+        assert not hasattr(optimizers.get(name, start()), "eval")
 
 
 def test_numpys_whole_numbers():
@@ -350,6 +477,8 @@ def test_groups_keep_their_settings_in_training():
         (lambda p: optimizers.SAM(p, every=0), ValueError, "every must be a whole number"),
         (lambda p: optimizers.SAM(p, "sdg"), ValueError, "did you mean 'sgd'"),
         (lambda p: optimizers.SAM(p, lr=0.1).step(), RuntimeError, r"call step\(closure\)"),
+        (lambda p: optimizers.SAM(p, "sam"), ValueError, "SAM cannot go around SAM"),
+        (lambda p: optimizers.SAM(p, torch.optim.LBFGS), ValueError, "cannot go around LBFGS"),
         (lambda p: optimizers.Lookahead(p, k=0), ValueError, "k must be a whole number"),
         (lambda p: optimizers.Lookahead(p, alpha=2), ValueError, "alpha must lie between 0 and 1"),
         (lambda p: optimizers.Lookahead(p, rate=2), TypeError, "rate"),
