@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"
@@ -39,12 +40,18 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         # The caller's file, which the system's message need not name, not the one beside it.
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before is what counts
+            beside.unlink(missing_ok=True)
 
 
 def part_beside(path: Path) -> Path:
-    """Where a file is written before it gets its name: no other thread writes there."""
-    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_native_id()}{PART}")
+    """Where a file is written before it gets its name: no other thread writes there.
+
+    It begins as that name does; the rest of a long one, beside which no more would fit, is a checksum.
+    """
+    start, checksum = path.name[:24], zlib.crc32(os.fsencode(path.name))
+    writer = f"{os.getpid()}-{threading.get_native_id()}"
+    return path.with_name(f"{start}.{checksum:08x}-{writer}{PART}")
 
 
 @contextmanager

@@ -13,9 +13,21 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any, TypeVar
 
+import numpy as np
+
 Entry = TypeVar("Entry")
+
+# An annotation that is checked: of which types a value must be, and how that is said.
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool, np.bool_), "true or false"),
+    "int": ((Real,), "a whole number"),
+    "float": ((Real,), "a number"),
+    "str": ((str,), "text"),
+    "None": ((type(None),), "None"),
+}
 
 
 def spelling(name: str) -> str:
@@ -70,8 +82,42 @@ def refuse_unknown(of: str, make: Callable[..., Any], arguments: Iterable[str]) 
             raise unknown(f"argument of {of}", name, parameters)
 
 
+def refuse_wrong_kinds(of: str, make: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """An error for what is no truth value, number or text where a class or function says it is.
+
+    Only annotations made of the names in `KINDS` are looked at.
+
+    >>> def cosine(lr: float, restart: bool = False): ...
+    >>> try:
+    ...     refuse_wrong_kinds('cosine', cosine, {'restart': 'no'})
+    ... except ValueError as error:
+    ...     print(error)
+    cosine: restart must be true or false, got 'no'
+    """
+    parameters = inspect.signature(make).parameters
+    for name, value in arguments.items():
+        annotation = parameters[name].annotation if name in parameters else ""
+        written = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        kinds = written.split(" | ")
+        if not all(kind in KINDS for kind in kinds) or any(is_of(kind, value) for kind in kinds):
+            continue
+        wanted = " or ".join(KINDS[kind][1] for kind in kinds)
+        raise ValueError(f"{of}: {name} must be {wanted}, got {value!r}")
+
+
+def is_of(kind: str, value: Any) -> bool:
+    """Whether a value is of a kind; a truth value is no number.
+
+    >>> is_of('bool', np.True_), is_of('float', True), is_of('float', np.float32(0.5))
+    (True, False, True)
+    """
+    return isinstance(value, KINDS[kind][0]) and (kind == "bool" or not isinstance(value, bool))
+
+
 def find(kind: str, table: Mapping[str, Entry], name: str) -> Entry:
     """The entry of `table` with that name, or an error that offers the nearest name."""
+    if not isinstance(name, str):
+        raise ValueError(f"{kind} must be a name, got {name!r}")
     if name in table:
         return table[name]
     for known, entry in table.items():
@@ -83,8 +129,8 @@ def find(kind: str, table: Mapping[str, Entry], name: str) -> Entry:
 def make(kind: str, table: Mapping[str, Any], spec: Any) -> Any:
     """An object from a name, from what `describe` returned, or the object itself.
 
-    Errors: ValueError for an unknown name or a setting the method does not have, TypeError for
-    something that cannot be called.
+    Errors: ValueError for an unknown name, a setting the method does not have or one of a wrong
+    kind, TypeError for something that cannot be called.
     """
     if isinstance(spec, str):
         return find(kind, table, spec)()
@@ -92,8 +138,14 @@ def make(kind: str, table: Mapping[str, Any], spec: Any) -> Any:
         name, settings = spec.get("name"), spec.get("config", {})
         if not isinstance(name, str):
             raise ValueError(f"{kind}: a mapping needs the method's 'name', got {dict(spec)!r}")
+        for key in spec:
+            if key not in ("name", "config"):
+                raise ValueError(
+                    f"{kind} {name}: settings such as {key!r} belong into its 'config'"
+                )
         entry = find(kind, table, name)
         refuse_unknown(f"{kind} {name}", entry, settings)
+        refuse_wrong_kinds(f"{kind} {name}", entry, settings)
         try:
             return entry(**settings)
         except TypeError as error:

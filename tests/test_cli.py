@@ -213,7 +213,7 @@ class TestTrain:
         self, folder, tmp_path, monkeypatch, capsys, named
     ):
         def interrupt(recipe, run, verbose):
-            run.mkdir(parents=True)
+            run.mkdir(parents=True, exist_ok=True)
             (run / "recipe.toml").write_text(recipe.to_toml())
             raise KeyboardInterrupt
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ import pyconvopt
 from pyconvopt import cli, files, machine
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.results import ResultsFile, RunRecord
-from pyconvopt.training.run import run_recipe
+from pyconvopt.training.run import default_folder, make_folder, run_recipe
 
 pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
 pytest.importorskip("rich", reason="the command line needs the extra 'cli'")
@@ -313,6 +314,40 @@ def test_two_threads_write_a_file_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", while_another_writes)
     files.write_whole(path, "text")
     assert path.read_text() == "text" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("letter", ["n", "é"])
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path, letter):
+    path = tmp_path / (letter * (255 // len(letter.encode())))
+    files.write_whole(path, "text")
+    assert path.read_text() == "text" and list(tmp_path.iterdir()) == [path]
+    longer = tmp_path / f"{path.name}{letter}"
+    with pytest.raises(OSError, match=f"{longer.name}'") as caught:
+        files.write_whole(longer, "text")
+    assert caught.value.errno == errno.ENAMETOOLONG and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_default_folder_belongs_to_one_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "now")
+    recipe = Recipe.load("seed")
+    made = [default_folder(recipe) for _ in range(3)]
+    assert [str(each) for each in made] == ["runs/seed-now", "runs/seed-now-2", "runs/seed-now-3"]
+    assert make_folder(made[0]) == made[0]  # one that is given may be there
+    (tmp_path / "runs").rename(tmp_path / "other")
+    (tmp_path / "runs").touch()
+    with pytest.raises(OSError, match="cannot write to the run folder runs/seed-now: Not a dir"):
+        default_folder(recipe)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    recipe = Recipe.load("seed")
+    with pytest.raises(ImportError, match="matplotlib"):
+        run_recipe(recipe, default_folder(recipe) if given else None, verbose=0)
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_bad_test_images_are_refused_at_the_start(tmp_path):

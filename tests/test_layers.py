@@ -205,6 +205,23 @@ class TestFlattenAndDense:
         assert y.shape == (2, 4, 5, 6) and layer.output_shape == (None, 5, 6, 4)
         torch.testing.assert_close(y.sum(1), torch.ones(2, 5, 6))
 
+    @pytest.mark.parametrize(
+        ("make", "name"),
+        [
+            (lambda: layers.Dense(3, use_bias="no"), "use_bias"),
+            (lambda: layers.Conv2D(3, 3, use_bias="no"), "use_bias"),
+            (lambda: layers.Conv2DTranspose(3, 3, use_bias="no"), "use_bias"),
+            (
+                lambda: layers.Conv2D(3, 3, weight_standardization="no"),
+                "weight_standardization",
+            ),
+            (lambda: setattr(layers.Dense(3), "trainable", "no"), "trainable"),
+        ],
+    )
+    def test_truth_values(self, make, name):
+        with pytest.raises(ValueError, match=f"{name} must be true or false, got 'no'"):
+            make()
+
     def test_refusals(self):
         with pytest.raises(ValueError, match="units must be"):
             layers.Dense(0)

@@ -47,6 +47,18 @@ class TestAssembly:
         model = models.Sequential([layers.Input(shape=(8, 8, 3)), layers.Flatten()])
         assert model.output_shape == (None, 192) and len(model.layers) == 1
 
+    def test_a_layer_keeps_the_name_it_has_in_a_model(self):
+        model = small()
+        for layer in model.layers:
+            with pytest.raises(ValueError, match=f"the layer '{layer.name}' is in a model, by who"):
+                layer.name = "other"
+            layer.name = layer.name
+        assert list(model._modules) == [layer.name for layer in model.layers]
+        taken, copied = model.pop(), copy.deepcopy(model.layers[0])
+        for layer in (taken, copied, pickle.loads(pickle.dumps(model)).layers[0]):
+            layer.name = "other"
+            assert layer.name == "other"
+
     def test_built_at_the_first_call(self):
         model = models.Sequential([layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
         assert not model.built and model.output_shape is None

@@ -84,8 +84,10 @@ class TestRecipes:
             ("compile.clip_norm", -1, "clip_norm must be more than 0, got -1"),
             ("compile.accumulate", -2, "accumulate must be a whole number >= 1, got -2"),
             ("layers.0.type", "Conv9", "layers.0 of the recipe: unknown layer 'Conv9'"),
-            ("layers.0.filters", "abc", "layers.0 of the recipe: filters must be"),
+            ("layers.0.filters", "abc", "layers.0 of the recipe: Conv2D: filters must be"),
             ("layers.0.filter", 3, "layers.0 of the recipe: .*'filter'"),
+            ("layers.0.use_bias", "False", "0 of .*use_bias must be true or false, got 'False'"),
+            ("layers.0.trainable", "yes", "0 of .*trainable must be true or false, got 'yes'"),
             ("layers.9.filters", 3, "layers 0 ... 7"),
             ("epochs", 3, "section.key"),
         ],
@@ -199,7 +201,7 @@ class TestFullRecipes:
         convolutions = [each for each in model.parameters() if each.dim() == 4]
         # The shortcuts' and blocks' filters and the last matrix decay, norms and biases do not.
         assert len(groups[0]["params"]) == len(convolutions) + 1
-        penalised = regularizers.terms(model)
+        penalised = regularizers.terms(model, patterns=model.trainer().regularizers)
         assert len(penalised) == sum("conv1.weight" in n for n, _ in model.named_parameters())
         assert len(history.history["loss"]) == 2 and model.trainer().step_number == 4
 
@@ -236,6 +238,20 @@ class TestFullRecipes:
             ("compile.learning_rate", 0.1, "give schedule.lr"),
             ("averaging.name", "emma", "did you mean 'ema'"),
             ("averaging.decay", 2.0, "decay must lie between 0 and 1"),
+            ("averaging.decay", "x", "average ema: decay must be a number, got 'x'"),
+            ("averaging.at_end", "no", "average ema: at_end must be true or false, got 'no'"),
+            ("schedule.unit", 3, "schedule.unit must be a name, got 3"),
+            ("schedule.warmup", "a", "schedule.warmup: n must be a number, got 'a'"),
+            ("optimizer.no_decay", 3, "optimizer.no_decay must be names of weights, got 3"),
+            ("optimizer.nesterov", "no", "optimizer sgd: nesterov must be true or false, got 'no'"),
+            ("model.depth", "8", "resnet_cifar: depth must be a whole number, got '8'"),
+            (
+                "compile.loss",
+                {"name": "huber", "config": {"delta": "a"}},
+                "huber: delta must be a n",
+            ),
+            ("data.image_size", [28], "data.image_size must be two whole numbers of 1 or more"),
+            ("data.image_size", ["a", 2], "data.image_size must be two whole numbers of 1 or more"),
             ("augment.0.type", "RandomCorp", "did you mean 'RandomCrop'"),
             (
                 "augment.0.pading",
@@ -305,6 +321,8 @@ class TestFullRecipes:
                 "argument of callback ReduceLROnPlateau 'factr': did you mean 'factor'",
             ),
             ("factor = 0.5", "factor = 2.0", "factor"),
+            ("factor = 0.5", 'patience = "3"', "Plateau: patience must be a whole number, got '3'"),
+            ('monitor = "loss"', "monitor = 3", "EarlyStopping: monitor must be text, got 3"),
             ('monitor = "loss"', "", "EarlyStopping watches val_loss, which fit.validation"),
             ('type = "EarlyStopping"', "", r"\[callbacks\] lacks its type"),
         ):
@@ -329,6 +347,14 @@ class TestFullRecipes:
         recipe.set("compile.optimizer", "adam")
         with pytest.raises(ValueError, match=r"\[optimizer\] of the recipe: .*'momentum'"):
             recipe.check_optimizer()
+
+    def test_an_average_that_would_never_begin(self):
+        recipe = Recipe.load("seed")
+        with pytest.raises(
+            ValueError, match=r"averaging.start must be an epoch .*, got 50 with fit"
+        ):
+            recipe.change({"averaging.name": "swa", "averaging.start": 50})
+        recipe.change({"averaging.name": "swa", "averaging.start": 50, "fit.epochs": 51})
 
     def test_several_changes_are_judged_together(self, full):
         recipe, _ = full

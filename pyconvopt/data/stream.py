@@ -18,7 +18,7 @@ import torch
 
 from pyconvopt.data import checks
 from pyconvopt.data.loader import ArrayLoader, BatchSource, Loader, SeededOrder
-from pyconvopt.randomness import random_states, set_random_states
+from pyconvopt.randomness import own_generators, random_states, set_random_states
 
 
 class Stream:
@@ -74,7 +74,7 @@ class Stream:
         """Open the data from their start."""
         # A DataLoader draws the seed of its order when it is opened.
         if not isinstance(self.loader, ArrayLoader):
-            self.random_at_start = random_states(self.generator)
+            self.random_at_start = random_states(self.generators)
         self.iterator = iter(self.loader)
 
     def end_pass(self, batch: int) -> None:
@@ -107,16 +107,16 @@ class Stream:
             return state
         if self.iterator is not None:
             state["random"] = self.random_at_start
-        elif self.generator is not None:
-            state["generator"] = self.generator.get_state()
+        elif self.generators:
+            state["generators"] = [each.get_state() for each in self.generators]
         if self.order is not None:
             state["epoch"] = self.order.epoch
         return state
 
     @property
-    def generator(self) -> torch.Generator | None:
-        """The generator of a DataLoader's own, which its order comes from."""
-        return getattr(self.loader, "generator", None)
+    def generators(self) -> list[torch.Generator]:
+        """Those of a DataLoader's own, which its order comes from."""
+        return own_generators(self.loader)
 
     @property
     def order(self) -> SeededOrder | None:
@@ -136,6 +136,13 @@ class Stream:
                     f"the data are not those of the checkpoint: {key} was {state.get(key)}, now it "
                     f"is {now.get(key)}"
                 )
+        generators = self.generators
+        kept = (state.get("random") or state).get("generators", ())
+        if len(kept) != len(generators):
+            raise ValueError(
+                "the data are not those of the checkpoint: their order came from "
+                f"{len(kept)} generators of their own, now it comes from {len(generators)}"
+            )
         self.taken, self.read, self.iterator = state["taken"], state["read"], None
         if isinstance(self.loader, ArrayLoader):
             self.loader.seed, self.loader.epoch = state["seed"], state["epoch"]
@@ -145,12 +152,12 @@ class Stream:
         once = isinstance(self.loader, BatchSource) and self.loader.is_read_once
         if self.order is not None:
             self.order.epoch = state["epoch"] - int(state["open"])  # which opening it counts again
-        if self.generator is not None and "generator" in state:
-            self.generator.set_state(state["generator"])
+        for each, its_state in zip(generators, state.get("generators", ()), strict=False):
+            each.set_state(its_state)
         if not state["open"] and not once:
             return
         if state["open"]:
-            set_random_states(state["random"], self.generator)
+            set_random_states(state["random"], generators)
         self.begin_pass()
         assert self.iterator is not None
         for seen in range(self.taken + self.read * once):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar
@@ -86,6 +87,17 @@ def number(name: str, value: Any, least: float | None = None) -> Any:
     return plain(value)
 
 
+def truth(name: str, value: Any) -> bool:
+    """A truth value of Python's or NumPy's, as Python's.
+
+    >>> truth('use_bias', np.False_)
+    False
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return bool(value)
+
+
 def plain(value: Any) -> Any:
     """Numbers, and what holds them, as JSON can: NumPy's as Python's, tuples and arrays as lists.
 
@@ -139,6 +151,7 @@ class Layer(nn.Module):
     Args: name (None: from the class), input_shape (without the batch; for a first layer).
     """
 
+    _name: str
     weight: Tensor
     bias: Tensor | None
     ranks: ClassVar[tuple[int, ...]] = ()
@@ -149,6 +162,7 @@ class Layer(nn.Module):
             raise TypeError(f"a layer's name must be a string, got {name!r}")
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
         self.named_by_user = name is not None
+        self.held_by: weakref.ref[nn.Module] | None = None  # the model with the layer
         self.name = name or snake_case
         self.activation: Any = activations.linear
         self._activity_regularizer: Any = None
@@ -156,6 +170,28 @@ class Layer(nn.Module):
         self.input_shape: Shape | None = None
         self.output_shape: Shape | None = None
         self.is_trainable = True
+
+    @property
+    def name(self) -> str:
+        """What the layer is called; it keeps the name under which a model has it.
+
+        Errors: ValueError for setting another then.
+        """
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        model = None if self.held_by is None else self.held_by()
+        if model is not None and name != self._name and self in model.children():
+            raise ValueError(
+                f"the layer {self._name!r} is in a model, by whose names weights are saved, and cannot "
+                f"be called {name!r}: name it before it is added"
+            )
+        self._name = name
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "held_by": None}  # a copy is in no model
 
     @property
     def built(self) -> bool:
@@ -270,7 +306,7 @@ class Layer(nn.Module):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        self.is_trainable = bool(value)
+        self.is_trainable = truth("trainable", value)
         self.requires_grad_(self.is_trainable)
 
     def keras_weights(self) -> list[tuple[str, Tensor]]:

@@ -13,7 +13,7 @@ from pyconvopt import activations, constraints, functional, initializers, regula
 from pyconvopt.data.checks import whole
 from pyconvopt.functional.unstored import UnstoredMap
 from pyconvopt.layers import windows
-from pyconvopt.layers.base import Layer, Shape, channels_last_only, pair
+from pyconvopt.layers.base import Layer, Shape, channels_last_only, pair, truth
 from pyconvopt.nn.conv import standardized
 
 
@@ -79,7 +79,7 @@ class Conv2D(Layer):
         self.padding = windows.padding_name(padding)
         self.dilation_rate = pair(dilation_rate, "dilation_rate")
         self.activation = activations.get(activation)
-        self.use_bias = use_bias
+        self.use_bias = truth("use_bias", use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
@@ -87,7 +87,7 @@ class Conv2D(Layer):
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
-        self.weight_standardization = weight_standardization
+        self.weight_standardization = truth("weight_standardization", weight_standardization)
 
     def reach(self) -> tuple[int, int]:
         """Height and width of the image that one output sees."""

@@ -19,6 +19,7 @@ from pyconvopt.layers.base import (
     sample_shape,
     to_array_axes,
     to_torch_axes,
+    truth,
 )
 
 
@@ -107,7 +108,7 @@ class Dense(Layer):
         super().__init__(name, input_shape)
         self.units = whole("units", units)
         self.activation = activations.get(activation)
-        self.use_bias = use_bias
+        self.use_bias = truth("use_bias", use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyconvopt import registry
-from pyconvopt.layers.base import Layer
+from pyconvopt.layers.base import Layer, truth
 
 
 def make_layer(entry: Any) -> Layer:
     """A layer from {"type": its name, arguments ...}, or the layer itself.
 
-    Errors: ValueError for an unknown name or argument, TypeError for anything else.
+    Errors: ValueError for an unknown name or argument, or a value of a wrong kind, TypeError for
+    anything else.
 
     >>> make_layer({'type': 'Dropout', 'rate': 0.1, 'name': 'noise'}).name
     'noise'
@@ -26,12 +27,14 @@ def make_layer(entry: Any) -> Layer:
     arguments = {key: value for key, value in entry.items() if key not in ("type", "trainable")}
     kind = registry.find("layer", TABLE, entry["type"])
     registry.refuse_unknown(entry["type"], kind, arguments)
+    registry.refuse_wrong_kinds(entry["type"], kind, arguments)
     try:
         layer = kind(**arguments)
     except TypeError as error:
         raise ValueError(f"{entry['type']}: {error}") from None
     # To set it is to set it for all layers within, of which each has its own.
-    if layer.trainable != entry.get("trainable", layer.trainable):
+    wanted = entry.get("trainable", layer.trainable)
+    if layer.trainable != truth(f"{entry['type']}: trainable", wanted):
         layer.trainable = not layer.trainable
     return layer
 

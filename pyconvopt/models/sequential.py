@@ -7,6 +7,7 @@ the same bytes are viewed as N, C, H, W (see `layers.base`).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -120,6 +121,7 @@ class Sequential(nn.Module):
             raise
         layer.name = name
         self.add_module(name, layer)
+        layer.held_by = weakref.ref(self)
         self._trainer_is_stale()
 
     def start_from(self, shape: Sequence[int | None]) -> None:

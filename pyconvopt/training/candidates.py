@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyconvopt.training.arguments import validation_epochs
 from pyconvopt.training.monitors import Monitor
 from pyconvopt.training.pause import Pause
 from pyconvopt.training.trainer import Trainer
@@ -15,9 +16,13 @@ from pyconvopt.training.trainer import Trainer
 
 @dataclass
 class Candidate:
-    """Settings, until which epoch they trained, and the score they came to (None: they failed)."""
+    """Settings, how long they trained, and the score they came to (None: they failed).
+
+    `until` is the epoch they were to train until, `epochs` are those they did: a callback may stop them.
+    """
 
     settings: dict[str, Any]
+    until: int = 0
     epochs: int = 0
     score: float | None = None
     failure: str | None = None
@@ -57,6 +62,22 @@ def rungs(candidates: int, epochs: int, factor: int = 3) -> list[tuple[int, int]
         plan.append((candidates, max(1, round(epochs / factor ** (count - rung)))))
         candidates = math.ceil(candidates / factor)
     return plan
+
+
+def to_validations(
+    plan: list[tuple[int, int]], frequency: int | Sequence[int]
+) -> list[tuple[int, int]]:
+    """The rungs, each moved on to the next epoch that is validated, if the last does not come before.
+
+    >>> to_validations([(9, 1), (3, 3), (1, 9)], 2), to_validations([(9, 1), (3, 3), (1, 9)], 4)
+    ([(9, 2), (3, 4), (1, 9)], [(9, 4), (1, 9)])
+    """
+    validates, last = validation_epochs(frequency), plan[-1][1]
+    moved: dict[int, int] = {}
+    for count, until in plan:
+        ends = (epoch + 1 for epoch in range(until - 1, last) if validates(epoch))
+        moved.setdefault(next(ends, last), count)
+    return [(count, until) for until, count in moved.items()]
 
 
 def best_of(candidates: list[Candidate], monitor: str, count: int) -> list[Candidate]:

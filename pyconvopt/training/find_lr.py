@@ -22,7 +22,7 @@ from pyconvopt.data.loader import ArrayLoader, Loader, as_batches
 from pyconvopt.data.stream import Stream
 from pyconvopt.json_text import to_json
 from pyconvopt.metrics import Average
-from pyconvopt.randomness import random_states_kept
+from pyconvopt.randomness import own_generators, random_states_kept
 from pyconvopt.training.after_step import count_updates
 from pyconvopt.training.processes import join
 from pyconvopt.training.rates import set_rate
@@ -186,7 +186,7 @@ def find_lr(
     if getattr(loader, "is_read_once", False):
         raise ValueError("find_lr would use a generator up: give a function that makes one")
     order = (loader.seed, loader.epoch) if isinstance(loader, ArrayLoader) else None
-    with random_states_kept(getattr(loader, "generator", None)):
+    with random_states_kept(own_generators(loader)):
         try:
             losses = falling_and_rising(trainer, loader, low, high, steps, smoothing, stop_at)
         finally:

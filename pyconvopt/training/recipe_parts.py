@@ -50,11 +50,15 @@ OPTIONAL: dict[str, dict[str, Kinds]] = {
         "adaptive_clip": (*NUMBER, dict),
     },
 }
-# What a number must be, and how that is said.
-Limit = tuple[Callable[[float], bool], str]
+# What a value must be, and how that is said.
+Limit = tuple[Callable[[Any], bool], str]
 ONE_OR_MORE: Limit = (lambda value: value >= 1, "1 or more")
 LIMITS: dict[str, Limit] = {
     "data.scale": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "data.image_size": (
+        lambda value: is_list_of(int, value) and len(value) == 2 and min(value) >= 1,
+        "two whole numbers of 1 or more",
+    ),
     "data.test_share": (lambda value: 0 < value < 1, "between 0 and 1"),
     "fit.epochs": ONE_OR_MORE,
     "fit.batch_size": ONE_OR_MORE,
@@ -76,12 +80,6 @@ UNITS: dict[str, Callable[[schedules.Schedule], schedules.Schedule]] = {
     "run": lambda schedule: schedule.over_run(),
 }
 
-# Looked up when they are made: averages are callbacks, and may be imported before this package.
-AVERAGES: dict[str, Callable[..., averaging.Averaging]] = {
-    "ema": lambda **settings: averaging.EMA(**settings),
-    "swa": lambda **settings: averaging.SWA(**settings),
-}
-
 # Those that a recipe can say all of; what writes files belongs to the run and not to the recipe.
 CALLBACKS: dict[str, type[Callback]] = {
     "EarlyStopping": EarlyStopping,
@@ -96,6 +94,15 @@ TRANSFORMS: dict[str, type[augment.Transform]] = {
     and issubclass(each, augment.Transform)
     and each not in (augment.Transform, augment.Mixing)
 }
+
+
+def is_list_of(kind: type, value: Any) -> bool:
+    """Whether a value is a list of that kind alone.
+
+    >>> is_list_of(int, [28, 28]), is_list_of(int, ['a', 2]), is_list_of(str, 3)
+    (True, False, False)
+    """
+    return isinstance(value, (list, tuple)) and all(type(each) is kind for each in value)
 
 
 def named(section: str, settings: Mapping[str, Any], key: str = "name") -> tuple[str, dict]:
@@ -136,14 +143,28 @@ def schedule(table: Mapping[str, Any]) -> schedules.Schedule | None:
     unit = registry.find("schedule.unit", UNITS, settings.pop("unit", "run"))
     warmup = settings.pop("warmup", None)
     made = schedules.get(name, **settings)
-    return unit(made if warmup is None else made.warmup(warmup))
+    if warmup is None:
+        return unit(made)
+    registry.refuse_wrong_kinds("schedule.warmup", made.warmup, {"n": warmup})
+    return unit(made.warmup(warmup))
 
 
 def optimizer(table: Mapping[str, Any]) -> str | dict[str, Any]:
     """The optimiser: compile.optimizer, with the settings of [optimizer] if there are any."""
     name, settings = table["compile"]["optimizer"], table.get("optimizer")
-    registry.find("optimizer", optimizers.OPTIMIZERS, name)
-    return {"name": name, "config": dict(settings)} if settings else name
+    make, _ = registry.find("optimizer", optimizers.OPTIMIZERS, name)
+    if not settings:
+        return name
+    registry.refuse_wrong_kinds(f"optimizer {name}", make, settings)
+    spared = settings.get("no_decay", ())
+    if not is_list_of(str, [spared] if isinstance(spared, str) else spared):
+        raise ValueError(f"optimizer.no_decay must be names of weights, got {spared!r}")
+    return {"name": name, "config": dict(settings)}
+
+
+def averages() -> dict[str, type[averaging.Averaging]]:
+    """Averages by name; looked up late, as they are callbacks and may be imported before this package."""
+    return {"ema": averaging.EMA, "swa": averaging.SWA}
 
 
 def average(table: Mapping[str, Any]) -> list[averaging.Averaging]:
@@ -151,7 +172,14 @@ def average(table: Mapping[str, Any]) -> list[averaging.Averaging]:
     if "averaging" not in table:
         return []
     name, settings = named("averaging", table["averaging"])
-    return [registry.make("average", AVERAGES, {"name": name, "config": settings})]
+    made = registry.make("average", averages(), {"name": name, "config": settings})
+    epochs = table["fit"]["epochs"]
+    if isinstance(made, averaging.SWA) and made.first_epoch(epochs) >= epochs:
+        raise ValueError(
+            f"averaging.start must be an epoch of the run, counted from 0, got {made.start} with "
+            f"fit.epochs = {epochs}"
+        )
+    return [made]
 
 
 def penalties(table: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -243,7 +271,9 @@ def check_architecture(table: Mapping[str, Any]) -> None:
     if "model" not in table:
         return
     name, arguments = named("model", table["model"], "architecture")
-    registry.refuse_unknown(name, registry.find("architecture", ARCHITECTURES, name), arguments)
+    make = registry.find("architecture", ARCHITECTURES, name)
+    registry.refuse_unknown(name, make, arguments)
+    registry.refuse_wrong_kinds(name, make, arguments)
 
 
 def stand_in_trainer(table: Mapping[str, Any]) -> Trainer:

@@ -82,6 +82,28 @@ def as_csv(lines: Iterable[Iterable[object]]) -> str:
     return text.getvalue()
 
 
+def blocks(lines: list[tuple[int, list[str]]]) -> list[list[tuple[int, list[str]]]]:
+    """The lines of a name and seed, run by run: two programs may have written the same one.
+
+    A run says each number of an epoch once, and how many lines it has in every line.
+    """
+    found: list[list[tuple[int, list[str]]]] = []
+    seen: set[tuple[str, str]] = set()
+    for place, row in lines:
+        said = (row[4], row[6])
+        if not found or said in seen or row[1:4] != found[-1][0][1][1:4]:
+            found.append([])
+            seen = set()
+        seen.add(said)
+        found[-1].append((place, row))
+    return found
+
+
+def is_complete(lines: list[tuple[int, list[str]]]) -> bool:
+    """Whether a run's lines are as many as they say."""
+    return all(row[3] == str(len(lines)) for _, row in lines)
+
+
 class ResultsFile:
     """The finished runs of a file, by name and seed.
 
@@ -122,13 +144,14 @@ class ResultsFile:
         )
 
     def read(self, rows: list[tuple[int, list[str]]]) -> None:
-        """Take in the runs that are complete; of each row its line in the file."""
+        """Take in the runs that are complete, one that is there twice once; of each row its line."""
         found: dict[tuple[str, int], list[tuple[int, list[str]]]] = {}
         for place, row in rows:
             if len(row) == len(COLUMNS) and row[2].isdecimal():
                 found.setdefault((row[0], int(row[2])), []).append((place, row))
-        for (name, seed), lines in found.items():
-            if not all(line[3] == str(len(lines)) for _, line in lines):
+        for (name, seed), every in found.items():
+            lines = next((each for each in blocks(every) if is_complete(each)), None)
+            if lines is None:
                 continue
             seconds: dict[int, float] = {}
             record = RunRecord(name, lines[0][1][1], seed, [])

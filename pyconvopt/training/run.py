@@ -102,8 +102,13 @@ def make_folder(folder: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OSError(f"cannot write to the run folder {folder}: {error.strerror}") from None
+        raise unwritable(folder, error) from None
     return folder
+
+
+def unwritable(folder: Path, error: OSError) -> OSError:
+    """The error for a run folder that cannot be made or written to."""
+    return OSError(f"cannot write to the run folder {folder}: {error.strerror}")
 
 
 @contextmanager
@@ -123,8 +128,22 @@ def nothing_left(folder: Path) -> Iterator[None]:
 
 
 def default_folder(recipe: Recipe) -> Path:
-    """runs/<recipe>-<date>-<time>."""
-    return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """A new folder runs/<recipe>-<date>-<time>, -2, -3 ... behind a name that another run has.
+
+    Errors: OSError if it cannot be made.
+    """
+    folder = first = Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while True:
+        try:
+            folder.mkdir(parents=True)  # which of several runs only one can
+        except FileExistsError:
+            number += 1
+            folder = first.with_name(f"{first.name}-{number}")
+        except OSError as error:
+            raise unwritable(folder, error) from None
+        else:
+            return folder
 
 
 def load_images(recipe: Recipe) -> tuple[Pair, Pair]:
@@ -223,17 +242,17 @@ def run_recipe(
     # Pictures need this package, which is not whole before they are imported.
     from pyconvopt import pictures
 
-    # Asked for now, not after five epochs.
-    require("safetensors", "writing the run folder")
-    require("matplotlib", "drawing learning curves")
     processes = join()
     resume = resume or processes.any(restarted())
     if folder is None or not resume:
-        chosen = default_folder(recipe) if folder is None else folder
-        folder = processes.from_first(lambda: make_folder(chosen))
+        given = folder
+        folder = processes.from_first(lambda: make_folder(given or default_folder(recipe)))
     folder = Path(folder)
     goes_on = resume or not processes.is_first
     with nullcontext() if goes_on else nothing_left(folder):
+        # Asked for now, not after five epochs.
+        require("safetensors", "writing the run folder")
+        require("matplotlib", "drawing learning curves")
         train, test = load_images(recipe)
         require_finite(as_samples(test[0]), "test images")  # now, not after the last epoch
         model = build(recipe, train)

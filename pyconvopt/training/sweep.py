@@ -28,7 +28,7 @@ from pyconvopt.json_text import to_json
 from pyconvopt.randomness import random_states_kept
 from pyconvopt.training import sweep_optuna
 from pyconvopt.training.callbacks import listed
-from pyconvopt.training.candidates import Candidate, best_of, grid, rungs
+from pyconvopt.training.candidates import Candidate, best_of, grid, rungs, to_validations
 from pyconvopt.training.monitors import Monitor
 from pyconvopt.training.processes import join
 from pyconvopt.training.recipes import Recipe
@@ -50,7 +50,7 @@ class Sweep:
         sign = Monitor(monitor, "auto").sign
 
         def rank(each: Candidate) -> tuple[float, float]:
-            return (-each.epochs, math.inf if each.score is None else -sign * each.score)
+            return (-each.until, math.inf if each.score is None else -sign * each.score)
 
         for each in candidates:
             each.pause.state = None  # nobody goes on
@@ -164,6 +164,8 @@ def sweep(
     says = bool(verbose) and join().is_first
 
     longest = epochs or 9
+    # A number of the validation is there only after one.
+    frequency = fit.get("validation_freq", 1) if monitor.startswith("val_") else 1
 
     def go_on(each: Candidate, until: int) -> None:
         options = {"validation": validation, "seed": seed, "epochs": longest, **fit}
@@ -176,12 +178,13 @@ def sweep(
 
     with random_states_kept():
         if sampler == "optuna":
-            ends = [until for _, until in rungs(longest, longest, factor)]
+            plan = to_validations(rungs(longest, longest, factor), frequency)
+            ends = [until for _, until in plan]
             drawn = sweep_optuna.Draws(space, trials or TRIALS, monitor, factor, seed)
             candidates = drawn.run(go_on, ends)
         else:
             candidates = alive = [Candidate(settings) for settings in grid(space)]
-            for count, until in rungs(len(candidates), longest, factor):
+            for count, until in to_validations(rungs(len(candidates), longest, factor), frequency):
                 alive = best_of(alive, monitor, count)
                 for each in alive:
                     go_on(each, until)
@@ -206,14 +209,17 @@ def train(
             candidate.data.epoch = 0
     callbacks = [*listed(options.get("callbacks")), candidate.pause]
     whole = {"verbose": 0, **options, "callbacks": callbacks}
-    history = candidate.pause.fit(candidate.trainer, until, candidate.data, **whole).history
-    candidate.epochs = until
+    made = candidate.pause.fit(candidate.trainer, until, candidate.data, **whole)
+    history = made.history
+    candidate.until, candidate.epochs = until, len(made.epoch)
     candidate.failure, candidate.score = candidate.trainer.failure, None
     if candidate.failure is None:
         if monitor not in history:
+            has_data = monitor.startswith("val_") and options.get("validation") is not None
+            hint = "a smaller validation_freq" if has_data else "validation data"
             raise ValueError(
-                f"the runs give no {monitor!r}, only {', '.join(history)}: give validation data, or "
-                "choose one of these as monitor"
+                f"the runs give no {monitor!r}, only {', '.join(history)}: give {hint}, or choose "
+                "one of these as monitor"
             )
         candidate.score = history[monitor][-1]
         if not math.isfinite(candidate.score):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch._dynamo  # an optimiser imports it at its first step: here once for all processes
 from safetensors.torch import save_file
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Subset, TensorDataset, WeightedRandomSampler
 
 from pyconvopt import files, layers, models
 from pyconvopt.training import (
@@ -161,12 +161,20 @@ def run(
         while True:
             yield from batches()
 
+    def weighted():
+        own = torch.Generator().manual_seed(3)
+        return WeightedRandomSampler(torch.arange(1.0, 31.0), 30, generator=own)
+
     given = {
         "arrays": lambda: (x, y),
         "steps": lambda: (x, y),
         "loader": lambda: DataLoader(TensorDataset(x, y), 8, shuffle=True),
         "own order": lambda: DataLoader(
             TensorDataset(x, y), 8, shuffle=True, generator=torch.Generator().manual_seed(3)
+        ),
+        "sampler's order": lambda: DataLoader(TensorDataset(x, y), 8, sampler=weighted()),
+        "batch sampler's order": lambda: DataLoader(
+            TensorDataset(x, y), batch_sampler=BatchSampler(weighted(), 8, drop_last=False)
         ),
         "dataset": lambda: Subset(TensorDataset(x, y), range(30)),
         "function": lambda: batches,

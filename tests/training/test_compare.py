@@ -145,6 +145,20 @@ class TestCompare:
         assert len(log) == 7
         assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
 
+    @pytest.mark.parametrize("lost", [0, 1, 70])
+    def test_a_run_that_two_programs_wrote_is_kept_once(self, tmp_path, lost):
+        path, log = tmp_path / "results.csv", []
+        entries = {"first": told(FIRST, log), "second": told(SECOND, log)}
+        compare(entries, 3, results=path, verbose=0)
+        whole = path.read_text()
+        header, *lines = whole.splitlines(keepends=True)
+        cut = "".join(lines)[: -lost or None]
+        for twice in (whole + cut, header + cut[: cut.rfind("\n") + 1] + "".join(lines)):
+            path.write_text(twice)
+            compare(entries, 3, results=path, verbose=0)
+            assert len(log) == 6
+            assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
+
     def test_another_recipe_of_that_name_is_an_error(self, tmp_path, monkeypatch):
         write_tiny_set(tmp_path, 40, 10)
         monkeypatch.setenv("PYCONVOPT_DATA", str(tmp_path))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from pyconvopt import layers, models
 from pyconvopt.data import ArrayLoader
@@ -80,7 +80,7 @@ def equal(first, second) -> bool:
 
 
 @pytest.mark.parametrize("fitted", [False, True])
-@pytest.mark.parametrize("kind", ["arrays", "ArrayLoader", "DataLoader"])
+@pytest.mark.parametrize("kind", ["arrays", "ArrayLoader", "DataLoader", "sampler"])
 def test_leaves_every_bit_as_it_was(fitted, kind):
     model = models.Sequential(
         [
@@ -105,6 +105,11 @@ def test_leaves_every_bit_as_it_was(fitted, kind):
             8,
             shuffle=True,
             generator=generator,
+        ),
+        "sampler": DataLoader(
+            TensorDataset(torch.from_numpy(x), torch.from_numpy(y)),
+            8,
+            sampler=WeightedRandomSampler([1.0] * len(x), len(x), generator=generator),
         ),
     }[kind]
     before = everything(model, model.trainer())

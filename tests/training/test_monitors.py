@@ -186,6 +186,8 @@ class TestModelCheckpoint:
             ReduceLROnPlateau(factor=1)
         with pytest.raises(ValueError, match="mode must be"):
             EarlyStopping(mode="up")
+        with pytest.raises(ValueError, match="monitor must be the name of a number in the logs"):
+            EarlyStopping(monitor=3)
 
 
 def test_epochs_without_validation_are_passed_over():

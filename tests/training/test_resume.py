@@ -60,7 +60,11 @@ def same(got: Path, wanted: dict[str, torch.Tensor]) -> None:
 
 class TestKilled:
     @pytest.mark.parametrize(
-        "data", ["arrays", "steps", "loader", "own order", "dataset", "function", "generator"]
+        "data",
+        [
+            *("arrays", "steps", "loader", "own order", "sampler's order", "batch sampler's order"),
+            *("dataset", "function", "generator"),
+        ],
     )
     def test_after_any_batch(self, tmp_path, undisturbed, data):
         """One run killed six times: at a first batch, within, at the last, between epochs."""
@@ -221,6 +225,13 @@ class TestDamage:
             fit(tmp_path, **given)
         assert "\n" not in str(caught.value) and torch.equal(weights(chosen), before)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def test_an_order_from_elsewhere_is_an_error(self, tmp_path):
+        of = TensorDataset(*images())
+        fit(tmp_path, data=DataLoader(of, 8, shuffle=True))
+        message = "came from 0 generators of their own, now it comes from 1"
+        with pytest.raises(ValueError, match=message):
+            fit(tmp_path, data=DataLoader(of, 8, shuffle=True, generator=torch.Generator()))
 
     def test_another_optimiser_is_an_error(self, tmp_path):
         fit(tmp_path)

@@ -12,7 +12,7 @@ import torch
 
 from pyconvopt import averaging, layers, models, optimizers, schedules
 from pyconvopt.data.rows import Selected
-from pyconvopt.training import EarlyStopping, ReduceLROnPlateau, Trainer, sweep
+from pyconvopt.training import EarlyStopping, LambdaCallback, ReduceLROnPlateau, Trainer, sweep
 from pyconvopt.training.candidates import rungs
 from pyconvopt.training.recipes import Recipe
 from pyconvopt.training.sweep_optuna import drawn
@@ -83,6 +83,38 @@ def test_a_candidate_that_went_on_is_one_that_never_stopped():
     alone.fit(*points(200), epochs=9, seed=0, verbose=0, validation_data=points(100, 1))
     for got, wanted in zip(result.model.get_weights(), alone.get_weights(), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("frequency", "rungs"), [(2, [9, 4, 4, 2]), (4, [9, 4, 4, 4]), ([5], [9, 5, 5, 5])]
+)
+@pytest.mark.parametrize("sampler", ["grid", "optuna"])
+@pytest.mark.filterwarnings("ignore:the loss is")
+def test_a_rung_ends_with_a_validation(frequency, rungs, sampler):
+    if sampler == "optuna":
+        pytest.importorskip("optuna")
+    result = run(validation_freq=frequency, monitor="val_accuracy", sampler=sampler)
+    assert result.rows[0]["val_accuracy"] > 0.8
+    ends = [row["epochs"] for row in result.rows if row["val_accuracy"] is not None]
+    assert set(ends) <= set(rungs) if sampler == "optuna" else ends[:4] == rungs
+
+
+def test_without_a_validation_it_says_so():
+    with pytest.raises(ValueError, match=r"no 'val_loss', only .*: give a smaller validation_freq"):
+        run(validation_freq=20)
+
+
+def test_epochs_are_those_before_a_callback_stopped_it():
+    seen = []
+    callbacks = [
+        EarlyStopping("loss", patience=1, min_delta=100),
+        LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch)),
+    ]
+    space, data = {"rate": [1e-6, 0.3, 1e-5]}, {"data": points(200), "validation": points(100, 1)}
+    result = sweep(make, space, **data, callbacks=callbacks, verbose=0)
+    assert result.best == {"rate": 0.3}
+    assert [row["epochs"] for row in result.rows] == [2, 2, 2]
+    assert seen == [0, 1] * 3
 
 
 @pytest.mark.parametrize(
