@@ -95,7 +95,7 @@ def test_gradients_vanish_through_sigmoids_and_not_through_relus():
 
 
 def test_a_compiled_models_loss_and_a_final_sigmoid():
-    model = models.Sequential([layers.Dense(1, "sigmoid", "ones", input_shape=(1,))])
+    model = models.Sequential([layers.Dense(1, "sigmoid", input_shape=(1,))])
     model.compile("sgd", "binary_crossentropy")
     model.set_weights([np.array([[1.0]]), np.array([0.0])])
     report = diagnostics.activations(model, [[8.0], [0.0]], [1.0, 1.0])

@@ -304,7 +304,8 @@ def test_winograd_can_be_turned_off():
     [
         ({"stride": (0, 1)}, "stride must be positive, got 0"),
         ({"groups": 3}, "groups must divide"),
-        ({"padding": (-20, 0)}, "larger than the padded input"),
+        ({"padding": (-20, 0)}, r"padding must not be negative, got \(-20, 0\)"),
+        ({"dilation": (5, 1)}, "larger than the padded input"),
     ],
 )
 def test_bad_arguments(change, message):
