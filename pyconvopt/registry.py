@@ -64,6 +64,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
 
 
+def check_arguments(of: str, make: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that a class or function does not take, or of another kind than it says."""
+    refuse_unknown(of, make, arguments)
+    refuse_wrong_kinds(of, make, arguments)
+
+
 def refuse_unknown(of: str, make: Callable[..., Any], arguments: Iterable[str]) -> None:
     """An error for an argument that a class or function does not take; it offers the nearest one.
 
@@ -144,8 +150,7 @@ def make(kind: str, table: Mapping[str, Any], spec: Any) -> Any:
                     f"{kind} {name}: settings such as {key!r} belong into its 'config'"
                 )
         entry = find(kind, table, name)
-        refuse_unknown(f"{kind} {name}", entry, settings)
-        refuse_wrong_kinds(f"{kind} {name}", entry, settings)
+        check_arguments(f"{kind} {name}", entry, settings)
         try:
             return entry(**settings)
         except TypeError as error:

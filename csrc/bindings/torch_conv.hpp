@@ -24,19 +24,15 @@ inline ConvShape shape_of(const char* op, int64_t batch, int64_t channels, int64
   STD_TORCH_CHECK(h.stride_height > 0 && h.stride_width > 0, op, ": non-positive stride is not supported");
   STD_TORCH_CHECK(h.padding_height >= 0 && h.padding_width >= 0, op, ": negative padding is not supported");
   STD_TORCH_CHECK(h.dilation_height > 0 && h.dilation_width > 0, op, ": dilation should be greater than zero");
-  for (const int64_t value :
-       {h.stride_height, h.stride_width, h.padding_height, h.padding_width, h.dilation_height, h.dilation_width})
-    STD_TORCH_CHECK(value <= largest_hyper, op, ": expected stride, padding and dilation of at most ", largest_hyper,
+  for (const int64_t value : {h.stride_height, h.stride_width, h.padding_height, h.padding_width, h.dilation_height,
+                              h.dilation_width, weight.size(2), weight.size(3), h.groups})
+    STD_TORCH_CHECK(value <= largest_hyper, op,
+                    ": expected stride, padding, dilation, kernel size and groups of at most ", largest_hyper,
                     ", but got ", value);
   STD_TORCH_CHECK(height <= largest_size && width <= largest_size, op, ": expected maps of at most ", largest_size,
                   " rows and columns, but got ", height, " x ", width);
   STD_TORCH_CHECK(weight.size(2) > 0 && weight.size(3) > 0, op, ": kernel size should be greater than zero, but got ",
                   weight.size(2), " x ", weight.size(3));
-  STD_TORCH_CHECK(weight.size(2) <= largest_hyper && weight.size(3) <= largest_hyper, op,
-                  ": expected a kernel of at most ", largest_hyper, " rows and columns, but got ", weight.size(2),
-                  " x ", weight.size(3));
-  STD_TORCH_CHECK(h.groups <= largest_hyper, op, ": expected groups of at most ", largest_hyper, ", but got ",
-                  h.groups);
   STD_TORCH_CHECK(weight.numel() <= largest_weight, op, ": expected weight of at most ", largest_weight,
                   " elements, but got shape ", shape_text(weight));
   STD_TORCH_CHECK(h.groups > 0 && weight.size(0) % h.groups == 0, op, ": expected groups to divide the ",

@@ -85,20 +85,17 @@ inline void check_cuda_vector(const std::optional<Tensor>& t, int64_t size, cons
 
 inline Tensor empty_on_cuda(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType type,
                             const Tensor& like) {
-  const int32_t dtype = type == ScalarType::Byte       ? aoti_torch_dtype_uint8()
-                        : type == ScalarType::Half     ? aoti_torch_dtype_float16()
-                        : type == ScalarType::BFloat16 ? aoti_torch_dtype_bfloat16()
-                                                       : aoti_torch_dtype_float32();
+  const int32_t dtype = dtype_of(type);
   AtenTensorHandle handle;
   check_allocated(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
                                            aoti_torch_device_type_cuda(), like.get_device_index(), &handle),
-                  sizes, type);
+                  sizes, dtype);
   return Tensor(handle);
 }
 
 inline Tensor empty_cuda_map(int64_t n, int64_t c, int64_t h, int64_t w, int32_t layout, ScalarType type,
                              const Tensor& like) {
-  bytes_of({n, c, h, w}, type);  // strides that overflow look like those of a small map
+  bytes_of({n, c, h, w}, dtype_of(type));  // strides that overflow look like those of a small map
   if (layout == PYCONVOPT_NHWC) return empty_on_cuda({n, c, h, w}, {h * w * c, 1, w * c, c}, type, like);
   return empty_on_cuda({n, c, h, w}, {c * h * w, h * w, w, 1}, type, like);
 }

@@ -27,11 +27,7 @@ Tensor empty_samples(const Tensor& of, int64_t count, int32_t dtype) {
   Sizes sizes = sizes_of(of), strides(sizes.size(), 1);
   sizes[0] = count;
   for (std::size_t d = sizes.size() - 1; d-- > 0;) strides[d] = strides[d + 1] * sizes[d + 1];
-  AtenTensorHandle handle;
-  STD_TORCH_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
-                                           aoti_torch_device_type_cpu(), 0, &handle) == TORCH_SUCCESS,
-                  "out of memory: cannot allocate a tensor of shape ", shape_text(sizes));
-  return Tensor(handle);
+  return empty_strided(sizes, strides, dtype);
 }
 
 std::tuple<Tensor, Tensor> gather_samples(const Tensor& samples, const std::optional<Tensor>& labels,

@@ -14,18 +14,18 @@ namespace pyconvopt::binding {
 
 Tensor empty_map(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) {
   const Sizes sizes{n, c, h, w};
-  const std::size_t bytes = std::size_t(bytes_of(sizes, type));
+  const int32_t dtype = dtype_of(type);
+  const std::size_t bytes = std::size_t(bytes_of(sizes, dtype));
   const Sizes strides{h * w * c, 1, w * c, c};
-  if (bytes < smallest_map || !torch_from_blob || !freed_memory_is_kept()) return empty_strided(sizes, strides, type);
+  if (bytes < smallest_map || !torch_from_blob || !freed_memory_is_kept()) return empty_strided(sizes, strides, dtype);
   void* data = take_map(bytes);
-  if (!data) return empty_strided(sizes, strides, type);
+  if (!data) return empty_strided(sizes, strides, dtype);
   AtenTensorHandle handle;
-  const int32_t dtype = type == ScalarType::Byte ? aoti_torch_dtype_uint8() : aoti_torch_dtype_float32();
   if (torch_from_blob(
           data, 4, sizes.data(), strides.data(), 0, dtype, aoti_torch_device_type_cpu(), -1, &handle,
           aoti_torch_layout_strided(), nullptr, 0, [](void* map, void*) { give_back_map(map); }, nullptr)) {
     give_back_map(data);
-    return empty_strided(sizes, strides, type);
+    return empty_strided(sizes, strides, dtype);
   }
   return Tensor(handle);
 }

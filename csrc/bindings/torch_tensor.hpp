@@ -71,9 +71,20 @@ inline void check_vector(const Tensor& t, int64_t size, const char* op, const ch
                   " to be a contiguous vector of ", size, " elements, but got shape ", shape_text(t));
 }
 
+// As the functions that make tensors take it, of the types that operators return.
+inline int32_t dtype_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Byte: return aoti_torch_dtype_uint8();
+    case ScalarType::Double: return aoti_torch_dtype_float64();
+    case ScalarType::Half: return aoti_torch_dtype_float16();
+    case ScalarType::BFloat16: return aoti_torch_dtype_bfloat16();
+    default: return aoti_torch_dtype_float32();
+  }
+}
+
 // Bytes of a tensor without gaps: an error where they, or its strides, are more than 63 bits count.
-inline int64_t bytes_of(const Sizes& sizes, ScalarType type) {
-  int64_t bytes = type == ScalarType::Byte ? 1 : type == ScalarType::Float ? 4 : 2;
+inline int64_t bytes_of(const Sizes& sizes, int32_t dtype) {
+  int64_t bytes = int64_t(aoti_torch_dtype_element_size(dtype));
   bool empty = false, fits = true;
   for (const int64_t size : sizes) {
     STD_TORCH_CHECK(size >= 0, "there is no tensor of shape ", shape_text(sizes), ": a size is negative");
@@ -84,20 +95,20 @@ inline int64_t bytes_of(const Sizes& sizes, ScalarType type) {
   return empty ? 0 : bytes;
 }
 
-inline void check_allocated(AOTITorchError error, const Sizes& sizes, ScalarType type) {
-  STD_TORCH_CHECK(error == TORCH_SUCCESS, "out of memory: cannot allocate ", bytes_of(sizes, type),
+inline void check_allocated(AOTITorchError error, const Sizes& sizes, int32_t dtype) {
+  STD_TORCH_CHECK(error == TORCH_SUCCESS, "out of memory: cannot allocate ", bytes_of(sizes, dtype),
                   " bytes for a tensor of shape ", shape_text(sizes));
 }
 
-inline Tensor empty_strided(const Sizes& sizes, const Sizes& strides, ScalarType type = ScalarType::Float) {
+inline Tensor empty_strided(const Sizes& sizes, const Sizes& strides, int32_t dtype) {
   AtenTensorHandle handle;
-  const int32_t dtype = type == ScalarType::Byte     ? aoti_torch_dtype_uint8()
-                        : type == ScalarType::Double ? aoti_torch_dtype_float64()
-                                                     : aoti_torch_dtype_float32();
   check_allocated(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
                                            aoti_torch_device_type_cpu(), 0, &handle),
-                  sizes, type);
+                  sizes, dtype);
   return Tensor(handle);
+}
+inline Tensor empty_strided(const Sizes& sizes, const Sizes& strides, ScalarType type = ScalarType::Float) {
+  return empty_strided(sizes, strides, dtype_of(type));
 }
 
 // Of the same shape and strides as a tensor without gaps.

@@ -3,5 +3,3 @@
 Where a gradient of a gradient is wanted (``create_graph=True``) each takes the reference path: its
 backward in torch's own differentiable operations.
 """
-
-from .. import ops as ops  # the operators' shapes, wherever they can be called from

@@ -26,8 +26,7 @@ def make_layer(entry: Any) -> Layer:
         raise TypeError(f"a layer or its type and arguments is wanted, got {entry!r}")
     arguments = {key: value for key, value in entry.items() if key not in ("type", "trainable")}
     kind = registry.find("layer", TABLE, entry["type"])
-    registry.refuse_unknown(entry["type"], kind, arguments)
-    registry.refuse_wrong_kinds(entry["type"], kind, arguments)
+    registry.check_arguments(entry["type"], kind, arguments)
     try:
         layer = kind(**arguments)
     except TypeError as error:

@@ -105,15 +105,16 @@ class Evaluator:
         for metric in (self.loss_mean, *self.metrics):
             metric.reset()
 
-    def counted(self) -> tuple[int, list[dict[str, Any]]]:
-        """What was counted so far; `count_on` goes on from there."""
-        return self.samples_seen, [each.state_dict() for each in (self.loss_mean, *self.metrics)]
+    def counted(self) -> dict[str, Any]:
+        """What was counted so far, of a checkpoint too; `count_on` goes on from there."""
+        states = {each.name: each.state_dict() for each in (self.loss_mean, *self.metrics)}
+        return {"samples_seen": self.samples_seen, "metrics": states}
 
-    def count_on(self, samples: int, states: list[dict[str, Any]]) -> None:
-        """Go on counting as if nothing had been counted since."""
-        self.samples_seen = samples
-        for metric, state in zip((self.loss_mean, *self.metrics), states, strict=True):
-            metric.load_state_dict(state)
+    def count_on(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self.samples_seen = state["samples_seen"]
+        for metric in (self.loss_mean, *self.metrics):
+            metric.load_state_dict(state["metrics"][metric.name])
 
     def count(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor | float:
         """Add a batch to the running means; returns its loss."""
@@ -161,7 +162,7 @@ class Evaluator:
         counted = self.counted() if self.is_in_epoch else None
         logs = self.measure(loader, steps, hooks)
         if counted is not None:
-            self.count_on(*counted)
+            self.count_on(counted)
         hooks.call("on_test_end", logs)
         return logs
 

@@ -271,9 +271,7 @@ def check_architecture(table: Mapping[str, Any]) -> None:
     if "model" not in table:
         return
     name, arguments = named("model", table["model"], "architecture")
-    make = registry.find("architecture", ARCHITECTURES, name)
-    registry.refuse_unknown(name, make, arguments)
-    registry.refuse_wrong_kinds(name, make, arguments)
+    registry.check_arguments(name, registry.find("architecture", ARCHITECTURES, name), arguments)
 
 
 def stand_in_trainer(table: Mapping[str, Any]) -> Trainer:

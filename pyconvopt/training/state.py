@@ -39,12 +39,10 @@ def capture(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
         "step_number": trainer.step_number,
         "first_step": trainer.first_step,
         "noise_seed": trainer.processes.seed,
-        "samples_seen": trainer.samples_seen,
-        "metrics": {each.name: each.state_dict() for each in (trainer.loss_mean, *trainer.metrics)},
+        **trainer.counted(),
         "data": trainer.stream.state_dict(),
-        "validation_epoch": getattr(
-            trainer.held_out, "epoch", None
-        ),  # of an ArrayLoader: its order
+        # Of an ArrayLoader, whose order it is.
+        "validation_epoch": getattr(trainer.held_out, "epoch", None),
         "callbacks": trainer.processes.gather(remembered),
         "random": random_states(),
     }
@@ -61,7 +59,7 @@ def restore(trainer: Any, state: dict[str, Any], again: bool = False) -> tuple[i
     """
     require_same_model(trainer.model, state["model"], state.get("structure"))
     require_same_optimizer(trainer.optimizer, state["optimizer"])
-    counters = {each.name: each for each in (trainer.loss_mean, *trainer.metrics)}
+    counters = [each.name for each in (trainer.loss_mean, *trainer.metrics)]
     if set(counters) != set(state["metrics"]):
         raise ValueError(
             f"the checkpoint counts {', '.join(state['metrics'])}, this run {', '.join(counters)}"
@@ -76,11 +74,10 @@ def restore(trainer: Any, state: dict[str, Any], again: bool = False) -> tuple[i
     if settings is not None and trainer.optimizer_settings is not None:
         warn_of_other_settings(settings, trainer.optimizer_settings)
         trainer.optimizer_settings = settings
-    trainer.step_number, trainer.samples_seen = state["step_number"], state["samples_seen"]
+    trainer.step_number = state["step_number"]
     trainer.first_step = state.get("first_step", trainer.first_step)  # older ones lack it
     trainer.processes.seed = state["noise_seed"]
-    for name, counter in counters.items():
-        counter.load_state_dict(state["metrics"][name])
+    trainer.count_on(state)
     of_processes = state["callbacks"]
     unknown = restore_callbacks(
         trainer.hooks.callbacks, of_processes[trainer.processes.rank % len(of_processes)]

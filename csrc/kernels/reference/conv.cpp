@@ -171,7 +171,7 @@ void gradients(const ConvGradients& p) {
   const ConvShape& s = p.shape;
   const OutputNorm& o = p.output_norm;
   const InputNorm& norm = o.norm;
-  const int64_t channels = s.out_channels, rows = s.batch * s.out_height() * s.out_width();
+  const int64_t channels = s.out_channels, rows = output_rows(s);
   std::vector<float> made(std::size_t(rows * channels));
   float* between = made.data();
   for (int64_t i = 0; i < rows * channels; ++i) {
