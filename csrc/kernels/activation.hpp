@@ -37,10 +37,8 @@ enum class Function : int {
 };
 inline constexpr int functions = int(Function::softplus) + 1;
 
-// Whether the derivative is had from the output; else it is from the input.
-constexpr bool derivative_from_output(Function f) {
-  return f == Function::tanh || f == Function::elu || f == Function::softplus;
-}
+// Whether the derivative is had from the output; else it is from the input, over whose result others may write.
+constexpr bool derivative_from_output(Function f) { return f == Function::tanh; }
 
 struct ActivationForward {
   Function function;

@@ -5,11 +5,15 @@ beside float64: of a value at most 6e-7 of it (of GELU 1.5e-7 · (4 + x²) of it
 1.5e-7 · (4 + |beta · x|)) or 2e-36, where exp(−|x|) is no normal number; of a derivative at most
 1e-6. Denormals count as zero.
 
-Torch's kernels for sigmoid, leaky ReLU and the hard ones are at the speed of memory: these names are
+In place ELU, SELU and SiLU are torch's: the copies that a kernel's result needs there cost more than it
+saves. Torch's kernels for sigmoid, leaky ReLU and the hard ones are at the speed of memory: these names are
 torch's own functions.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +68,9 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     >>> pco.functional.elu(torch.tensor([-100.0, 2.0]), alpha=0.5)
     tensor([-0.5000,  2.0000])
     """
-    if not alpha >= 0:  # torch's to judge; the output no longer tells the sign of the input
+    if inplace or not _numbers(alpha):
         return F.elu(input, alpha, inplace)
-    call = ActivationCall("elu", lambda x: F.elu(x, alpha), alpha)
-    return _apply(call, input, inplace)
+    return _apply(ActivationCall("elu", lambda x: F.elu(x, alpha), alpha), input)
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -77,7 +80,9 @@ def selu(input: Tensor, inplace: bool = False) -> Tensor:
     >>> pco.functional.selu(torch.tensor([-100.0, 1.0]))
     tensor([-1.7581,  1.0507])
     """
-    return _apply(ActivationCall("elu", F.selu, SELU_ALPHA, SELU_SCALE), input, inplace)
+    if inplace:
+        return F.selu(input, inplace=True)
+    return _apply(ActivationCall("elu", F.selu, SELU_ALPHA, SELU_SCALE), input)
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
@@ -103,7 +108,7 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     >>> pco.functional.silu(torch.tensor([-1.0, 0.0, 1.0]))
     tensor([-0.2689,  0.0000,  0.7311])
     """
-    if inplace:  # copies there and back cost more than the kernel saves
+    if inplace:
         return F.silu(input, inplace=True)
     return _apply(ActivationCall("silu", F.silu), input)
 
@@ -115,7 +120,9 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     >>> pco.functional.mish(torch.tensor([-1.0, 0.0, 1.0]))
     tensor([-0.3034,  0.0000,  0.8651])
     """
-    return _apply(ActivationCall("mish", F.mish), input, inplace, keeps_input=True)
+    if inplace:
+        return input.copy_(_apply(ActivationCall("mish", F.mish), input.clone()))
+    return _apply(ActivationCall("mish", F.mish), input)
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -125,28 +132,27 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     >>> pco.functional.softplus(torch.tensor([0.0, 30.0]))
     tensor([ 0.6931, 30.0000])
     """
-    if not (
-        beta > 0 and threshold >= 17
-    ):  # exp(−17) is lost beside 1: the output tells the derivative
+    if not _numbers(beta, threshold):
         return F.softplus(input, beta, threshold)
     call = ActivationCall("softplus", lambda x: F.softplus(x, beta, threshold), beta, threshold)
     return _apply(call, input)
 
 
-def _apply(
-    call: ActivationCall, input: Tensor, inplace: bool = False, keeps_input: bool = False
-) -> Tensor:
+def _numbers(*arguments: Any) -> bool:
+    """Whether these are finite numbers; any others are torch's to take or refuse."""
+    return all(isinstance(each, int | float) and math.isfinite(each) for each in arguments)
+
+
+def _apply(call: ActivationCall, input: Tensor) -> Tensor:
     x = dense(input) if input.numel() >= SMALLEST and takes(input) else None
     if x is None:
         y = call.by_torch(input)
         kernels, reason = (TORCH, TORCH), "fewer than 16384 elements, or not a dense float32 tensor"
     else:
-        x = x.clone() if inplace and keeps_input else x
-        call = call._replace(in_place=True) if inplace else call
         y = ActivationFunction.apply(x, call) if needs_gradient(x) else call.forward(x)
         forward = TORCH if call.name in FORWARD_BY_TORCH else "exponential"
         kernels, reason = (forward, "exponential"), "one exponential an element"
     if explanation.listening():
         for pass_, kernel in zip(("forward", "backward"), kernels, strict=True):
             explanation.note(call.name, pass_, kernel, reason, 20 * input.numel(), [input, y])
-    return input.copy_(y) if inplace else y
+    return y

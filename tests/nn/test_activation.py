@@ -77,14 +77,15 @@ def test_explain_names_the_kernel_of_each_pass():
         assert set(kernels(pco.functional.mish, x).values()) == {"torch"}
 
 
+@pytest.mark.parametrize("size", [100, SMALLEST + 5])
 @pytest.mark.parametrize("name", IN_PLACE)
-def test_in_place(name):
+def test_in_place(name, size):
     ours, theirs = (getattr(library, name)(inplace=True) for library in (pco.nn, torch.nn))
     x = large()
     assert ours(x) is x
     results = []
     for module in (ours, theirs):
-        leaf = torch.linspace(-3, 3, 20000).requires_grad_()
+        leaf = torch.linspace(-3, 3, size).requires_grad_()
         y = module(leaf * 1.5)
         y.sum().backward()
         results.append((y.detach(), leaf.grad))

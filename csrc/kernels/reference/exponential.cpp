@@ -28,10 +28,10 @@ double value(const ActivationForward& p, double x) {
 }
 
 double derivative(const ActivationBackward& p, double kept) {
-  const double alpha = p.alpha, scale = p.scale, x = kept, y = kept;
+  const double alpha = p.alpha, scale = p.scale, x = kept;
   switch (p.function) {
-    case Function::tanh: return 1 - y * y;
-    case Function::elu: return y > 0 ? scale : y + scale * alpha;
+    case Function::tanh: return 1 - kept * kept;
+    case Function::elu: return x > 0 ? scale : scale * alpha * std::exp(x);
     case Function::gelu: return normal(x) + x * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
     case Function::gelu_tanh: {
       const double s = sigmoid(slope * (x + cubic * x * x * x));
@@ -42,7 +42,7 @@ double derivative(const ActivationBackward& p, double kept) {
       const double t = std::tanh(softplus(x));
       return t + x * (1 - t * t) * sigmoid(x);
     }
-    default: return -std::expm1(-alpha * y);
+    default: return alpha * x > scale ? 1 : sigmoid(alpha * x);
   }
 }
 
