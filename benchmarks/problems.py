@@ -26,7 +26,10 @@ COLUMNS = {
         *("stride", "padding_height", "padding_width", "groups"),
     ),
     "BATCH_NORM_RELU": ("channels", "height", "width"),
-    "MAX_POOL": ("channels", "height", "width"),
+    "MAX_POOL": (
+        *("channels", "height", "width", "kernel_height", "kernel_width"),
+        *("stride", "padding_height", "padding_width"),
+    ),
     "DROPOUT": ("channels", "height", "width"),
 }
 LINE = re.compile(r'^(\w+)\("([^"]+)", ([\d, ]+)\)$', re.MULTILINE)
@@ -73,12 +76,9 @@ class Problem:
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
-        if self.kind == "convolution":
-            height = (self.height + 2 * self.padding_height - self.kernel_height) // self.stride + 1
-            width = (self.width + 2 * self.padding_width - self.kernel_width) // self.stride + 1
-            return self.batch, self.out_channels, height, width
-        halved = 2 if self.kind == "max_pool" else 1
-        return self.batch, self.channels, self.height // halved, self.width // halved
+        height = (self.height + 2 * self.padding_height - self.kernel_height) // self.stride + 1
+        width = (self.width + 2 * self.padding_width - self.kernel_width) // self.stride + 1
+        return self.batch, self.out_channels or self.channels, height, width
 
     def flops(self) -> int:
         """Of one pass: a convolution's as the definition counts them, whatever the algorithm.
@@ -117,10 +117,10 @@ class Problem:
 
     def group(self, pass_: str) -> str:
         """The line of the summary that the pass belongs to."""
+        if self.kind == "max_pool":
+            return f"max-pool {self.kernel_height}×{self.kernel_width}"
         if self.kind != "convolution":
-            return {"batch_norm_relu": "batch norm + ReLU", "max_pool": "max-pool 2×2"}.get(
-                self.kind, self.kind
-            )
+            return {"batch_norm_relu": "batch norm + ReLU"}.get(self.kind, self.kind)
         if self.channels <= 4:
             return "first layers"
         if self.groups > 1:
@@ -139,9 +139,13 @@ class Problem:
         if self.parameters:
             return f"{self.kind}, {self.parameter_count():,} parameters"
         size = f"{self.height}×{self.width}"
+        stride = f"/{self.stride}" if self.stride > 1 else ""
+        if self.kind == "max_pool":
+            window = f"{self.kernel_height}×{self.kernel_width}{stride}"
+            padded = f" p{self.padding_height}" if self.padding_height else ""
+            return f"{self.kind}, {self.channels}, {size}, {window}{padded}"
         if self.kind != "convolution":
             return f"{self.kind}, {self.channels}, {size}"
-        stride = f"/{self.stride}" if self.stride > 1 else ""
         groups = f" g{self.groups}" if self.groups > 1 else ""
         filter_ = f"{self.kernel_height}×{self.kernel_width}{stride}{groups}"
         same = (self.kernel_height // 2, self.kernel_width // 2)

@@ -292,6 +292,17 @@ def _(output_gradient, argmax, height, width, channel_sum):
     return gradient, _channels(output_gradient) if channel_sum else _nothing(output_gradient)
 
 
+@torch.library.register_fake("pyconvopt::max_pool2d")
+def _(input, norm_weight, norm_bias, mean, invstd, activation, height, width, *windows):
+    shape = (*input.shape[:2], height, width)
+    return _empty_map(input, *shape), _empty_map(input, *shape, dtype=torch.uint8)
+
+
+@torch.library.register_fake("pyconvopt::max_pool2d_backward")
+def _(output_gradient, argmax, height, width, *windows):
+    return _empty_map(output_gradient, *output_gradient.shape[:2], height, width)
+
+
 @torch.library.register_fake("pyconvopt::avg_pool2d_backward")
 def _(output_gradient, height, width, *windows):
     return _empty_map(output_gradient, *output_gradient.shape[:2], height, width)

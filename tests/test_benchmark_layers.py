@@ -42,7 +42,8 @@ SMALL = (
     Problem("convolution", ("x",), 2, 16, 9, 9, 16, 3, 3, 1, 1, 1, 16),
     Problem("convolution", ("x",), 2, 16, 9, 9, 8, 1, 7, 1, 0, 3),
     Problem("batch_norm_relu", ("x",), 4, 16, 6, 6),
-    Problem("max_pool", ("x",), 2, 8, 7, 6),
+    Problem("max_pool", ("x",), 2, 8, 7, 6, 0, 2, 2, 2),
+    Problem("max_pool", ("x",), 2, 8, 7, 6, 0, 3, 3, 2, 1, 1),
     Problem("dropout", ("x",), 4, 64, 16, 16),
     Problem("sgd", ("x",), parameters=((2, 100), (1, 33))),
     Problem("adam", ("x",), parameters=((2, 100), (1, 33))),
@@ -90,7 +91,7 @@ def test_operations_and_bytes() -> None:
     assert p.output_shape == (2, 6, 3, 3)
     assert p.flops() == 2 * (2 * 6 * 3 * 3) * (2 * 3 * 3)
     assert p.bytes() == 4 * (2 * 4 * 25 + 2 * 6 * 9 + 6 * 2 * 9)
-    pool = Problem("max_pool", ("x",), 1, 2, 5, 4)
+    pool = Problem("max_pool", ("x",), 1, 2, 5, 4, 0, 2, 2, 2)
     assert pool.output_shape == (1, 2, 2, 2) and pool.bytes() == 4 * 2 * (40 + 8)
     assert replace(p, channels=3, groups=1).passes == ("forward", "weight_gradient")
 

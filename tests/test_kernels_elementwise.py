@@ -599,6 +599,8 @@ def test_operators_pass_opcheck():
         (OPS.dropout_channels, (x, 0.5, 1, 2)),
         (OPS.max_pool2x2, (x,)),
         (OPS.max_pool2x2_backward, (g, argmax, 4, 4, True)),
+        (OPS.max_pool2d, (x, channels, None, channels, channels, 1, 2, 2, 3, 3, 2, 2, 1, 1)),
+        (OPS.max_pool2d_backward, (g, argmax, 4, 4, 3, 3, 2, 2, 1, 1)),
         (OPS.avg_pool2d_backward, (g, 4, 4, 3, 3, 2, 2, 1, 1, False, 0)),
         (
             OPS.sgd_step_,

@@ -97,16 +97,25 @@ void add_batch_norm_relu(std::string_view networks, const MapShape& s) {
                   [=](Buffers& b) { return ChannelSum{s.rows(), c, b.floats(x), b.floats(c)}; });
 }
 
-void add_max_pool(std::string_view networks, const MapShape& s) {
-  const int64_t x = s.rows() * s.channels, y = s.batch * (s.height / 2) * (s.width / 2) * s.channels;
+void add_max_pool(std::string_view networks, const MapShape& s, const PoolAxis& rows, const PoolAxis& columns) {
+  const int64_t x = s.rows() * s.channels, y = s.batch * rows.pooled * columns.pooled * s.channels;
   const double bytes = 4.0 * double(x) + 5.0 * double(y);
-  const std::string label = map_label(networks, s);
-  add<MaxPoolForward>("MaxPoolForward", label, double(x), bytes,
-                      [=](Buffers& b) { return MaxPoolForward{s, b.floats(x), b.floats(y), b.bytes(y)}; });
-  add<MaxPoolBackward>("MaxPoolBackward", label, 0, bytes,
-                       [=](Buffers& b) { return MaxPoolBackward{s, b.floats(y), b.bytes(y), b.floats(x)}; });
+  const std::string label = map_label(networks, s) + "/window:" + text(rows.kernel) + "x" + text(columns.kernel) +
+                            "/stride:" + text(rows.stride);
+  if (rows.kernel == 2 && columns.kernel == 2 && rows.stride == 2) {
+    add<MaxPoolForward>("MaxPoolForward", label, double(x), bytes,
+                        [=](Buffers& b) { return MaxPoolForward{s, b.floats(x), b.floats(y), b.bytes(y)}; });
+    add<MaxPoolBackward>("MaxPoolBackward", label, 0, bytes,
+                         [=](Buffers& b) { return MaxPoolBackward{s, b.floats(y), b.bytes(y), b.floats(x)}; });
+  } else {
+    add<WindowPoolForward>("WindowPoolForward", label, double(x), bytes, [=](Buffers& b) {
+      return WindowPoolForward{s.batch, s.channels, rows, columns, b.floats(x), nullptr, b.floats(y), b.bytes(y)};
+    });
+    add<WindowPoolBackward>("WindowPoolBackward", label, 0, bytes, [=](Buffers& b) {
+      return WindowPoolBackward{s.batch, s.channels, rows, columns, b.floats(y), b.bytes(y), b.floats(x)};
+    });
+  }
   add<AveragePoolBackward>("AveragePoolBackward", label, double(x), 4.0 * double(x + y), [=](Buffers& b) {
-    const PoolAxis rows{s.height, s.height / 2, 2, 2, 0}, columns{s.width, s.width / 2, 2, 2, 0};
     return AveragePoolBackward{s.batch, s.channels, rows, columns, true, 0, b.floats(y), b.floats(x)};
   });
 }
@@ -144,7 +153,8 @@ void add_layers(int64_t batch) {
 #define CONVOLUTION(networks, c, h, w, k, r, s, stride, pad_h, pad_w, groups) \
   add_convolution(networks, {batch, c, h, w, k, r, s, stride, stride, pad_h, pad_w, 1, 1, groups});
 #define BATCH_NORM_RELU(networks, c, h, w) add_batch_norm_relu(networks, {batch, h, w, c});
-#define MAX_POOL(networks, c, h, w) add_max_pool(networks, {batch, h, w, c});
+#define MAX_POOL(networks, c, h, w, r, s, stride, pad_h, pad_w) \
+  add_max_pool(networks, {batch, h, w, c}, PoolAxis::of(h, r, stride, pad_h), PoolAxis::of(w, s, stride, pad_w));
 #define DROPOUT(networks, c, h, w) add_dropout(networks, {batch, h, w, c});
 #define PARAMETERS(network, count, size) parameters[network].insert(parameters[network].end(), count, size);
 #include "../layers.inc"

@@ -92,7 +92,9 @@ def batch_norm_relu(
 def max_pool(
     functions: Functions, problem: Problem, pass_: str, layout: torch.memory_format
 ) -> Run:
-    return step(lambda x: functions.max_pool2d(x, 2), (), problem, layout)
+    windows = (problem.kernel_height, problem.kernel_width), problem.stride
+    padding = problem.padding_height, problem.padding_width
+    return step(lambda x: functions.max_pool2d(x, *windows, padding), (), problem, layout)
 
 
 def dropout(functions: Functions, problem: Problem, pass_: str, layout: torch.memory_format) -> Run:

@@ -64,18 +64,6 @@ std::tuple<Tensor, Tensor> conv2d_moments(const Tensor& input, const Tensor& wei
   return {output, run_with_moments(p, output)};
 }
 
-// What batch_norm_again takes, done to a convolution's input while it is read.
-InputNorm norm_of(const char* op, const Tensor& input, const std::optional<Tensor>& weight,
-                  const std::optional<Tensor>& bias, const Tensor& mean, const Tensor& invstd, int64_t activation) {
-  const int64_t channels = input.size(1);
-  if (weight) check_vector(*weight, channels, op, "norm_weight");
-  if (bias) check_vector(*bias, channels, op, "norm_bias");
-  check_vector(mean, channels, op, "mean");
-  check_vector(invstd, channels, op, "invstd");
-  return {mean.const_data_ptr<float>(), invstd.const_data_ptr<float>(), data_or_null(weight), data_or_null(bias),
-          activation_of(activation, op)};
-}
-
 // The convolution of batch_norm_again's output, which is never stored; with `moments` also the statistics of its own.
 std::tuple<Tensor, Tensor> conv2d_normalized(const Tensor& input, const std::optional<Tensor>& norm_weight,
                                              const std::optional<Tensor>& norm_bias, const Tensor& mean,

@@ -112,8 +112,8 @@ std::tuple<Tensor, Tensor> max_pool2x2_backward(const Tensor& output_gradient, c
   return {gradient, sum};
 }
 
-PoolAxis pool_axis(const char* axis, int64_t size, int64_t pooled, int64_t kernel, int64_t stride, int64_t padding) {
-  const char* op = "avg_pool2d_backward";
+PoolAxis pool_axis(const char* op, const char* axis, int64_t size, int64_t pooled, int64_t kernel, int64_t stride,
+                   int64_t padding) {
   STD_TORCH_CHECK(kernel >= 1 && stride >= 1 && padding >= 0 && padding <= kernel / 2 && kernel < (1ll << 31) &&
                       stride < (1ll << 31),
                   op, ": expected kernel and stride of at least 1 and padding of at most half the kernel, but got ",
@@ -123,14 +123,60 @@ PoolAxis pool_axis(const char* axis, int64_t size, int64_t pooled, int64_t kerne
   return {size, pooled, kernel, stride, padding};
 }
 
+void check_window(const char* op, int64_t kernel_height, int64_t kernel_width) {
+  STD_TORCH_CHECK(kernel_height * kernel_width <= largest_window, op, ": expected windows of at most ", largest_window,
+                  " pixels, but got ", kernel_height, " x ", kernel_width);
+}
+
+// With mean and invstd of the map that batch_norm_again would make, which is never stored.
+std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, const std::optional<Tensor>& norm_weight,
+                                      const std::optional<Tensor>& norm_bias, const std::optional<Tensor>& mean,
+                                      const std::optional<Tensor>& invstd, int64_t activation, int64_t pooled_height,
+                                      int64_t pooled_width, int64_t kernel_height, int64_t kernel_width,
+                                      int64_t stride_height, int64_t stride_width, int64_t padding_height,
+                                      int64_t padding_width) {
+  const char* op = "max_pool2d";
+  check_map(input, op, "input");
+  const MapShape s = map_shape(input);
+  const PoolAxis rows = pool_axis(op, "height", s.height, pooled_height, kernel_height, stride_height, padding_height);
+  const PoolAxis columns = pool_axis(op, "width", s.width, pooled_width, kernel_width, stride_width, padding_width);
+  check_window(op, kernel_height, kernel_width);
+  STD_TORCH_CHECK(mean.has_value() == invstd.has_value(), op, ": expected mean and invstd, or neither");
+  STD_TORCH_CHECK(mean || !(norm_weight || norm_bias || activation), op,
+                  ": norm_weight, norm_bias and activation belong to a norm of the input, which has mean and invstd");
+  const InputNorm norm = mean ? norm_of(op, input, norm_weight, norm_bias, *mean, *invstd, activation) : InputNorm{};
+  Tensor output = empty_map(s.batch, s.channels, pooled_height, pooled_width);
+  Tensor argmax = empty_map(s.batch, s.channels, pooled_height, pooled_width, ScalarType::Byte);
+  run(WindowPoolForward{s.batch, s.channels, rows, columns, input.const_data_ptr<float>(), mean ? &norm : nullptr,
+                        output.mutable_data_ptr<float>(), argmax.mutable_data_ptr<uint8_t>()});
+  return {output, argmax};
+}
+
+Tensor max_pool2d_backward(const Tensor& output_gradient, const Tensor& argmax, int64_t height, int64_t width,
+                           int64_t kernel_height, int64_t kernel_width, int64_t stride_height, int64_t stride_width,
+                           int64_t padding_height, int64_t padding_width) {
+  const char* op = "max_pool2d_backward";
+  check_map(output_gradient, op, "output_gradient");
+  check_argmax(argmax, output_gradient, op);
+  const MapShape s = map_shape(output_gradient);
+  const PoolAxis rows = pool_axis(op, "height", height, s.height, kernel_height, stride_height, padding_height);
+  const PoolAxis columns = pool_axis(op, "width", width, s.width, kernel_width, stride_width, padding_width);
+  check_window(op, kernel_height, kernel_width);
+  Tensor gradient = empty_map(s.batch, s.channels, height, width);
+  run(WindowPoolBackward{s.batch, s.channels, rows, columns, output_gradient.const_data_ptr<float>(),
+                         argmax.const_data_ptr<uint8_t>(), gradient.mutable_data_ptr<float>()});
+  return gradient;
+}
+
 Tensor avg_pool2d_backward(const Tensor& output_gradient, int64_t height, int64_t width, int64_t kernel_height,
                            int64_t kernel_width, int64_t stride_height, int64_t stride_width, int64_t padding_height,
                            int64_t padding_width, bool count_include_pad, int64_t divisor) {
-  check_map(output_gradient, "avg_pool2d_backward", "output_gradient");
-  STD_TORCH_CHECK(divisor >= 0, "avg_pool2d_backward: expected a divisor of at least 0, but got ", divisor);
+  const char* op = "avg_pool2d_backward";
+  check_map(output_gradient, op, "output_gradient");
+  STD_TORCH_CHECK(divisor >= 0, op, ": expected a divisor of at least 0, but got ", divisor);
   const MapShape shape = map_shape(output_gradient);
-  const PoolAxis rows = pool_axis("height", height, shape.height, kernel_height, stride_height, padding_height);
-  const PoolAxis columns = pool_axis("width", width, shape.width, kernel_width, stride_width, padding_width);
+  const PoolAxis rows = pool_axis(op, "height", height, shape.height, kernel_height, stride_height, padding_height);
+  const PoolAxis columns = pool_axis(op, "width", width, shape.width, kernel_width, stride_width, padding_width);
   Tensor gradient = empty_map(shape.batch, shape.channels, height, width);
   run(AveragePoolBackward{shape.batch, shape.channels, rows, columns, count_include_pad, divisor,
                           output_gradient.const_data_ptr<float>(), gradient.mutable_data_ptr<float>()});
@@ -153,6 +199,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
       "max_pool2x2_backward(Tensor output_gradient, Tensor argmax, SymInt height, SymInt width, bool channel_sum) "
       "-> (Tensor input_gradient, Tensor sum)");
   m.def(
+      "max_pool2d(Tensor input, Tensor? norm_weight, Tensor? norm_bias, Tensor? mean, Tensor? invstd, int activation, "
+      "SymInt pooled_height, SymInt pooled_width, int kernel_height, int kernel_width, int stride_height, "
+      "int stride_width, int padding_height, int padding_width) -> (Tensor output, Tensor argmax)");
+  m.def(
+      "max_pool2d_backward(Tensor output_gradient, Tensor argmax, SymInt height, SymInt width, int kernel_height, "
+      "int kernel_width, int stride_height, int stride_width, int padding_height, int padding_width) -> Tensor");
+  m.def(
       "avg_pool2d_backward(Tensor output_gradient, SymInt height, SymInt width, SymInt kernel_height, "
       "SymInt kernel_width, SymInt stride_height, SymInt stride_width, int padding_height, int padding_width, "
       "bool count_include_pad, int divisor) -> Tensor");
@@ -168,6 +221,8 @@ STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("dropout_channels", TORCH_BOX(&dropout_channels));
   m.impl("max_pool2x2", TORCH_BOX(&max_pool2x2));
   m.impl("max_pool2x2_backward", TORCH_BOX(&max_pool2x2_backward));
+  m.impl("max_pool2d", TORCH_BOX(&max_pool2d));
+  m.impl("max_pool2d_backward", TORCH_BOX(&max_pool2d_backward));
   m.impl("avg_pool2d_backward", TORCH_BOX(&avg_pool2d_backward));
 }
 

@@ -67,11 +67,8 @@ inline void check_poolable(const Tensor& map, const char* op) {
                   shape_text(map));
 }
 
-// The gradient and the argmax of a pooled map.
-inline void check_pooled(const Tensor& gradient, const Tensor& argmax, int64_t height, int64_t width, const char* op) {
-  check_map(gradient, op, "output_gradient");
-  STD_TORCH_CHECK(gradient.size(2) == height / 2 && gradient.size(3) == width / 2, op, ": expected output_gradient of ",
-                  height / 2, " x ", width / 2, " pixels, but got shape ", shape_text(gradient));
+// Of a pooled map, whose gradient this is.
+inline void check_argmax(const Tensor& argmax, const Tensor& gradient, const char* op) {
   STD_TORCH_CHECK(argmax.is_cpu() && argmax.scalar_type() == ScalarType::Byte, op,
                   ": expected argmax of dtype uint8 on the CPU");
   check_same_shape(argmax, gradient, op, "argmax");
@@ -79,10 +76,31 @@ inline void check_pooled(const Tensor& gradient, const Tensor& argmax, int64_t h
                   ": expected argmax in dense channels_last memory format");
 }
 
+// The gradient and the argmax of a 2×2-pooled map.
+inline void check_pooled(const Tensor& gradient, const Tensor& argmax, int64_t height, int64_t width, const char* op) {
+  check_map(gradient, op, "output_gradient");
+  STD_TORCH_CHECK(gradient.size(2) == height / 2 && gradient.size(3) == width / 2, op, ": expected output_gradient of ",
+                  height / 2, " x ", width / 2, " pixels, but got shape ", shape_text(gradient));
+  check_argmax(argmax, gradient, op);
+}
+
 inline Activation activation_of(int64_t index, const char* op) {
   STD_TORCH_CHECK(index >= 0 && index < activation_count, op, ": expected activation 0 to ", activation_count - 1,
                   ", but got ", index);
   return Activation(index);
+}
+
+// What batch_norm_again takes, done to an input while it is read.
+inline InputNorm norm_of(const char* op, const Tensor& input, const std::optional<Tensor>& weight,
+                         const std::optional<Tensor>& bias, const Tensor& mean, const Tensor& invstd,
+                         int64_t activation) {
+  const int64_t channels = input.size(1);
+  if (weight) check_vector(*weight, channels, op, "norm_weight");
+  if (bias) check_vector(*bias, channels, op, "norm_bias");
+  check_vector(mean, channels, op, "mean");
+  check_vector(invstd, channels, op, "invstd");
+  return {mean.const_data_ptr<float>(), invstd.const_data_ptr<float>(), data_or_null(weight), data_or_null(bias),
+          activation_of(activation, op)};
 }
 
 inline void check_probability(double p, const char* op) {

@@ -34,10 +34,10 @@ def accelerate(model: nn.Module, *, example_input: Any = None, frozen: bool = Fa
     be copied, pickled, compiled and wrapped like it. The model given stays as it is.
 
     Joined in one pass: convolution, ReLU and 2×2 max-pooling; batch norm, residual, ReLU, 2×2
-    max-pooling and dropout; in training a batch norm (and activation) and the convolution that alone reads
-    its result, which is never stored; in evaluation without gradients batch norm goes into the convolution's
-    weights, anew whenever a weight or statistic has another value. Modules with hooks run alone, and
-    a forward that torch.fx cannot trace (control flow that depends on data) runs as written, its
+    max-pooling and dropout; in training a batch norm (and activation) and the convolution or other max-pool
+    that alone reads its result, which is never stored; in evaluation without gradients batch norm goes into
+    the convolution's weights, anew whenever a weight or statistic has another value. Modules with hooks run
+    alone, and a forward that torch.fx cannot trace (control flow that depends on data) runs as written, its
     parts joined each for itself. So does a ``GraphModule``, which is generated code.
 
     Args:

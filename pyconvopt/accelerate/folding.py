@@ -20,8 +20,8 @@ from torch import Tensor
 
 from .. import functional
 from ..autograd.handover import offer
+from ..autograd.recompute import UnstoredMap, stored
 from ..functional.conv_norm_act import fold, folded_convolution, folds
-from ..functional.unstored import UnstoredMap, stored
 from .operations import CONVOLUTION, NORMALIZATION, POOL
 
 if TYPE_CHECKING:

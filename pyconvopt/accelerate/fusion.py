@@ -12,8 +12,8 @@ and in a frozen model, to go on in the sequence of its convolutions, at the mean
 
     [flatten +] dense [+ activation]
 
-A batch norm, with or without activation, that ends a chain and that a convolution alone reads is left
-to this in training: it normalises what it reads, and the map between is never stored.
+A batch norm, with or without activation, that ends a chain and that a convolution or a max-pool alone
+reads is left to this in training: it normalises what it reads, and the map between is never stored.
 
 A chain is left shorter where joining could be seen: a result written over later, an operation
 between its members that writes over what they read.
@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from .. import explanation, functional
-from ..functional.unstored import UnstoredMap, unstored_batch_norm
+from ..autograd.recompute import UnstoredMap
+from ..functional.unstored import unstored_batch_norm
 from ..hooks import has_hooks
 from . import folding, layout
 from .frozen import NONE, FrozenConvolution, FrozenSequence, Step
@@ -45,10 +46,12 @@ from .operations import (
     FLATTEN,
     HARDSWISH,
     IN_PLACE,
+    MAX_POOLS,
     NORMALIZATION,
     POOL,
     RELU,
     RELU6,
+    WINDOWS,
     Operation,
     leaves_modes,
     memory_of,
@@ -67,7 +70,7 @@ class Chain:
     rest: dict[str, Operation] = field(default_factory=dict)
     residual: Node | None = None
     unstored: bool = False
-    """Whether the convolution behind it may make its result while it reads it."""
+    """Whether the convolution or max-pool behind it may make its result while it reads it."""
 
     @property
     def members(self) -> list[Operation]:
@@ -128,10 +131,12 @@ def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[
             continue
         if first.kind in (CONVOLUTION, NORMALIZATION):
             chain = chain_from(first, modules)
-            behind = None if frozen else reading_convolution(chain, modules)
+            behind = None if frozen else making_reader(chain, modules)
             if behind is not None:
                 chain.unstored = behind.meta["reads_unstored"] = True
             join(graph, chain, modules[""], frozen, listening)
+        elif first.kind == WINDOWS and "reads_unstored" in node.meta:
+            join_pool(graph, first, listening)
         elif frozen and not listening and first.kind in (AVERAGE, FLATTEN, DENSE):
             join_head(graph, chain_from(first, modules), modules[""])
     layout.keep_channels_last(graph, modules)
@@ -139,6 +144,8 @@ def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[
     for node in list(graph.nodes):
         if node.op == "call_module":
             replace(graph, node, calling(modules[str(node.target)]), node.args, node.kwargs)
+        elif node.target in MAX_POOLS:
+            replace(graph, node, functional.max_pool2d, node.args, node.kwargs)
         elif node.target in IN_PLACE:
             replace(graph, node, writing(node.target), node.args, node.kwargs)
     graph.lint()
@@ -218,13 +225,13 @@ def allowed(chain: Chain) -> tuple[str, ...]:
     }[kinds[-1]]
 
 
-def reading_convolution(chain: Chain, modules: Modules) -> Node | None:
-    """The convolution that alone reads the result of the chain's batch norm."""
+def making_reader(chain: Chain, modules: Modules) -> Node | None:
+    """The convolution or max-pool that alone reads the result of the chain's batch norm."""
     kinds = {chain.first.kind, *chain.rest}
     if NORMALIZATION not in kinds or not kinds <= {CONVOLUTION, NORMALIZATION, *ACTIVATIONS}:
         return None
     after = reader(chain, modules)
-    if after is None or after.kind != CONVOLUTION or after.input is not chain.last:
+    if after is None or after.kind not in (CONVOLUTION, WINDOWS) or after.input is not chain.last:
         return None
     return after.node if undisturbed(chain, after, modules) else None
 
@@ -304,6 +311,16 @@ def join(graph: Graph, chain: Chain, root: nn.Module, frozen: bool, listening: b
         made.meta["convolution"] = chain.first
     for member in reversed(chain.members[:-1]):
         graph.erase_node(member.node)
+
+
+def join_pool(graph: Graph, pool: Operation, listening: bool) -> None:
+    """Put a step in the place of a max-pool that makes the map it reads."""
+
+    def pooling(x: Tensor | UnstoredMap) -> Tensor:
+        return functional.max_pool2d(x, *pool.bind())
+
+    step = named(pooling, pool.name) if listening else pooling
+    replace(graph, pool.node, step, (pool.input,), {}).meta["joined"] = True
 
 
 def join_head(graph: Graph, chain: Chain, root: nn.Module) -> None:

@@ -22,7 +22,7 @@ from ..functional.gate import suits
 from ..functional.order import in_order
 from ..hooks import has_hooks
 from ..memory import is_channels_last
-from .operations import memory_of, mutated, only_reads_sizes
+from .operations import MAX_POOLS, memory_of, mutated, only_reads_sizes
 
 Modules = Mapping[str, nn.Module]
 
@@ -39,7 +39,7 @@ _FUNCTIONS = {
     torch.sigmoid, torch.tanh, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, F.leaky_relu,
     F.elu, F.gelu, F.silu, F.mish, F.hardswish,
     F.hardsigmoid, F.sigmoid, F.softplus, F.conv2d, F.conv_transpose2d, F.batch_norm, F.group_norm,
-    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.interpolate, F.dropout, F.dropout2d,
+    *MAX_POOLS, F.avg_pool2d, F.adaptive_avg_pool2d, F.interpolate, F.dropout, F.dropout2d,
 }  # fmt: skip
 _METHODS = {"add", "add_", "sub", "mul", "mul_", "relu", "relu_", "sigmoid", "tanh", "neg"}
 
@@ -160,6 +160,7 @@ def keeps_order(node: Node, modules: Modules) -> bool:
             node.target in _FUNCTIONS
             and "out" not in node.kwargs
             and not node.kwargs.get("return_indices")
+            and not (node.target in MAX_POOLS and any(node.args[6:]))  # the same by position
         )
     return node.op == "call_method" and node.target in _METHODS
 

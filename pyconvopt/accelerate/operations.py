@@ -29,6 +29,7 @@ CONVOLUTION, NORMALIZATION, RELU, RELU6, HARDSWISH, POOL, DROPOUT, ADD = (
     "convolution", "normalization", "relu", "relu6", "hardswish", "pool", "dropout", "add",
 )  # fmt: skip
 AVERAGE, FLATTEN, DENSE = "average", "flatten", "dense"
+WINDOWS = "windows"  # a max-pool over others than 2×2, which is `POOL`
 ACTIVATIONS = tuple(
     name for name in NAMES if name
 )  # the kinds are named as the functions take them
@@ -101,8 +102,10 @@ def _batch_norm_module(node: Node, x: Node, m: Any) -> Operation:
 
 
 def _pool_module(node: Node, x: Node, m: Any) -> Operation | None:
-    windows = (m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
-    return Operation(POOL, node, x, module=m) if _is_2x2(*windows) else None
+    def bind() -> tuple[Any, ...]:
+        return m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode
+
+    return _of_windows(node, x, (*bind(), m.return_indices), bind, m)
 
 
 def _dropout_module(node: Node, x: Node, m: Any) -> Operation:
@@ -138,16 +141,25 @@ _MODULES: dict[type, Callable[..., Operation | None]] = {
 }
 
 
-def _is_2x2(kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: Any, indices: Any) -> bool:
-    if any(isinstance(v, Node) for v in (kernel, stride, padding, dilation, ceil, indices)):
-        return False
+def _of_windows(
+    node: Node,
+    x: Node,
+    windows: tuple[Any, ...],
+    bind: Callable[..., Any],
+    module: nn.Module | None = None,
+) -> Operation | None:
+    if windows[-1] or any(isinstance(each, Node) for each in windows):  # indices are wanted
+        return None
+    return Operation(POOL if _is_2x2(*windows[:-1]) else WINDOWS, node, x, bind=bind, module=module)
+
+
+def _is_2x2(kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: Any) -> bool:
     return (
         pair(kernel) == (2, 2)
         and (stride in (None, (), []) or pair(stride) == (2, 2))
         and pair(padding) == (0, 0)
         and pair(dilation) == (1, 1)
         and not ceil
-        and not indices
     )
 
 
@@ -184,8 +196,8 @@ def _pool(
     node: Node, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
     dilation: Any = 1, ceil_mode: Any = False, return_indices: Any = False,
 ) -> Operation | None:  # fmt: skip
-    windows = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-    return Operation(POOL, node, input) if _is_2x2(*windows) else None
+    windows = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _of_windows(node, input, (*windows, return_indices), lambda: windows)
 
 
 def _dropout(
@@ -235,6 +247,8 @@ def _dense(node: Node, input: Any, weight: Any, bias: Any = None) -> Operation:
     return Operation(DENSE, node, input, (weight, bias))
 
 
+MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
+
 _FUNCTIONS: dict[Any, Callable[..., Operation | None]] = {
     F.conv2d: _conv,
     F.batch_norm: _batch_norm,
@@ -246,8 +260,7 @@ _FUNCTIONS: dict[Any, Callable[..., Operation | None]] = {
     "relu_": _relu,
     F.relu6: _activation(RELU6),
     F.hardswish: _activation(HARDSWISH),
-    F.max_pool2d: _pool,
-    torch.max_pool2d: _pool,
+    **dict.fromkeys(MAX_POOLS, _pool),
     F.dropout: _dropout,
     operator.add: _add,
     operator.iadd: _add,

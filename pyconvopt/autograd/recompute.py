@@ -2,8 +2,8 @@
 
 Behind ``y = activation(batch_norm(z))`` a convolution needs y for its weight's gradient, and the
 normalisation needs z for its own: keeping z alone halves what a network of such pairs keeps, for one
-more pass over the map (Bulò, Porzi and Kontschieder 2018, arXiv:1712.02616). A convolution that
-normalises what it reads does without that pass, and without the map in forward too.
+more pass over the map (Bulò, Porzi and Kontschieder 2018, arXiv:1712.02616). A convolution or pool
+that normalises what it reads does without that pass, and without the map in forward too.
 """
 
 from __future__ import annotations
@@ -47,6 +47,33 @@ class Recipe(NamedTuple):
         return *self.tensors, self.options.activation
 
 
+class UnstoredMap(NamedTuple):
+    """A map that what reads it makes: `conv2d` and its kin, and `max_pool2d` take it as their input."""
+
+    values: Tensor
+    """None of them: a tensor of the map's shape, to which its gradient flows."""
+    recipe: Recipe
+    """What makes the values."""
+
+    def stored(self) -> Tensor:
+        """The map itself."""
+        return StoredFunction.apply(*self)
+
+    def dim(self) -> int:
+        """Of the map."""
+        return self.values.dim()
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the map."""
+        return self.values.shape
+
+
+def stored(x: Tensor | UnstoredMap) -> Tensor:
+    """The map, for what takes no other."""
+    return x.stored() if isinstance(x, UnstoredMap) else x
+
+
 class UnstoredNormFunction(BatchNormFunction):
     """`BatchNormFunction` in training without its output: a map of the right shape and no values."""
 
@@ -65,14 +92,14 @@ def unstored(
     running_var: Tensor | None,
     options: NormOptions,
     moments: Tensor | None,
-) -> tuple[Tensor, Recipe]:
+) -> UnstoredMap:
     """The batch norm of x in training: a map without values, and what makes them while it is read."""
     with torch.no_grad():
         mean, invstd = _statistics(
             x, running_mean, running_var, options.momentum, options.eps, moments
         )
     y = UnstoredNormFunction.apply(x, weight, bias, None, mean, invstd, options, None)
-    return y, Recipe(options, (x, weight, bias, mean, invstd))
+    return UnstoredMap(y, Recipe(options, (x, weight, bias, mean, invstd)))
 
 
 class StoredFunction(Function):

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .. import cuda, explanation, trials
 from ..autograd import conv as autograd
+from ..autograd.recompute import UnstoredMap, stored
 from ..memory import is_channels_last
 from ..plans import PASSES, POOLED, TORCH, ConvPlan, conv_plan, torch_overruns
 from .gate import Activation, Size, activate, needs_gradient, pair, suits, whole
 from .order import InOrder, in_order
 from .pool import max_pool2d
-from .unstored import UnstoredMap, stored
 
 MOMENTS = "statistics for batch norm in the same pass; "
 

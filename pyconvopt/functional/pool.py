@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import explanation
-from ..autograd.pool import AveragePoolFunction, MaxPool2x2Function
+from ..autograd.pool import AveragePoolFunction, MaxPool2x2Function, MaxPoolFunction, Windows
+from ..autograd.recompute import UnstoredMap, stored
 from ..memory import is_channels_last, memory_format
 from ..plans import TORCH
 from .gate import Size, needs_gradient, pair, takes, whole
 
-# A gradient of average pooling with fewer channels than this is faster on torch's kernel.
+ONE_BYTE = "one byte an output instead of an index"
+TWO_BY_TWO = Windows((2, 2), (2, 2), (0, 0))
+
+# Of a max-pool on a kernel of this library: its positions are bytes, and in backward each pixel looks
+# at all windows that cover it.
+LARGEST_WINDOW, MOST_OVERLAPPING = 256, 9
+
+# With fewer channels than this max-pooling and the gradient of average pooling are faster on torch's kernels.
 FEWEST_CHANNELS = 32
 
 
 def max_pool2d(
-    input: Tensor,
+    input: Tensor | UnstoredMap,
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
@@ -29,39 +38,83 @@ def max_pool2d(
 ) -> Any:
     """Largest value of each window; arguments, shapes and errors as ``torch.nn.functional.max_pool2d``.
 
-    2×2 windows with stride 2 on channels_last maps (on a GPU: any) run on a kernel that remembers one byte an
-    output instead of an int64 index; everything else is torch's.
+    On channels_last maps windows of up to 256 pixels, of which at most nine overlap, run on kernels that
+    remember one byte an output instead of an int64 index, from 32 channels on, 2×2 windows with stride 2
+    always (on a GPU these alone, in any format); everything else is torch's.
 
     >>> import torch, pyconvopt as pco
     >>> pco.functional.max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2).flatten()
     tensor([ 5.,  7., 13., 15.])
     """
-    if (
-        pair(kernel_size) == (2, 2)
-        and _strides(stride, kernel_size) == (2, 2)
-        and pair(padding) == (0, 0)
-        and pair(dilation) == (1, 1)
-        and not return_indices
-        and input.dim() == 4
-        and (input.is_cuda or is_channels_last(input))
-        and input.numel()
-        and min(input.shape[2:]) >= 2
-        and (
-            ceil_mode is False
-            or (ceil_mode is True and not (input.shape[2] % 2 or input.shape[3] % 2))
-        )
-        and takes(input)
-    ):
-        y = MaxPool2x2Function.apply(input.contiguous(memory_format=memory_format(input)))
-        kernel, reason = "max_pool2x2", "2x2 windows: one byte an output instead of an index"
+    x = input.recipe.input if isinstance(input, UnstoredMap) else input
+    own = None
+    if takes(x) and pair(dilation) == (1, 1) and not return_indices:
+        fewest = 1 if isinstance(input, UnstoredMap) else FEWEST_CHANNELS
+        own = _own_pool(x, kernel_size, stride, padding, ceil_mode, fewest)
+    if own is None:
+        rest: Any = (stride, padding, dilation, ceil_mode, return_indices)
+        y = F.max_pool2d(stored(input), kernel_size, *rest)
+        kernel, reason = TORCH, "windows, channels, dtype or memory format that no kernel is for"
+    elif isinstance(input, UnstoredMap):
+        y = MaxPoolFunction.apply(*input, *own)
+        kernel, reason = "max_pool", "batch norm of its input in the same pass; " + ONE_BYTE
+    elif own[0] == TWO_BY_TWO and own[1] == _halves(x):
+        y = MaxPool2x2Function.apply(x.contiguous(memory_format=memory_format(x)))
+        kernel, reason = "max_pool2x2", ONE_BYTE
     else:
-        windows: Any = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-        y = F.max_pool2d(input, *windows)
-        kernel, reason = TORCH, "not a 2x2 window on a channels_last float32 map"
+        y = MaxPoolFunction.apply(x.contiguous(memory_format=torch.channels_last), None, *own)
+        kernel, reason = "max_pool", ONE_BYTE
     if explanation.listening() and isinstance(y, Tensor):
         for pass_ in ("forward", "backward"):
-            explanation.note("max_pool2d", pass_, kernel, reason, input.numel(), [input, y])
+            explanation.note("max_pool2d", pass_, kernel, reason, x.numel(), [x, y])
     return y
+
+
+def _halves(x: Tensor) -> tuple[int, int]:
+    """The size behind a pool over 2×2 pixels."""
+    return x.shape[2] // 2, x.shape[3] // 2
+
+
+def _own_pool(
+    x: Tensor,
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    ceil_mode: bool,
+    fewest_channels: int,
+) -> tuple[Windows, tuple[int, int]] | None:
+    """The windows of a max-pool and the size of its result; None where they are torch's."""
+    sides = pair(kernel_size), _strides(stride, kernel_size), pair(padding)
+    if x.dim() != 4 or not x.numel() or None in sides or not isinstance(ceil_mode, bool):
+        return None
+    windows = Windows(*sides)
+    (height, width), (down, right), borders = windows
+    if min(height, width, down, right) < 1 or min(borders) < 0:
+        return None
+    overlapping = -(-height // down) * -(-width // right)
+    if overlapping > MOST_OVERLAPPING or height * width > LARGEST_WINDOW:
+        return None
+    axes = [*zip(x.shape[2:], *windows, strict=True)]
+    rows, columns = (_outputs(*axis, ceil_mode) for axis in axes)
+    if min(rows, columns) < 1 or any(border > side // 2 for _, side, _, border in axes):
+        return None
+    two_by_two = windows == TWO_BY_TWO and (rows, columns) == _halves(x)
+    if x.is_cuda:
+        return (windows, (rows, columns)) if two_by_two else None
+    enough = two_by_two or x.shape[1] >= fewest_channels
+    return (windows, (rows, columns)) if enough and is_channels_last(x) else None
+
+
+def _outputs(size: int, window: int, stride: int, padding: int, ceil_mode: bool) -> int:
+    """Windows along one axis, as torch counts them.
+
+    >>> _outputs(6, 3, 2, 0, False), _outputs(6, 3, 2, 0, True), _outputs(5, 2, 2, 1, True)
+    (2, 3, 3)
+    """
+    room = size + 2 * padding - window
+    count = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    begins_outside = ceil_mode and (count - 1) * stride >= size + padding
+    return count - 1 if begins_outside else count
 
 
 def avg_pool2d(

@@ -10,8 +10,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import activations, constraints, functional, initializers, regularizers
+from pyconvopt.autograd.recompute import UnstoredMap
 from pyconvopt.data.checks import whole
-from pyconvopt.functional.unstored import UnstoredMap
 from pyconvopt.layers import windows
 from pyconvopt.layers.base import Layer, Shape, channels_last_only, pair, truth
 from pyconvopt.nn.conv import standardized

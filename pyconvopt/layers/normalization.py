@@ -16,7 +16,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import constraints, functional, initializers, regularizers
-from pyconvopt.functional.unstored import UnstoredMap, unstored_batch_norm
+from pyconvopt.autograd.recompute import UnstoredMap
+from pyconvopt.functional.unstored import unstored_batch_norm
 from pyconvopt.layers.base import Layer, Shape, filled, number
 from pyconvopt.nn.sync_batchnorm import has_others, synchronized_batch_norm
 
@@ -208,7 +209,7 @@ class BatchNormalization(AffineNormalization):
     def unstored(
         self, x: Tensor, activation: str | None = None, moments: Tensor | None = None
     ) -> Tensor | UnstoredMap:
-        """`call` for a result that a convolution alone reads."""
+        """`call` for a result that one convolution or max-pool alone reads."""
         return self.run(unstored_batch_norm, x, activation=activation, moments=moments)
 
     def run(self, function: Callable[..., Any], x: Tensor, **options: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as torch_functional
 from torch import Tensor
 from typing_extensions import override
 
 from pyconvopt import functional
+from pyconvopt.autograd.recompute import UnstoredMap
 from pyconvopt.layers import windows
 from pyconvopt.layers.base import Layer, Shape, channels_last_only, pair, product
 
@@ -50,7 +52,7 @@ class Pooling2D(Layer):
     def flops(self) -> int | None:
         return self.elements(self.pool_size[0] * self.pool_size[1])
 
-    def pad(self, x: Tensor, value: float) -> tuple[Tensor, tuple[int, int]]:
+    def pad(self, x: Tensor | UnstoredMap, value: float) -> tuple[Any, tuple[int, int]]:
         """The input, padded if torch's pooling cannot, and the padding left to it."""
         if self.padding == "valid":
             return x, (0, 0)
@@ -72,9 +74,9 @@ class MaxPooling2D(Pooling2D):
     """
 
     @override
-    def call(self, x: Tensor) -> Tensor:
-        x, padding = self.pad(x, float("-inf"))
-        return functional.max_pool2d(x, self.pool_size, self.strides, padding)
+    def call(self, x: Tensor | UnstoredMap) -> Tensor:
+        padded, padding = self.pad(x, float("-inf"))
+        return functional.max_pool2d(padded, self.pool_size, self.strides, padding)
 
 
 class AveragePooling2D(Pooling2D):

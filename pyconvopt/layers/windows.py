@@ -14,7 +14,7 @@ import torch.nn.functional as torch_functional
 from torch import Tensor
 
 from pyconvopt import registry
-from pyconvopt.functional.unstored import UnstoredMap, stored
+from pyconvopt.autograd.recompute import UnstoredMap, stored
 
 
 def padding_name(padding: str) -> str:

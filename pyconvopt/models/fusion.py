@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyconvopt import activations, explanation
 from pyconvopt.autograd.handover import offer
-from pyconvopt.functional.unstored import UnstoredMap
+from pyconvopt.autograd.recompute import UnstoredMap
 from pyconvopt.hooks import has_hooks
 from pyconvopt.layers import (
     Activation,
@@ -85,8 +85,8 @@ def with_moments(convolution: Conv2D, normalize: Callable[..., Any]) -> Step:
 def normalization_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | None]:
     """Batch norm, then what there is of ReLU, 2×2 max-pool and dropout, in that order.
 
-    A convolution behind it reads a map that is not stored. Over the batch of several processes it runs
-    alone.
+    A convolution or another max-pool behind it reads a map that is not stored. Over the batch of several
+    processes it runs alone.
     """
     first, end, rate = layers[start], start + 1, 0.0
     if len(first.output_shape or ()) != 4 or first.uses_joined_batch():
@@ -99,7 +99,7 @@ def normalization_chain(layers: Sequence[Any], start: int) -> tuple[int, Step | 
         rate = layers[end].rate if layers[end].training else 0.0
         end += 1
     activation = "relu" if relu else None
-    if not pool and rate == 0 and is_plain_convolution(layers[end : end + 1]):
+    if not pool and rate == 0 and makes_its_input(layers[end : end + 1]):
         return end - start, partial(first.unstored, activation=activation)
     if end == start + 1:
         return 0, None
@@ -113,9 +113,9 @@ RULES: dict[type, Callable[[Sequence[Any], int], tuple[int, Step | None]]] = {
 }
 
 
-def is_plain_convolution(layers: Sequence[Any]) -> bool:
-    """Whether the layer, if there is one, is a convolution that nobody watches."""
-    return any(type(layer) is Conv2D and not has_hooks(layer) for layer in layers)
+def makes_its_input(layers: Sequence[Any]) -> bool:
+    """Whether the layer, if there is one, is a convolution or max-pool that nobody watches."""
+    return any(type(layer) in (Conv2D, MaxPooling2D) and not has_hooks(layer) for layer in layers)
 
 
 def is_relu(layer: Layer) -> bool:

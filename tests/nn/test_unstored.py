@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 import pyconvopt as pco
 from pyconvopt import functional, layers, models
-from pyconvopt.functional.unstored import UnstoredMap, unstored_batch_norm
+from pyconvopt.autograd.recompute import UnstoredMap
+from pyconvopt.functional.unstored import unstored_batch_norm
 
 JOINED = "batch norm of its input in the same pass"
 

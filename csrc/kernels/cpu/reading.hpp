@@ -1,12 +1,12 @@
-// How a convolution reads its input: as it lies there, or normalised and activated on the way, so that the map between
-// a batch norm and the convolution behind it is never stored.
+// How a convolution or max-pool reads its input: as it lies there, or normalised and activated on the way, so that the
+// map between a batch norm and what follows it is never stored.
 #pragma once
 #include "../arena.hpp"
 #include "affine.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 
-// Both say at(c): what makes of a vector of the map's channels, from c on, what the convolution is of.
+// Both say at(c): what makes of a vector of the map's channels, from c on, what is convolved or pooled.
 struct AsItLies {
   static constexpr bool changes = false;
   PYCONVOPT_INLINE auto at(int64_t) const {

@@ -46,12 +46,7 @@ int64_t weight_at(const WeightStrides& w, int64_t k, int64_t c, int64_t r, int64
 // An element of the input as the convolution takes it.
 template <class Problem>
 double input_of(const Problem& p, int64_t n, int64_t y, int64_t x, int64_t c) {
-  const double value = p.input[input_at(p.shape, n, y, x, c)];
-  if (!p.norm) return value;
-  const InputNorm& norm = *p.norm;
-  return reference::activated(norm.activation,
-                              (value - norm.mean[c]) * norm.invstd[c] * (norm.weight ? norm.weight[c] : 1.0) +
-                                  (norm.bias ? norm.bias[c] : 0.0));
+  return reference::normalized(p.norm, c, p.input[input_at(p.shape, n, y, x, c)]);
 }
 
 double convolve_at(const ConvForward& p, int64_t n, int64_t oy, int64_t ox, int64_t k) {

@@ -1,6 +1,6 @@
 // What the reference kernels share.
 #pragma once
-#include "../kernel.hpp"
+#include "../conv.hpp"
 
 namespace pyconvopt::reference {
 
@@ -18,7 +18,14 @@ inline double activated(Activation activation, double z) {
   return z;
 }
 
-// What it lets through of a gradient.
+// What is done to an element of channel c while it is read; `norm` may be null.
+inline double normalized(const InputNorm* norm, int64_t c, double x) {
+  if (!norm) return x;
+  return activated(norm->activation, (x - norm->mean[c]) * norm->invstd[c] * (norm->weight ? norm->weight[c] : 1.0) +
+                                         (norm->bias ? norm->bias[c] : 0.0));
+}
+
+// What an activation lets through of a gradient.
 inline double let_through(Activation activation, double g, double z) {
   if (activation == Activation::relu) return z <= 0 ? 0 : g;
   if (activation == Activation::relu6) return z <= 0 || z >= 6 ? 0 : g;
