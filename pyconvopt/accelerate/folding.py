@@ -22,6 +22,7 @@ from .. import functional
 from ..autograd.handover import offer
 from ..autograd.recompute import UnstoredMap, stored
 from ..functional.conv_norm_act import fold, folded_convolution, folds
+from ..functional.gate import activate
 from .operations import CONVOLUTION, NORMALIZATION, POOL
 
 if TYPE_CHECKING:
@@ -80,8 +81,12 @@ def step(chain: Chain, frozen: bool) -> Callable[..., Tensor | UnstoredMap]:
             x = stored(x)
             others = bias, mean, var, gamma, beta
             if (frozen and x.dim() == 4) or folds(x, weight, geometry[0], (*others, residual)):
+                constants = folded.get([weight, *others], eps)
+                if chain.writes_residual and residual is not None:
+                    y = folded_convolution(x, None, *constants, *geometry)
+                    return activate(residual.add_(y), activation, in_place=True)
                 return folded_convolution(
-                    x, residual, *folded.get([weight, *others], eps), *geometry,
+                    x, residual, *constants, *geometry,
                     activation=activation, pool=pool, dropout=rate(),
                 )  # fmt: skip
             y = functional.conv2d(x, weight, bias, *geometry)

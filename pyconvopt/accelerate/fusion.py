@@ -31,6 +31,7 @@ from torch.fx import Graph, Node
 
 from .. import explanation, functional
 from ..autograd.recompute import UnstoredMap
+from ..functional.gate import activate
 from ..functional.unstored import unstored_batch_norm
 from ..hooks import has_hooks
 from . import folding, layout
@@ -69,6 +70,8 @@ class Chain:
     first: Operation
     rest: dict[str, Operation] = field(default_factory=dict)
     residual: Node | None = None
+    writes_residual: bool = False
+    """Whether the sum is written over the residual, a new map that nobody else reads."""
     unstored: bool = False
     """Whether the convolution or max-pool behind it may make its result while it reads it."""
 
@@ -104,6 +107,9 @@ class Chain:
         def normalize(
             x: Tensor, residual: Tensor | None, *arguments: Any, moments: Tensor | None = None
         ) -> Tensor:
+            if self.writes_residual and residual is not None and not alike(residual, x):
+                y = functional.batch_norm(x, *arguments, moments=moments)
+                return activate(residual.add_(y), activation)
             return functional.batch_norm(
                 x, *arguments, activation=activation, residual=residual, pool=pool, dropout=rate(),
                 moments=moments,
@@ -115,6 +121,11 @@ class Chain:
             return unstored_batch_norm(x, *arguments, activation=activation, moments=moments)
 
         return normalize_unstored if self.unstored else normalize
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Whether a sum of the two is as either: of one type, shape and order in memory."""
+    return a.dtype is b.dtype and a.shape == b.shape and a.stride() == b.stride()
 
 
 def fuse(graph: Graph, modules: Modules, frozen: bool, listening: bool) -> list[nn.Module]:
@@ -178,8 +189,8 @@ def chain_from(first: Operation, modules: Modules) -> Chain:
         if after is None:
             return chain
         if after.kind == ADD:
-            other = after.extra[0] if after.input is chain.last else after.input
-            chain.residual = other
+            chain.residual = after.extra[0] if after.input is chain.last else after.input
+            chain.writes_residual = after.in_place and after.input is not chain.last
         chain.rest[after.kind] = after
 
 
@@ -239,11 +250,17 @@ def making_reader(chain: Chain, modules: Modules) -> Node | None:
 def takes_residual(chain: Chain, add: Operation, modules: Modules) -> bool:
     """Whether the other summand is a tensor that is there in time and stays as it is."""
     other = add.extra[0] if add.input is chain.last else add.input
-    if other is chain.last or (add.in_place and add.input is not chain.last):
+    if other is chain.last:
         return False
     found = operation(other, modules)
     tensor = other.op in ("placeholder", "call_module") or found is not None or is_joined(other)
-    if not tensor or is_written_over(other, modules):
+    if add.in_place and add.input is other:
+        new = is_joined(other) or (found is not None and found.kind in (CONVOLUTION, NORMALIZATION))
+        if not new or len(other.users) != 1:
+            return False
+    elif is_written_over(other, modules):
+        return False
+    if not tensor:
         return False
     later = other > chain.first.node
     rival = found is not None and found.kind == NORMALIZATION and len(other.users) == 1

@@ -42,6 +42,11 @@ class NormOptions(NamedTuple):
     dropout: float = 0.0
     seed: int = 0
 
+    @property
+    def alone(self) -> NormOptions:
+        """Without what follows the normalisation."""
+        return self._replace(activation=0, pool=False, dropout=0.0)
+
     def hands_over(self, residual: bool, need_residual: bool) -> bool:
         """Whether the input's gradient can be made elsewhere."""
         plain = self.training and not self.pool and not self.dropout
@@ -71,12 +76,11 @@ class BatchNormFunction(Function):
             0,
             moments,
         )
-        ctx.options, ctx.gives_to = options, offered(x)
+        ctx.options, ctx.gives_to, ctx.adds = options, offered(x), residual is not None
         ctx.save_for_backward(
             x,
             weight,
             bias,
-            residual,
             y if activation == RELU and not pool and (dropout or residual is not None) else None,
             argmax if pool else None,
             saved_mean,
@@ -86,17 +90,17 @@ class BatchNormFunction(Function):
 
     @staticmethod
     def backward(ctx, g):  # noqa: D102
-        x, weight, bias, residual, y, argmax, mean, invstd = ctx.saved_tensors
+        x, weight, bias, y, argmax, mean, invstd = ctx.saved_tensors
         need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
         options: NormOptions = ctx.options
         if by_reference(g):
-            inputs = (x, weight, bias, residual)
-            return (
-                *_reference_backward(inputs, ctx.needs_input_grad, g, mean, invstd, options),
-                *[None] * 4,
-            )
+            if ctx.adds:
+                g, options = _before_sum(g, x, y, options), options.alone
+            inputs, needed = (x, weight, bias), ctx.needs_input_grad[:3]
+            found = _reference_backward(inputs, needed, g, mean, invstd, options)
+            return *found, g if need_residual else None, *[None] * 4
         g = g.contiguous(memory_format=memory_format(x))
-        fits = need_x and options.hands_over(residual is not None, need_residual)
+        fits = need_x and options.hands_over(ctx.adds, need_residual)
         handover = ctx.gives_to if fits else None
         dx, dresidual, dweight, dbias = _backward(
             g, x, y, argmax, weight, mean, invstd, options.training, options.activation, options.pool,
@@ -104,7 +108,7 @@ class BatchNormFunction(Function):
         )  # fmt: skip
         if handover is not None:
             # The residual's gradient is what the activation let through.
-            g, activation = (g, options.activation) if residual is None else (dresidual, 0)
+            g, activation = (dresidual, 0) if ctx.adds else (g, options.activation)
             vectors = x, weight, bias, mean, invstd
             dx = handover.leave(Unmade(g, *vectors, activation, dweight, dbias))
         return (
@@ -114,6 +118,19 @@ class BatchNormFunction(Function):
             dresidual if need_residual else None,
             *[None] * 4,
         )
+
+
+def _before_sum(g: Tensor, x: Tensor, y: Tensor | None, options: NormOptions) -> Tensor:
+    """The gradient of x's norm + residual, from that of y, what activation and dropout make of it."""
+    g = g * _multipliers(g, x, options) if options.dropout else g
+    return g if y is None else g * ~(y <= 0)
+
+
+def _multipliers(y: Tensor, x: Tensor, options: NormOptions) -> Tensor:
+    """What dropout multiplies y with, behind the norm of x."""
+    ones = torch.ones(y.shape, dtype=y.dtype, device=y.device)
+    ones = ones.contiguous(memory_format=memory_format(x))
+    return _dropout(ones, options.dropout, options.seed, 0)
 
 
 def _reference_backward(
@@ -126,20 +143,19 @@ def _reference_backward(
 ) -> list[Tensor | None]:
     """The gradients in torch's differentiable operations: the forward again, and its gradient."""
     with torch.enable_grad():
-        # Aliases: the gradient to one input must not run on through another that was made from it,
-        # as a block's branch was from its residual.
+        # Aliases: the gradient to one input must not run on through another that was made from it.
         aliases = [None if t is None else t.view_as(t) for t in inputs]
         y = reference_forward(aliases, mean, invstd, options)
         wanted = [t for t, need in zip(aliases, needed, strict=False) if need and t is not None]
-        found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
-    return [next(found) if need else None for need in needed[:4]]
+        found = iter(torch.autograd.grad(y, wanted, g, create_graph=True) if wanted else ())
+    return [next(found) if need else None for need in needed]
 
 
 def reference_forward(
     inputs: Sequence[Tensor | None], mean: Tensor, invstd: Tensor, options: NormOptions
 ) -> Tensor:
-    """The forward pass in torch's differentiable operations: of input, weight, bias and residual."""
-    x, weight, bias, residual = inputs
+    """The forward pass in torch's differentiable operations: of input, weight and bias, no residual."""
+    x, weight, bias = inputs
     assert x is not None
     if options.training:
         y = F.batch_norm(x, None, None, weight, bias, True, 0.0, options.eps)
@@ -147,12 +163,6 @@ def reference_forward(
         y = F.batch_norm(
             x, mean, invstd.pow(-2) - options.eps, weight, bias, False, 0.0, options.eps
         )
-    if residual is not None:
-        y = y + residual
     y = ACTIVATIONS[NAMES[options.activation]](y)
     y = F.max_pool2d(y, 2) if options.pool else y
-    if options.dropout:
-        ones = torch.ones_like(y)
-        ones = ones.contiguous(memory_format=memory_format(x))
-        y = y * _dropout(ones, options.dropout, options.seed, 0)
-    return y
+    return y * _multipliers(y, x, options) if options.dropout else y

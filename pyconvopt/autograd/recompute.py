@@ -79,8 +79,8 @@ class UnstoredNormFunction(BatchNormFunction):
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, mean, invstd, options, _):  # type: ignore[override]  # noqa: D102
-        ctx.options, ctx.gives_to = options, offered(x)
-        ctx.save_for_backward(x, weight, bias, residual, None, None, mean, invstd)
+        ctx.options, ctx.gives_to, ctx.adds = options, offered(x), False
+        ctx.save_for_backward(x, weight, bias, None, None, mean, invstd)
         return mean.new_empty(1).expand(x.shape)
 
 
@@ -123,7 +123,8 @@ def recipe(y: Tensor) -> Recipe | None:
         return None
     options: NormOptions = node.options
     # A version above 0: something wrote over it after it was made.
-    if y.is_cuda or options.pool or options.dropout or y._version:
+    adds = type(node) is _NORM and node.adds
+    if y.is_cuda or options.pool or options.dropout or adds or y._version:
         return None
     try:
         saved = node.saved_tensors
@@ -131,8 +132,8 @@ def recipe(y: Tensor) -> Recipe | None:
         return None
     if type(node) is _STORED:
         return Recipe(options, saved)
-    z, weight, bias, residual, _, _, mean, invstd = saved
-    return None if residual is not None else Recipe(options, (z, weight, bias, mean, invstd))
+    z, weight, bias, _, _, mean, invstd = saved
+    return Recipe(options, (z, weight, bias, mean, invstd))
 
 
 _NORM, _STORED = (each._backward_cls for each in (BatchNormFunction, StoredFunction))  # type: ignore[attr-defined]
@@ -142,5 +143,5 @@ def made_again(recipe: Recipe) -> Tensor:
     """The map; where gradients are recorded in torch's differentiable operations."""
     if torch.is_grad_enabled():
         z, weight, bias, mean, invstd = recipe.tensors
-        return reference_forward((z, weight, bias, None), mean, invstd, recipe.options)
+        return reference_forward((z, weight, bias), mean, invstd, recipe.options)
     return _again(*recipe.norm)

@@ -11,8 +11,8 @@ from torch import nn
 
 import pyconvopt as pco
 
-from ..nn.helpers import assert_same
-from .networks import as_written, image
+from ..nn.helpers import assert_same, assert_same_step
+from .networks import BasicBlock, as_written, image
 
 BOUND = 1e-3
 
@@ -206,6 +206,11 @@ def residual(m, x, y):
     return F.relu(y)
 
 
+def residual_into_the_input(m, x, y):
+    x += m.bn(y)
+    return F.relu(x)
+
+
 def residual_that_is_seen(m, x, y):
     kept = m.bn(y)
     y = kept
@@ -219,7 +224,7 @@ def residual_that_is_seen(m, x, y):
     "body",
     [
         written, written_through_a_view, written_input, all_operators, written_matrix, counted,
-        residual, residual_that_is_seen,
+        residual, residual_into_the_input, residual_that_is_seen,
     ],
     ids=lambda body: body.__name__,
 )  # fmt: skip
@@ -244,6 +249,91 @@ def results(model, x):
 def test_a_residual_that_is_added_in_place_joins_the_pass():
     rows = pco.explain(pco.accelerate(Writing(residual)), image(2, 16, 12, 12)).rows
     assert {row["layer"] for row in rows} == {"conv+bn+iadd+relu"}
+
+
+class Shortcut(BasicBlock):
+    """A block whose shortcut is a convolution and norm too; `seen`: what it is added into is read again."""
+
+    def __init__(self, seen: bool) -> None:
+        super().__init__(16, 32, 2)
+        self.seen = seen
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        kept = out
+        out += self.downsample(x)
+        return self.relu(out) + kept if self.seen else self.relu(out)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_shortcut_that_is_added_into_a_new_map_joins_the_pass(seen):
+    theirs = Shortcut(seen)
+    fast, x = pco.accelerate(copy.deepcopy(theirs)), image(2, 16, 12, 12)
+    names = {row["layer"] for row in pco.explain(fast, x).rows}
+    assert ("downsample.0+downsample.1+iadd+relu" in names) is not seen
+    assert_same_step(fast, theirs, x, BOUND)
+
+
+def test_a_hook_on_what_is_added_into_sees_the_sum():
+    """Feature hooks keep the tensor that the shortcut is added into later."""
+    found = []
+    for model in (Shortcut(False), pco.accelerate(Shortcut(False))):
+        model.bn2.register_forward_hook(lambda module, inputs, output: found.append(output))
+        model.load_state_dict({k: torch.ones_like(v) for k, v in model.state_dict().items()})
+        model.eval()(torch.ones(1, 16, 8, 8))
+    assert_same(*found, BOUND)
+
+
+class AddedInto(nn.Module):
+    """The sum has the type and shape of what is added into, or there is torch's error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)
+
+    def forward(self, x, y):
+        out = self.conv(x)
+        out += self.bn(y)
+        return torch.relu(out)
+
+
+def test_the_type_and_shape_of_what_is_added_into():
+    torch.manual_seed(0)
+    theirs, x = AddedInto(), image(2, 16, 6, 6)
+    fast = pco.accelerate(copy.deepcopy(theirs))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, wanted = fast(x, x), theirs(x, x)
+    assert y.dtype is wanted.dtype is torch.bfloat16
+    assert_same(y.float(), wanted.float(), 2e-2)
+    for model in (fast, theirs):
+        with pytest.raises(RuntimeError, match="doesn't match the broadcast shape"):
+            model(x[:1], x)
+    wide = x[:, :, :1].contiguous(memory_format=torch.channels_last)
+    assert_same(fast(x, wide), theirs(x, wide), BOUND)
+    assert_same(fast.eval()(x, wide), theirs.eval()(x, wide), BOUND)
+
+
+def test_a_residual_is_not_kept():
+    """Of norm + shortcut autograd keeps the norm's input and the result, and gradients have gradients."""
+    theirs, x = Shortcut(False), image(2, 16, 12, 12)
+    fast = pco.accelerate(copy.deepcopy(theirs))
+    kept = {}
+
+    def pack(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = fast(x)
+    # Those of the three convolutions, and what ReLU left.
+    assert list(kept.values()).count(y.nbytes) == 4
+    found = []
+    for model in (fast, theirs):
+        leaf = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(model(leaf).pow(3).sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(g.pow(2).sum(), [leaf, *model.parameters()]))
+    for ours, wanted in zip(*found, strict=True):
+        assert (ours - wanted).norm() <= BOUND * wanted.norm() + 1e-4
 
 
 @pytest.mark.parametrize("activation", [torch.sigmoid, torch.tanh, F.hardswish, torch.neg])
