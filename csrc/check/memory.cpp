@@ -112,6 +112,10 @@ void check_memory() {
     }
     expect(thrown, "more was cut off a block than it holds");
   }
+  {
+    const Workspace larger(4 * huge_page);
+    expect(arena_bytes() == 4 * huge_page, "an idle block was kept beside a larger one in its place");
+  }
   arena_set_cap(2 * huge_page);
   expect(arena_bytes() == 0, "what is idle above the cap is kept");
   {

@@ -5,9 +5,9 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -33,13 +33,26 @@ struct Block {
   std::size_t size;
 };
 
+// Of the system, not of malloc: its heap would have holes where blocks have been, and keep them.
+char* map_block(std::size_t size) {
+  void* mapped = mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  char* begin = static_cast<char*>(mapped);
+  const std::size_t before = (huge_page - reinterpret_cast<std::uintptr_t>(begin) % huge_page) % huge_page;
+  if (before) munmap(begin, before);
+  if (before < huge_page) munmap(begin + before + size, huge_page - before);
+  madvise(begin + before, size, MADV_HUGEPAGE);  // advice only: without it the block works just as well
+  return begin + before;
+}
+
 struct Pool {
   std::mutex mutex;
   std::vector<Block> idle;
   std::size_t held = 0, blocks = 0;  // idle or not
   std::size_t cap = std::size_t(1) << 30;
 
-  // The smallest idle block that is large enough, or a new one.
+  // The smallest idle block that is large enough, or a new one in the place of the largest that is not: who asks for
+  // more and more would leave a row of smaller ones behind.
   Block take(std::size_t bytes) {
     // More than an address can reach is what a product of sizes looks like that has overflowed.
     if (bytes > std::size_t(PTRDIFF_MAX) - huge_page) out_of_memory(bytes);
@@ -53,17 +66,18 @@ struct Pool {
       idle.erase(best);
       return block;
     }
+    const auto smaller = [](const Block& a, const Block& b) { return a.size < b.size; };
+    if (const auto largest = std::max_element(idle.begin(), idle.end(), smaller); largest != idle.end()) drop(largest);
     idle.reserve(blocks + 1);  // so that giving back, in destructors, never has to allocate
-    void* address = std::aligned_alloc(huge_page, size);
+    char* address = map_block(size);
     if (!address) {
       shrink(0);
-      address = std::aligned_alloc(huge_page, size);
+      address = map_block(size);
     }
     if (!address) out_of_memory(bytes);
-    madvise(address, size, MADV_HUGEPAGE);  // advice only: without it the block works just as well
     held += size;
     ++blocks;
-    return {static_cast<char*>(address), size};
+    return {address, size};
   }
 
   void give_back(Block block) {
@@ -73,12 +87,14 @@ struct Pool {
   }
 
   void shrink(std::size_t limit) {
-    while (held > limit && !idle.empty()) {
-      std::free(idle.front().address);
-      held -= idle.front().size;
-      --blocks;
-      idle.erase(idle.begin());
-    }
+    while (held > limit && !idle.empty()) drop(idle.begin());
+  }
+
+  void drop(std::vector<Block>::iterator block) {
+    munmap(block->address, block->size);
+    held -= block->size;
+    --blocks;
+    idle.erase(block);
   }
 };
 

@@ -1,4 +1,4 @@
-// Working memory of kernels: grow-only, kept between calls, on huge pages where the system has them.
+// Working memory of kernels: kept between calls, on huge pages where the system has them.
 //
 // A training step asks for the same few sizes over and over. Fresh memory costs a page fault per
 // 4 KiB; a third of the time of a small network's step. Blocks are therefore kept in a pool and
