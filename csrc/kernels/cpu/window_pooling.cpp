@@ -2,12 +2,9 @@
 //
 // Forward, the pixels are normalised and activated on the way where a batch norm stands before the pool:
 // the map between the two, the largest of a network that begins with them, is never stored. Backward,
-// each pixel gathers from the windows that cover it, in their order, so nothing is cleared first and no
-// two threads write to one pixel.
-#include "../pool.hpp"
-
+// each pixel gathers from the windows that cover it, in their order.
+#include "covering.hpp"
 #include "reading.hpp"
-#include "rows.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace {
@@ -115,35 +112,26 @@ PYCONVOPT_INLINE void gather(const WindowPoolBackward& p, const Covering& window
 void backward(const WindowPoolBackward& p) {
   const PoolAxis &rows = p.rows, &columns = p.columns;
   const int64_t channels = p.channels, pooled_line = columns.pooled * channels;
-  const Chunks chunks(p.batch * rows.size, columns.size * channels, 1);
-  for_each_chunk(chunks.count, [&](int64_t chunk, int64_t) {
-    for (int64_t line = chunks.begin(chunk); line < chunks.end(chunk); ++line) {
-      const int64_t y = line % rows.size, first_y = rows.first_over(y), last_y = rows.last_over(y);
-      const int64_t image = line / rows.size * rows.pooled * pooled_line;
-      int64_t first_x = 0, last_x = -1;  // of the windows over the pixel: they move on with it
-      for (int64_t x = 0; x < columns.size; ++x) {
-        while (columns.begin(first_x) + columns.kernel <= x) ++first_x;
-        while (last_x + 1 < columns.pooled && columns.begin(last_x + 1) <= x) ++last_x;
-        float* pixel = p.input_gradient + (line * columns.size + x) * channels;
-        Covering windows;
-        int64_t count = 0;
-        bool first = true;
-        for (int64_t oy = first_y; oy <= last_y; ++oy)
-          for (int64_t ox = first_x; ox <= last_x; ++ox) {
-            windows.at[count] = image + oy * pooled_line + ox * channels;
-            windows.position[count] = IVec{} + int((y - rows.begin(oy)) * columns.kernel + x - columns.begin(ox));
-            if (++count < Covering::most) continue;
-            gather<0>(p, windows, count, pixel, first);
-            count = 0, first = false;
-          }
-        if (count == 1) gather<1>(p, windows, count, pixel, first);
-        else if (count == 2) gather<2>(p, windows, count, pixel, first);
-        else if (count == 4) gather<4>(p, windows, count, pixel, first);
-        else if (count == 6) gather<6>(p, windows, count, pixel, first);
-        else if (count == 9) gather<9>(p, windows, count, pixel, first);
-        else if (count || first) gather<0>(p, windows, count, pixel, first);
+  for_each_covered_pixel(p.batch, rows, columns, channels, [&](CoveredPixel at) __attribute__((always_inline)) {
+    const int64_t image = at.image * rows.pooled * pooled_line;
+    float* pixel = p.input_gradient + at.number * channels;
+    Covering windows;
+    int64_t count = 0;
+    bool first = true;
+    for (int64_t oy = at.rows.first; oy <= at.rows.last; ++oy)
+      for (int64_t ox = at.columns.first; ox <= at.columns.last; ++ox) {
+        windows.at[count] = image + oy * pooled_line + ox * channels;
+        windows.position[count] = IVec{} + int((at.y - rows.begin(oy)) * columns.kernel + at.x - columns.begin(ox));
+        if (++count < Covering::most) continue;
+        gather<0>(p, windows, count, pixel, first);
+        count = 0, first = false;
       }
-    }
+    if (count == 1) gather<1>(p, windows, count, pixel, first);
+    else if (count == 2) gather<2>(p, windows, count, pixel, first);
+    else if (count == 4) gather<4>(p, windows, count, pixel, first);
+    else if (count == 6) gather<6>(p, windows, count, pixel, first);
+    else if (count == 9) gather<9>(p, windows, count, pixel, first);
+    else if (count || first) gather<0>(p, windows, count, pixel, first);
   });
 }
 
