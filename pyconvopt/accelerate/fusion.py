@@ -70,8 +70,6 @@ class Chain:
     first: Operation
     rest: dict[str, Operation] = field(default_factory=dict)
     residual: Node | None = None
-    writes_residual: bool = False
-    """Whether the sum is written over the residual, a new map that nobody else reads."""
     unstored: bool = False
     """Whether the convolution or max-pool behind it may make its result while it reads it."""
 
@@ -94,6 +92,13 @@ class Chain:
     def activation(self) -> str | None:
         """As the functions take it."""
         return next((kind for kind in ACTIVATIONS if kind in self.rest), None)
+
+    @property
+    def writes_residual(self) -> bool:
+        """Whether the sum is written over the residual, a new map that nobody else reads."""
+        return (
+            ADD in self.rest and self.rest[ADD].in_place and self.rest[ADD].input is self.residual
+        )
 
     @property
     def rate(self) -> Callable[[], float]:
@@ -190,7 +195,6 @@ def chain_from(first: Operation, modules: Modules) -> Chain:
             return chain
         if after.kind == ADD:
             chain.residual = after.extra[0] if after.input is chain.last else after.input
-            chain.writes_residual = after.in_place and after.input is not chain.last
         chain.rest[after.kind] = after
 
 
@@ -253,14 +257,13 @@ def takes_residual(chain: Chain, add: Operation, modules: Modules) -> bool:
     if other is chain.last:
         return False
     found = operation(other, modules)
-    tensor = other.op in ("placeholder", "call_module") or found is not None or is_joined(other)
     if add.in_place and add.input is other:
         new = is_joined(other) or (found is not None and found.kind in (CONVOLUTION, NORMALIZATION))
-        if not new or len(other.users) != 1:
-            return False
-    elif is_written_over(other, modules):
-        return False
-    if not tensor:
+        fits = new and len(other.users) == 1
+    else:
+        tensor = other.op in ("placeholder", "call_module") or found is not None or is_joined(other)
+        fits = tensor and not is_written_over(other, modules)
+    if not fits:
         return False
     later = other > chain.first.node
     rival = found is not None and found.kind == NORMALIZATION and len(other.users) == 1

@@ -146,7 +146,7 @@ def _reference_backward(
         # Aliases: the gradient to one input must not run on through another that was made from it.
         aliases = [None if t is None else t.view_as(t) for t in inputs]
         y = reference_forward(aliases, mean, invstd, options)
-        wanted = [t for t, need in zip(aliases, needed, strict=False) if need and t is not None]
+        wanted = [t for t, need in zip(aliases, needed, strict=True) if need and t is not None]
         found = iter(torch.autograd.grad(y, wanted, g, create_graph=True) if wanted else ())
     return [next(found) if need else None for need in needed]
 

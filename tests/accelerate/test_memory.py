@@ -11,7 +11,7 @@ from torch import nn
 
 import pyconvopt as pco
 
-from ..nn.helpers import assert_same, assert_same_step
+from ..nn.helpers import assert_same, assert_same_step, kept_for_backward
 from .networks import BasicBlock, as_written, image
 
 BOUND = 1e-3
@@ -317,16 +317,9 @@ def test_a_residual_is_not_kept():
     """Of norm + shortcut autograd keeps the norm's input and the result, and gradients have gradients."""
     theirs, x = Shortcut(False), image(2, 16, 12, 12)
     fast = pco.accelerate(copy.deepcopy(theirs))
-    kept = {}
-
-    def pack(t):
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        y = fast(x)
+    y, kept = kept_for_backward(lambda: fast(x))
     # Those of the three convolutions, and what ReLU left.
-    assert list(kept.values()).count(y.nbytes) == 4
+    assert kept.count(y.nbytes) == 4
     found = []
     for model in (fast, theirs):
         leaf = x.clone().requires_grad_()

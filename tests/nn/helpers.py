@@ -39,3 +39,16 @@ def assert_same_step(ours, theirs, x, bound=1e-4):
         assert same_layout(p.grad, p), name
     for b, c in zip(ours.buffers(), theirs.buffers(), strict=True):
         assert_same(b, c, 1e-5)
+
+
+def kept_for_backward(run):
+    """What `run` returns, and the bytes of each piece of memory that autograd keeps of it."""
+    kept = {}
+
+    def pack(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        result = run()
+    return result, list(kept.values())

@@ -13,7 +13,7 @@ import pyconvopt as pco
 from pyconvopt import layers, models
 from pyconvopt.functional.pool import LARGEST_WINDOW
 
-from .helpers import assert_same, assert_same_step
+from .helpers import assert_same, assert_same_step, kept_for_backward
 
 OPS = torch.ops.pyconvopt
 JOINED = "batch norm of its input in the same pass"
@@ -113,10 +113,9 @@ def test_ties_nan_and_infinities():
 
 
 def test_keeps_a_byte_an_output():
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        y = pco.nn.MaxPool2d(3, 2, 1)(image(2, 32, 9, 9).requires_grad_())
-    assert sum(t.untyped_storage().nbytes() for t in kept) == y.numel()
+    x = image(2, 32, 9, 9).requires_grad_()
+    y, kept = kept_for_backward(lambda: pco.nn.MaxPool2d(3, 2, 1)(x))
+    assert kept == [y.numel()]
 
 
 def test_gradient_of_the_gradient_and_batches_of_gradients():
@@ -213,15 +212,8 @@ def test_the_map_between_is_not_stored(activation, function, isa):
 def test_what_a_stem_keeps():
     """Input, what the convolution gave and a byte for each pooled element: no map of the norm's."""
     fast, x = pco.accelerate(Stem(nn.ReLU())), image(4, 3, 64, 64)
-    kept: dict[int, int] = {}
-
-    def pack(t: torch.Tensor) -> torch.Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        y = fast(x)
-    maps = sorted(size for size in kept.values() if size >= y.numel())
+    y, kept = kept_for_backward(lambda: fast(x))
+    maps = sorted(size for size in kept if size >= y.numel())
     assert maps == [y.numel(), x.nbytes, 4 * y.nbytes]
 
 

@@ -14,6 +14,8 @@ from pyconvopt import functional, layers, models
 from pyconvopt.autograd.recompute import UnstoredMap
 from pyconvopt.functional.unstored import unstored_batch_norm
 
+from .helpers import kept_for_backward
+
 JOINED = "batch norm of its input in the same pass"
 
 
@@ -86,15 +88,8 @@ def test_what_is_not_stored_is_not_kept():
         nn.Sequential(nn.Conv2d(32, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 32, 1))
     )
     x = image(8, 32, 96, 96)
-    kept: dict[int, int] = {}
-
-    def pack(t: torch.Tensor) -> torch.Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        model(x)
-    maps = [size for size in kept.values() if size >= x.nbytes]
+    _, kept = kept_for_backward(lambda: model(x))
+    maps = [size for size in kept if size >= x.nbytes]
     assert sorted(maps) == [x.nbytes, 2 * x.nbytes]  # x and z
 
 
