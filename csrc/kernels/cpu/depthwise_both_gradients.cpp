@@ -32,6 +32,14 @@ class MadeRows {
       with_activation(p_.output_norm.norm.activation, [&]<Activation known>() { make<known>(line, to); });
     });
   }
+  // What the rows below row number `line` of the batch will be made of.
+  Ahead below(int64_t line) const {
+    const int64_t floats = p_.shape.out_width() * p_.shape.out_channels;
+    Ahead ahead;
+    ahead.add(p_.output_gradient + (line + 2) * floats, floats, floats);
+    ahead.add(p_.output_norm.map + (line + 2) * floats, floats, floats);
+    return ahead;
+  }
 
  private:
   template <Activation activation>
@@ -45,8 +53,6 @@ class MadeRows {
 #pragma GCC unroll 4
         for (int i = 0; i < pixels; ++i) {
           const int64_t at = (x + i) * channels + c;
-          __builtin_prefetch(g + at + width * channels, 0, 2);
-          __builtin_prefetch(z + at + width * channels, 0, 2);
           store(to + at, gradient.behind<activation>(load(g + at, part), load(z + at, part)), part);
         }
       });
@@ -101,7 +107,7 @@ void gradients(const ConvGradients& p) {
         for (int64_t row = rows.first; row < rows.end; ++row)
           data_gradient_line(s, weights, row, p.input_gradient + (n * s.in_height + row) * s.in_width * channels, false,
                              [&](int64_t from) { return gradient.at(n, from); });
-        add_line(s, gradient.at(n, y), nullptr, input, {0, channels}, n, y, sums);
+        add_line(s, gradient.at(n, y), gradient.below(line), input, {0, channels}, n, y, sums);
       }
     }
     add_groups(s, split.groups, partial, p.weight_gradient_strides, p.weight_gradient);

@@ -68,9 +68,20 @@ struct Split {
   int64_t first(int64_t group) const { return least(lines, group * each); }  // line of it
 };
 
-// Adds a row of the output's gradient (row y of image n, `gradient`) to sums[tap][C], some channels of both; `next`:
-// the row behind it, if it is to be fetched.
-void add_line(const ConvShape& s, const float* gradient, const float* next, InputRows& input, Channels part, int64_t n,
+// What later rows read for the first time, in pieces as long as a row of the gradient: with each of its pixels a vector
+// of each piece is fetched.
+struct Ahead {
+  static constexpr int most = 6;
+  const float* piece[most];
+  int count = 0;
+  void add(const float* row, int64_t floats, int64_t piece_floats) {
+    for (int64_t at = 0; at < floats && count < most; at += piece_floats) piece[count++] = row + at;
+  }
+};
+
+// Adds a row of the output's gradient (row y of image n, `gradient`) to sums[tap][C], some channels of both. Fetches
+// what is ahead, and what the row below reads of the input.
+void add_line(const ConvShape& s, const float* gradient, Ahead ahead, InputRows& input, Channels part, int64_t n,
               int64_t y, float* sums);
 
 // The weight's gradient, from partial[group][tap][C]; to be called by all threads.

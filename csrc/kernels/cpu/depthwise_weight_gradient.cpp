@@ -21,16 +21,6 @@ struct SumRun : Run {
 // So many of them at once: four pixels and a column need registers too.
 constexpr int most_runs(int taps) { return int(least(3, (vector_registers - 6) / taps)); }
 
-// What the next row reads for the first time, in pieces as long as its gradient: with each pixel goes a vector of each.
-struct Ahead {
-  static constexpr int most = 5;
-  const float* piece[most];
-  int count = 0;
-  void add(const float* row, int64_t floats, int64_t piece_floats) {
-    for (int64_t at = 0; at < floats && count < most; at += piece_floats) piece[count++] = row + at;
-  }
-};
-
 // One row of the gradient, of some channels.
 struct GradientRow {
   const float* pixels;
@@ -92,12 +82,11 @@ PYCONVOPT_INLINE void add_row(const GradientRow& row, const SumRun* run, bool fe
 
 }  // namespace
 
-void add_line(const ConvShape& s, const float* gradient, const float* next, InputRows& input, Channels part, int64_t n,
+void add_line(const ConvShape& s, const float* gradient, Ahead ahead, InputRows& input, Channels part, int64_t n,
               int64_t y, float* sums) {
   const int64_t channels = s.in_channels, line = s.out_width() * channels;
-  GradientRow row{gradient + part.first, s.out_width(), channels, s.stride_width, input.columns(), {}};
+  GradientRow row{gradient + part.first, s.out_width(), channels, s.stride_width, input.columns(), ahead};
   const bool fetch = part.count == channels;  // parts of them do not lie together
-  if (fetch && next) row.ahead.add(next, line, line);
   const int64_t together = run_taps(s.kernel_width, s.dilation_width, s.stride_width);
   SumRun runs[most_taps];
   int64_t count = 0;
@@ -162,7 +151,9 @@ void weight_gradient(const ConvWeightGradient& p) {
         for (int64_t c = 0; c < part.count; ++c) sums[t * channels + first + c] = 0;
       for (int64_t line = split.first(g); line < split.first(g + 1); ++line) {
         const float* gradient = p.output_gradient + line * row;
-        add_line(s, gradient, gradient + row, input, part, line / s.out_height(), line % s.out_height(), sums);
+        Ahead ahead;
+        ahead.add(gradient + row, row, row);
+        add_line(s, gradient, ahead, input, part, line / s.out_height(), line % s.out_height(), sums);
       }
     }
     add_groups(s, split.groups, partial, p.weight_strides, p.weight_gradient);
