@@ -97,7 +97,9 @@ def _(input, norm_weight, norm_bias, mean, invstd, activation, output_gradient, 
 @torch.library.register_fake("pyconvopt::conv2d_gradients")
 def _(input, *others):
     *_, weight, _, _, _, _, _, _, _ = others
-    return torch.empty_like(input), _empty_like_weight(weight)
+    _, _, mean, *_ = others
+    sums = [input.new_empty(0 if mean is None else input.shape[1]) for _ in range(2)]
+    return torch.empty_like(input), _empty_like_weight(weight), *sums
 
 
 @torch.library.register_fake("pyconvopt::conv2d_max_pool_weight_gradient")
@@ -217,6 +219,11 @@ def _(input, running_mean, running_var, momentum, eps, moments=None):
 
 @torch.library.register_fake("pyconvopt::batch_norm_again")
 def _(input, weight, bias, mean, invstd, activation):
+    return _empty_rows(input)
+
+
+@torch.library.register_fake("pyconvopt::batch_norm_input_gradient")
+def _(output_gradient, input, *others):
     return _empty_rows(input)
 
 

@@ -203,10 +203,11 @@ OURS = [p.name for p in peers.TABLE.values() if p.ours and "train_step" in p.wor
 @pytest.mark.parametrize("name", models.TABLE)
 def test_our_peers_do_the_same_work(name: str, peer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of the first steps is torch's; that of models with dropout roughly."""
-    # Four images of 32 pixels leave the last norms of these two four values: their second losses differ by
-    # 4 % between torch's own memory formats and numbers of threads.
-    few_values = name in ("resnet50", "densenet121")
-    monkeypatch.setattr(torch_, "CHECK_STEPS", 1 if few_values else 2)
+    # Four images of 32 pixels leave the last norms of the first two four values: their second losses differ
+    # by 4 % between torch's own memory formats and numbers of threads. Those of MobileNetV2, whose values at
+    # the edge of ReLU6 fall to one side or the other, are 0.04 to 0.18 % from torch's in double, ours 0.08.
+    steep = name in ("resnet50", "densenet121", "mobilenet_v2")
+    monkeypatch.setattr(torch_, "CHECK_STEPS", 1 if steep else 2)
     model = models.TABLE[name]
     model = replace(model, input_shape=(min(model.input_shape[0], 32),) * 2 + model.input_shape[2:])
     theirs = torch_.make_train_step(model, 4, 2, channels_last=False)

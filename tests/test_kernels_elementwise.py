@@ -590,6 +590,10 @@ def test_operators_pass_opcheck():
                 channels,
             ),
         ),
+        (
+            OPS.batch_norm_input_gradient,
+            (x, x, None, channels, channels, channels, 1, channels, channels),
+        ),
         (OPS.relu, (x,)),
         (OPS.relu_backward, (x, x, True)),
         (OPS.activation, (x, 3, 1.0, 1.0)),

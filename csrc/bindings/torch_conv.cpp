@@ -203,8 +203,9 @@ Tensor conv2d_normalized_weight_gradient(const Tensor& input, const std::optiona
 
 // Both gradients of a convolution whose output, `map`, a batch norm in training alone read: from the gradient behind
 // that and its activation, and what batch_norm_backward made of it for the norm's weight and bias. The first five
-// describe the input: as conv2d_normalized takes it, or without mean and invstd the input itself.
-std::tuple<Tensor, Tensor> conv2d_gradients(
+// describe the input: as conv2d_normalized takes it, or without mean and invstd the input itself. Of its norm also what
+// batch_norm_backward would find of the input's gradient for weight and bias.
+std::tuple<Tensor, Tensor, Tensor, Tensor> conv2d_gradients(
     const Tensor& input, const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias,
     const std::optional<Tensor>& mean, const std::optional<Tensor>& invstd, int64_t activation,
     const Tensor& output_gradient, const Tensor& map, const std::optional<Tensor>& map_weight,
@@ -226,8 +227,11 @@ std::tuple<Tensor, Tensor> conv2d_gradients(
   const ConvShape& s = known.shape;
   Tensor input_gradient = empty_map(s.batch, s.in_channels, s.in_height, s.in_width);
   Tensor weight_gradient = empty_like_weight(weight);
+  const int64_t sums = mean ? s.in_channels : 0;
+  Tensor norm_weight_gradient = empty_vector(sums), norm_bias_gradient = empty_vector(sums);
   if (!input_gradient.numel() || !map.numel())
-    return {torch::stable::zero_(input_gradient), torch::stable::zero_(weight_gradient)};
+    return {torch::stable::zero_(input_gradient), torch::stable::zero_(weight_gradient),
+            torch::stable::zero_(norm_weight_gradient), torch::stable::zero_(norm_bias_gradient)};
   run(ConvGradients{.shape = s,
                     .input = known.input,
                     .norm = mean ? &norm : nullptr,
@@ -238,8 +242,10 @@ std::tuple<Tensor, Tensor> conv2d_gradients(
                     .weight_strides = strides_of(weight),
                     .input_gradient = input_gradient.mutable_data_ptr<float>(),
                     .weight_gradient = weight_gradient.mutable_data_ptr<float>(),
-                    .weight_gradient_strides = strides_of(weight_gradient)});
-  return {input_gradient, weight_gradient};
+                    .weight_gradient_strides = strides_of(weight_gradient),
+                    .norm_weight_gradient = mean ? norm_weight_gradient.mutable_data_ptr<float>() : nullptr,
+                    .norm_bias_gradient = mean ? norm_bias_gradient.mutable_data_ptr<float>() : nullptr});
+  return {input_gradient, weight_gradient, norm_weight_gradient, norm_bias_gradient};
 }
 
 // Weight and bias gradients from the gradient of a 2×2-pooled output; see conv2d_max_pool.
@@ -292,7 +298,8 @@ STABLE_TORCH_LIBRARY(pyconvopt, m) {
       "int activation, Tensor output_gradient, Tensor map, Tensor? map_weight, Tensor? map_bias, Tensor map_mean, "
       "Tensor map_invstd, int map_activation, Tensor map_weight_gradient, Tensor map_bias_gradient, Tensor weight, "
       "int stride_height, int stride_width, int padding_height, int padding_width, int dilation_height, "
-      "int dilation_width, int groups) -> (Tensor input_gradient, Tensor weight_gradient)");
+      "int dilation_width, int groups) -> (Tensor input_gradient, Tensor weight_gradient, Tensor norm_weight_gradient, "
+      "Tensor norm_bias_gradient)");
   m.def(
       "conv2d_max_pool(Tensor input, Tensor weight, Tensor? bias, int stride_height, int stride_width, "
       "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups, bool relu) "

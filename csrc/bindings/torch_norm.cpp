@@ -174,6 +174,38 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& output_gradien
   return {input_gradient, residual_gradient, weight_gradient, bias_gradient};
 }
 
+// The input's gradient alone, through activation and batch norm in training, where batch_norm_backward or
+// conv2d_gradients found the norm's own before.
+Tensor input_gradient(const Tensor& output_gradient, const Tensor& input, const std::optional<Tensor>& weight,
+                      const std::optional<Tensor>& bias, const Tensor& saved_mean, const Tensor& saved_invstd,
+                      int64_t activation, const Tensor& weight_gradient, const Tensor& bias_gradient) {
+  const char* op = "batch_norm_input_gradient";
+  check_rows(input, op, "input");
+  const Activation known = norm_options(op, activation, false, 0, false);
+  const MapShape shape = map_shape(input);
+  check_rows(output_gradient, op, "output_gradient");
+  check_same_shape(output_gradient, input, op, "output_gradient");
+  check_optional_vector(weight, shape.channels, op, "weight");
+  check_optional_vector(bias, shape.channels, op, "bias");
+  check_vector(saved_mean, shape.channels, op, "saved_mean");
+  check_vector(saved_invstd, shape.channels, op, "saved_invstd");
+  check_vector(weight_gradient, shape.channels, op, "weight_gradient");
+  check_vector(bias_gradient, shape.channels, op, "bias_gradient");
+  Tensor gradient = empty_rows(input);
+  run(BatchNormBackward{.shape = shape,
+                        .output_gradient = output_gradient.const_data_ptr<float>(),
+                        .input = input.const_data_ptr<float>(),
+                        .weight = data_or_null(weight),
+                        .bias = data_or_null(bias),
+                        .saved_mean = saved_mean.const_data_ptr<float>(),
+                        .saved_invstd = saved_invstd.const_data_ptr<float>(),
+                        .activation = known,
+                        .input_gradient = gradient.mutable_data_ptr<float>(),
+                        .known_weight_gradient = weight_gradient.const_data_ptr<float>(),
+                        .known_bias_gradient = bias_gradient.const_data_ptr<float>()});
+  return gradient;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
@@ -193,6 +225,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyconvopt, m) {
       "Tensor saved_mean, Tensor saved_invstd, bool training, int activation, bool pool, float dropout, "
       "bool input_needed, bool residual_needed, Tensor? bias=None) "
       "-> (Tensor input_gradient, Tensor residual_gradient, Tensor weight_gradient, Tensor bias_gradient)");
+  m.def(
+      "batch_norm_input_gradient(Tensor output_gradient, Tensor input, Tensor? weight, Tensor? bias, "
+      "Tensor saved_mean, Tensor saved_invstd, int activation, Tensor weight_gradient, Tensor bias_gradient) "
+      "-> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
@@ -200,6 +236,7 @@ STABLE_TORCH_LIBRARY_IMPL(pyconvopt, CPU, m) {
   m.impl("batch_norm_statistics", TORCH_BOX(&statistics));
   m.impl("batch_norm_again", TORCH_BOX(&again));
   m.impl("batch_norm_backward", TORCH_BOX(&backward));
+  m.impl("batch_norm_input_gradient", TORCH_BOX(&input_gradient));
 }
 
 }  // namespace pyconvopt::binding

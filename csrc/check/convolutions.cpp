@@ -114,6 +114,7 @@ void check_case(const Case& the_case) {
                        .weight_gradient_strides = strides};
     check("ConvGradients", text, both, weight_bound, [&](ConvGradients& p, Results& r) {
       p.input_gradient = r.floats(input_size), p.weight_gradient = r.floats(weight_size);
+      if (p.norm) p.norm_weight_gradient = r.floats(s.in_channels), p.norm_bias_gradient = r.floats(s.in_channels);
     });
   }
 }

@@ -84,6 +84,12 @@ void check_batch_norm(const MapShape& s, const NormOptions& o) {
     p.weight_gradient = r.floats(c), p.bias_gradient = r.floats(c);
   };
   check("BatchNormBackward", text, backward, 5e-5, bind_gradients);
+  if (o.training && !o.pool && !o.residual && o.dropout == 0) {
+    BatchNormBackward known = backward;
+    known.known_weight_gradient = w.data(), known.known_bias_gradient = b.data();
+    check("BatchNormBackward", text + " of known sums", known, 5e-5,
+          [&](BatchNormBackward& p, Results& r) { p.input_gradient = r.floats(size_of(s)); });
+  }
   if (!backward.output || o.dropout > 0 || o.residual) return;
   backward.output = nullptr;
   check("BatchNormBackward", text + " from the input", backward, 5e-5, bind_gradients);

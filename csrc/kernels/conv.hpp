@@ -111,6 +111,9 @@ struct ConvGradients {
   float* input_gradient = nullptr;
   float* weight_gradient = nullptr;
   WeightStrides weight_gradient_strides;
+  // Of the input's norm, or null: what BatchNormBackward finds from the input's gradient.
+  float* norm_weight_gradient = nullptr;
+  float* norm_bias_gradient = nullptr;
 };
 
 }  // namespace pyconvopt

@@ -72,6 +72,8 @@ struct BatchNormBackward {
   float* residual_gradient = nullptr;
   float* weight_gradient = nullptr;
   float* bias_gradient = nullptr;
+  // Where both were found before: the input's gradient alone is wanted, without residual or pooling.
+  const float *known_weight_gradient = nullptr, *known_bias_gradient = nullptr;
 };
 
 }  // namespace pyconvopt

@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from ..memory import memory_format
 from ..plans import TORCH, ConvPlan
-from .handover import Unmade
+from .handover import Sums, Unmade
 from .pool import unpool
 from .recompute import Recipe, made_again, recipe
 from .reference import by_reference
@@ -84,12 +84,18 @@ def weight_gradient(plan: ConvPlan, x: Tensor | Recipe, weight: Tensor, dz: Tens
 
 
 def joined_gradients(
-    plan: ConvPlan, x: Tensor | Recipe, weight: Tensor, unmade: Unmade
+    plan: ConvPlan, x: Tensor | Recipe, weight: Tensor, unmade: Unmade, sums: Sums | None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of input and weight, from what makes the gradient of the convolution's output."""
+    """Gradients of input and weight, from what makes the gradient of the convolution's output.
+
+    `sums`: where the norm in front is to find those of its own weight and bias.
+    """
     if isinstance(x, Recipe) and plan.normalizes:
-        return _gradients(*x.norm, *unmade, weight, *plan.hyper)
-    return _gradients(stored(x), None, None, None, None, 0, *unmade, weight, *plan.hyper)
+        dx, dw, *found = _gradients(*x.norm, *unmade, weight, *plan.hyper)
+        if sums is not None:
+            sums.leave(dx, *found)
+        return dx, dw
+    return _gradients(stored(x), None, None, None, None, 0, *unmade, weight, *plan.hyper)[:2]
 
 
 def stored(x: Tensor | Recipe) -> Tensor:
@@ -146,6 +152,7 @@ def _reference_gradients(
 def _keep(ctx: Any, x: Tensor, found: Recipe | None, *others: Tensor | None) -> None:
     """Keep the input for backward, or what makes it again, and other tensors."""
     ctx.again = None if found is None else found.options
+    ctx.sums = None if found is None else getattr(x.grad_fn, "sums", None)
     ctx.save_for_backward(*others, *((x,) if found is None else found.tensors))
 
 
@@ -183,7 +190,7 @@ class Conv2dFunction(Function):
         if handover is not None:
             g, unmade = handover.take(g)
             if unmade is not None:
-                return *joined_gradients(ctx.plan, x, weight, unmade), None, None, None
+                return *joined_gradients(ctx.plan, x, weight, unmade, ctx.sums), None, None, None
         dz, db = (
             g.contiguous(memory_format=memory_format(x if isinstance(x, Tensor) else x.input)),
             None,

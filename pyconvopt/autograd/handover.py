@@ -1,8 +1,11 @@
-"""Gradients that are handed on unmade, from a batch norm to the convolution whose output it alone reads.
+"""What a batch norm's backward and that of a convolution beside it leave for one another.
 
-The gradient between the two is affine a channel in two maps that lie there anyway. A convolution that
-makes it while it reads them, once for both of its own gradients, needs no memory for it, and of five passes
-over maps of its size two are left.
+The gradient between a convolution and the batch norm that alone reads its output is affine a channel in two
+maps that lie there anyway: the norm leaves it unmade. A convolution that makes it while it reads them, once
+for both of its own gradients, needs no memory for it, and of five passes over maps of its size two are left.
+
+A convolution that normalises what it reads has in its cache the gradient and the map that the norm's backward
+sums up: it leaves the sums, and another pass over both is saved.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from .. import settings
 
-_backward = torch.ops.pyconvopt.batch_norm_backward.default
+_input_gradient = torch.ops.pyconvopt.batch_norm_input_gradient.default
 
 
 class Unmade(NamedTuple):
@@ -33,10 +36,7 @@ class Unmade(NamedTuple):
 
     def made(self) -> Tensor:
         """The gradient itself."""
-        g, z, weight, bias, mean, invstd, activation, *_ = self
-        return _backward(
-            g, z, None, None, weight, mean, invstd, True, activation, False, 0.0, True, False, bias
-        )[0]
+        return _input_gradient(*self)
 
 
 class Handover:
@@ -59,6 +59,25 @@ class Handover:
         if g.data_ptr() == zeros.data_ptr():
             return g, unmade
         return g + unmade.made(), None
+
+
+class Sums:
+    """Where the convolution's backward leaves the gradients of the norm's weight and bias."""
+
+    def __init__(self) -> None:
+        self.left: tuple[Tensor, int, tuple[Tensor, Tensor]] | None = None
+
+    def leave(self, gradient: Tensor, weight_gradient: Tensor, bias_gradient: Tensor) -> None:
+        """With the gradient behind norm and activation that they were summed up from."""
+        self.left = gradient, gradient._version, (weight_gradient, bias_gradient)
+
+    def take(self, g: Tensor) -> tuple[Tensor, Tensor] | None:
+        """If this very gradient has come, and no other was added to it."""
+        if self.left is None:
+            return None
+        (gradient, version, sums), self.left = self.left, None
+        same = g.data_ptr() == gradient.data_ptr() and g.stride() == gradient.stride()
+        return sums if same and g._version == version else None
 
 
 def offer(y: Tensor) -> None:

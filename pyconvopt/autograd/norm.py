@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..memory import memory_format
-from .handover import Unmade, offered
+from .handover import Sums, Unmade, offered
 from .reference import by_reference
 
 _forward = torch.ops.pyconvopt.batch_norm_forward.default
 _backward = torch.ops.pyconvopt.batch_norm_backward.default
+_input_gradient = torch.ops.pyconvopt.batch_norm_input_gradient.default
 _dropout = torch.ops.pyconvopt.dropout.default
 
 
@@ -77,6 +78,7 @@ class BatchNormFunction(Function):
             moments,
         )
         ctx.options, ctx.gives_to, ctx.adds = options, offered(x), residual is not None
+        ctx.sums = Sums()
         ctx.save_for_backward(
             x,
             weight,
@@ -93,6 +95,7 @@ class BatchNormFunction(Function):
         x, weight, bias, y, argmax, mean, invstd = ctx.saved_tensors
         need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
         options: NormOptions = ctx.options
+        known = ctx.sums.take(g)
         if by_reference(g):
             if ctx.adds:
                 g, options = _before_sum(g, x, y, options), options.alone
@@ -102,15 +105,22 @@ class BatchNormFunction(Function):
         g = g.contiguous(memory_format=memory_format(x))
         fits = need_x and options.hands_over(ctx.adds, need_residual)
         handover = ctx.gives_to if fits else None
-        dx, dresidual, dweight, dbias = _backward(
-            g, x, y, argmax, weight, mean, invstd, options.training, options.activation, options.pool,
-            options.dropout, need_x and handover is None, need_residual, bias,
-        )  # fmt: skip
+        make_x = need_x and handover is None
+        if known is not None and options.training:
+            dresidual, (dweight, dbias) = None, known
+            vectors = x, weight, bias, mean, invstd, options.activation
+            dx = _input_gradient(g, *vectors, dweight, dbias) if make_x else None
+        else:
+            dx, dresidual, dweight, dbias = _backward(
+                g, x, y, argmax, weight, mean, invstd, options.training, options.activation, options.pool,
+                options.dropout, make_x, need_residual, bias,
+            )  # fmt: skip
         if handover is not None:
             # The residual's gradient is what the activation let through.
             g, activation = (dresidual, 0) if ctx.adds else (g, options.activation)
-            vectors = x, weight, bias, mean, invstd
-            dx = handover.leave(Unmade(g, *vectors, activation, dweight, dbias))
+            dx = handover.leave(
+                Unmade(g, x, weight, bias, mean, invstd, activation, dweight, dbias)
+            )
         return (
             dx if need_x else None,
             dweight if need_weight else None,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import settings
-from .handover import offered
+from .handover import Sums, offered
 from .norm import BatchNormFunction, NormOptions, reference_forward
 
 _again = torch.ops.pyconvopt.batch_norm_again.default
@@ -79,7 +79,7 @@ class UnstoredNormFunction(BatchNormFunction):
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, mean, invstd, options, _):  # type: ignore[override]  # noqa: D102
-        ctx.options, ctx.gives_to, ctx.adds = options, offered(x), False
+        ctx.options, ctx.gives_to, ctx.adds, ctx.sums = options, offered(x), False, Sums()
         ctx.save_for_backward(x, weight, bias, None, None, mean, invstd)
         return mean.new_empty(1).expand(x.shape)
 

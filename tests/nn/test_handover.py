@@ -12,6 +12,8 @@ from torch import nn
 import pyconvopt as pco
 from pyconvopt import _C, layers, models
 from pyconvopt.autograd import conv as autograd
+from pyconvopt.autograd import norm
+from pyconvopt.autograd.handover import Sums
 
 ops = torch.ops.pyconvopt
 HYPER = (1, 1, 0, 0, 1, 1, 1)
@@ -225,9 +227,98 @@ def test_kernel(size, activation, isa):
         assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
         with pco.settings(isa="reference"):
             wanted = ops.conv2d_gradients(*flat)
-        for ours, exact, bound in zip(found, wanted, (2e-5, 1e-4), strict=True):
+        assert len(found[2]) == len(found[3]) == (inputs if read[2] is not None else 0)
+        for ours, exact, bound in zip(found, wanted, (2e-5, 1e-4, 1e-4, 1e-4), strict=True):
+            if not ours.numel():
+                continue
             error = (ours - exact).abs().max() / exact.square().mean().sqrt()
             assert error <= bound, f"{float(error):.1e} of the RMS"
+
+
+def depthwise(channels: int) -> nn.Module:
+    convolution = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False)
+    return nn.Sequential(
+        nn.BatchNorm2d(channels), nn.ReLU6(), convolution, nn.BatchNorm2d(channels),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "summed"),
+    [(Block(nn.ReLU6()), (4, 24, 33, 34), 1), (depthwise(40), (6, 40, 32, 32), 1)],
+    ids=["pointwise", "depthwise"],
+)
+def test_sums_of_the_norm_in_front(model, size, summed, monkeypatch, isa):
+    """The convolution leaves them: the norm passes over no map; the same bits as if it had."""
+    found = []
+
+    def counted(g, x, *others):
+        found.append(x.shape[1])
+        return ops.batch_norm_backward(g, x, *others)
+
+    monkeypatch.setattr(norm, "_backward", counted)
+    fast, x = pco.accelerate(model), image(*size)
+    left = run(fast, x)
+    assert len(found) == summed
+    monkeypatch.setattr(Sums, "take", lambda self, g: None)
+    alone = run(fast, x)
+    assert len(found) == summed + sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(left, alone, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("width", "stride"), [(32, 1), (48, 2), (31, 1), (33, 2)], ids=lambda v: str(v)
+)
+def test_sums_to_the_bit_of_any_width(width, stride, isa):
+    """Whether a thread's rows are whole pieces of the sums or not, and on any number of threads."""
+    model = pco.accelerate(depthwise(16))
+    convolution = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    convolution.stride = (stride, stride)
+    x = image(20, 16, 40, width)
+    wanted = run(model, x, recompute=False)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert all(torch.equal(a, b) for a, b in zip(run(model, x), wanted, strict=True))
+
+
+def test_sums_are_of_the_gradient_that_comes():
+    """Not of one that was changed, replaced or added to meanwhile."""
+    g, sums = image(2, 8, 4, 4), (torch.ones(8), torch.zeros(8))
+
+    def taken(change) -> bool:
+        box = Sums()
+        box.leave(g, *sums)
+        found = box.take(change(g))
+        assert box.take(g) is None
+        return found is not None
+
+    assert taken(lambda g: g)
+    assert not taken(lambda g: g * 2)
+    assert not taken(lambda g: g.mul_(2))
+    assert not taken(lambda g: g.mT)
+    assert Sums().take(g) is None
+
+
+def test_a_hook_between_convolution_and_norm(handed):
+    """Its gradient counts, also where it replaces what the convolution summed up."""
+    model, x = Block(nn.ReLU()), image(4, 24, 33, 34)
+
+    def run_hooked(model: nn.Module) -> torch.Tensor:
+        model = copy.deepcopy(model)
+        y = model(x)
+        seen, todo = set(), [y.grad_fn]
+        while todo:
+            node = todo.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if "Norm" in type(node).__name__ and "Conv" not in type(node).__name__:
+                node.register_prehook(lambda gs: (gs[0] * 3, *gs[1:]))
+            todo += [next_node for next_node, _ in node.next_functions]
+        y.square().mean().backward()
+        return model.norm.weight.grad
+
+    ours, wanted = run_hooked(pco.accelerate(model)), run_hooked(model)
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
 def test_bad_input():
@@ -238,7 +329,7 @@ def test_bad_input():
     def call(x=x, read=plain, g=z, z=z, norm=(v16, v16, v16, v16, 0), sums=sums):
         return ops.conv2d_gradients(x, *read, g, z, *norm, *sums, w, *HYPER)
 
-    assert [t.shape for t in call()] == [x.shape, w.shape]
+    assert [t.shape for t in call()] == [x.shape, w.shape, (0,), (0,)]
     for wrong in (
         {"z": image(1, 16, 4, 5)},
         {"sums": (v8, v16)},

@@ -9,8 +9,8 @@
 // Behind a pool only the maxima of the windows carry a gradient: the reducing pass walks the pooled
 // map and picks its x by the argmax; the dense pass writes all four pixels of a window.
 #include "norm_gradient.hpp"
+#include "norm_sums.hpp"
 #include "pool2x2.hpp"
-#include "rows.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
 namespace {
@@ -44,18 +44,19 @@ struct MapGradient {
 };
 
 template <Mask mask, bool keep>
-void reduce_rows(const BatchNormBackward& p, const NormGradientLines& lines, const Chunks& chunks, ChunkSums<2>& sums) {
+void reduce_rows(const BatchNormBackward& p, const NormGradientLines& lines, NormSums& sums) {
   const int64_t channels = p.shape.channels;
   const MapGradient<mask> gradient(p, p.output_gradient, p.dropout_probability);
-  for_each_chunk(chunks.count, [&](int64_t chunk, int64_t thread) {
-    sum_chunk(in_blocks(p.shape.rows() * channels), sums, chunk, thread, chunks.begin(chunk), chunks.end(chunk),
-              channels, [&](int64_t row, int64_t c, auto part, Vec* s) __attribute__((always_inline)) {
-                const int64_t at = row * channels + c;
-                const Vec g = gradient.at(at, lines.at(c), part);
-                if constexpr (keep) store(p.residual_gradient + at, g, part);
-                s[0] += g;
-                s[1] += g * (load(p.input + at, part) - load(lines.mean + c));
-              });
+  const Chunks chunks = sums.chunks();
+  for_each_chunk(chunks.count, [&](int64_t chunk, int64_t) {
+    sums.add(in_blocks(p.shape.rows() * channels), chunks.begin(chunk), chunks.end(chunk),
+             [&](int64_t row, int64_t c, auto part, Vec* s) __attribute__((always_inline)) {
+               const int64_t at = row * channels + c;
+               const Vec g = gradient.at(at, lines.at(c), part);
+               if constexpr (keep) store(p.residual_gradient + at, g, part);
+               s[0] += g;
+               s[1] += g * (load(p.input + at, part) - load(lines.mean + c));
+             });
   });
 }
 
@@ -165,24 +166,29 @@ void with_mask(Mask mask, Use use) {
 
 InputNorm norm_of(const BatchNormBackward& p) { return {p.saved_mean, p.saved_invstd, p.weight, p.bias}; }
 
-void reduce(const BatchNormBackward& p, NormGradientLines& lines, Mask mask) {
-  const int64_t channels = p.shape.channels, rows = p.shape.rows();
-  const Chunks chunks =
-      p.pool ? Chunks(Windows(p.shape).lines, 2 * p.shape.width * channels, 1) : Chunks(rows, channels);
-  ChunkSums<2> sums(chunks.count, channels);
-  if (p.pool) reduce_windows(p, lines, chunks, sums);
-  else
-    with_mask(mask, [&]<Mask known>() {
-      if (p.residual_gradient) reduce_rows<known, true>(p, lines, chunks, sums);
-      else reduce_rows<known, false>(p, lines, chunks, sums);
-    });
-  const double *gradient = sums.total(0), *product = sums.total(1);
-  for (int64_t c = 0; c < channels; ++c) {
+// Leaves what was summed up with whom it is for.
+void take_sums(const BatchNormBackward& p, NormGradientLines& lines, const double* gradient, const double* product) {
+  for (int64_t c = 0; c < p.shape.channels; ++c) {
     const float weight_gradient = float(product[c] * p.saved_invstd[c]), bias_gradient = float(gradient[c]);
     if (p.weight_gradient) p.weight_gradient[c] = weight_gradient;
     if (p.bias_gradient) p.bias_gradient[c] = bias_gradient;
-    lines.set_sums(norm_of(p), c, weight_gradient, bias_gradient, rows);
+    lines.set_sums(norm_of(p), c, weight_gradient, bias_gradient, p.shape.rows());
   }
+}
+
+void reduce(const BatchNormBackward& p, NormGradientLines& lines, Mask mask) {
+  if (p.pool) {
+    const Chunks chunks(Windows(p.shape).lines, 2 * p.shape.width * p.shape.channels, 1);
+    ChunkSums<2> sums(chunks.count, p.shape.channels);
+    reduce_windows(p, lines, chunks, sums);
+    return take_sums(p, lines, sums.total(0), sums.total(1));
+  }
+  NormSums sums(p.shape.rows(), p.shape.channels);
+  with_mask(mask, [&]<Mask known>() {
+    if (p.residual_gradient) reduce_rows<known, true>(p, lines, sums);
+    else reduce_rows<known, false>(p, lines, sums);
+  });
+  take_sums(p, lines, sums.total(0), sums.total(1));
 }
 
 void backward(const BatchNormBackward& p) {
@@ -194,7 +200,10 @@ void backward(const BatchNormBackward& p) {
   if (p.activation == Activation::relu && !p.pool) mask = p.output ? Mask::output : Mask::relu;
   if (p.activation == Activation::relu6) mask = Mask::relu6;
   if (p.activation == Activation::hardswish) mask = Mask::hardswish;
-  if (p.training || p.weight_gradient || p.bias_gradient || p.residual_gradient) reduce(p, lines, mask);
+  if (p.known_weight_gradient)
+    for (int64_t c = 0; c < channels; ++c)
+      lines.set_sums(norm_of(p), c, p.known_weight_gradient[c], p.known_bias_gradient[c], p.shape.rows());
+  else if (p.training || p.weight_gradient || p.bias_gradient || p.residual_gradient) reduce(p, lines, mask);
   if (!p.input_gradient) return;
   if (p.pool) return p.training ? apply_windows<true>(p, lines) : apply_windows<false>(p, lines);
   // The reducing pass has left the gradient behind the mask in the residual's.

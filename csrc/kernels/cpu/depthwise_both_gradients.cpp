@@ -75,6 +75,17 @@ struct OwnRows {
         end(y + 1 == s.out_height() ? s.in_height : least(s.in_height, (y + 1) * s.stride_height)) {}
 };
 
+// Whether the input's rows of each group are whole pieces of the sums of its norm.
+bool whole_pieces(const ConvShape& s, const Split& split) {
+  const int64_t piece = NormSums::piece(s.batch * s.in_height * s.in_width);
+  for (int64_t g = 1; g < split.groups; ++g) {
+    const int64_t line = split.first(g), n = line / s.out_height();
+    const int64_t row = n * s.in_height + OwnRows(s, line % s.out_height()).first;
+    if (row * s.in_width % piece) return false;
+  }
+  return true;
+}
+
 void gradients(const ConvGradients& p) {
   const ConvShape& s = p.shape;
   const int threads = omp_get_max_threads();
@@ -91,6 +102,9 @@ void gradients(const ConvGradients& p) {
     lines.set_sums(output.norm, c, output.weight_gradient[c], output.bias_gradient[c], split.lines * s.out_width());
   const Reading reading(p.norm, channels);
   const PackedWeights weights(s, p.weight, p.weight_strides, nullptr);
+  const int64_t input_rows = s.batch * s.in_height * s.in_width;
+  const bool sums_wanted = p.norm_weight_gradient != nullptr, sums_here = sums_wanted && whole_pieces(s, split);
+  NormSums norm_sums(sums_wanted ? input_rows : 0, channels);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
@@ -107,11 +121,19 @@ void gradients(const ConvGradients& p) {
         for (int64_t row = rows.first; row < rows.end; ++row)
           data_gradient_line(s, weights, row, p.input_gradient + (n * s.in_height + row) * s.in_width * channels, false,
                              [&](int64_t from) { return gradient.at(n, from); });
+        if (sums_here) {
+          const int64_t first = (n * s.in_height + rows.first) * s.in_width;
+          norm_sums.add_rows(p.norm->activation, reading.lines(), p.input_gradient, p.input, true, first,
+                             first + (rows.end - rows.first) * s.in_width);
+        }
         add_line(s, gradient.at(n, y), gradient.below(line), input, {0, channels}, n, y, sums);
       }
     }
     add_groups(s, split.groups, partial, p.weight_gradient_strides, p.weight_gradient);
   }
+  if (!sums_wanted) return;
+  if (!sums_here) norm_sums.add_map(p.norm->activation, reading.lines(), p.input_gradient, p.input);
+  norm_sums.leave(*p.norm, p.norm_weight_gradient, p.norm_bias_gradient);
 }
 
 // Groups of rows enough for many threads, whose windows stay in a second-level cache.

@@ -3,8 +3,11 @@
 // In the data gradient of a strided convolution the pixels of a row at the same offset modulo the
 // stride meet the same taps: each such phase is a row of its own.
 #pragma once
+#include <numeric>
+
 #include "depthwise_input.hpp"
 #include "depthwise_weights.hpp"
+#include "norm_sums.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA::depthwise {
 
@@ -55,10 +58,14 @@ struct Split {
   int64_t lines, each, groups;  // lines of the gradient, of a group, and how many groups
   int64_t part, parts;          // channels
   Split(const ConvShape& s, int64_t threads) : lines(s.batch * s.out_height()) {
-    constexpr int64_t most_groups = 64, enough_pixels = 256, most_pixels = 16384, least_part = 64, most_sums = 8192;
+    constexpr int64_t most_groups = 64, least_groups = 16, enough_pixels = 256, most_pixels = 16384, least_part = 64,
+                      most_sums = 8192;
     const auto lines_of = [&](int64_t pixels) { return (pixels + s.out_width() - 1) / s.out_width(); };
     each = greatest((lines + most_groups - 1) / most_groups, lines_of(enough_pixels));
     each = least(each, lines_of(most_pixels));
+    // Where it leaves groups enough, a group's rows of the input are whole pieces of the sums of a norm in front.
+    const int64_t whole = round_up(each, piece_lines(s));
+    if (whole * least_groups <= lines) each = whole;
     groups = (lines + each - 1) / each;
     const int64_t taps = s.kernel_height * s.kernel_width, items = 2 * threads;
     const int64_t wanted = greatest((s.in_channels * taps + most_sums - 1) / most_sums, (items + groups - 1) / groups);
@@ -66,6 +73,13 @@ struct Split {
     parts = (s.in_channels + part - 1) / part;
   }
   int64_t first(int64_t group) const { return least(lines, group * each); }  // line of it
+
+ private:
+  // Lines of the gradient that bring a whole number of pieces.
+  static int64_t piece_lines(const ConvShape& s) {
+    const int64_t piece = NormSums::piece(s.batch * s.in_height * s.in_width), line = s.stride_height * s.in_width;
+    return piece / std::gcd(piece, line);
+  }
 };
 
 // What later rows read for the first time, in pieces as long as a row of the gradient: with each of its pixels a vector

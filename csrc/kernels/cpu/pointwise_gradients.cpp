@@ -11,6 +11,7 @@
 #include "../arena.hpp"
 #include "direct_weight_gradient.hpp"
 #include "norm_gradient.hpp"
+#include "norm_sums.hpp"
 #include "reading.hpp"
 
 namespace pyconvopt::cpu::PYCONVOPT_ISA {
@@ -155,6 +156,9 @@ void gradients(const ConvGradients& p) {
     lines.set_sums(output.norm, c, output.weight_gradient[c], output.bias_gradient[c], plan.pixels);
   const Reading reading(p.norm, s.in_channels);
   const ConvWeightGradient weights = weight_problem(p);
+  static_assert(block % NormSums::largest_piece == 0, "a range holds whole pieces");
+  const bool sums_wanted = p.norm_weight_gradient != nullptr;
+  NormSums norm_sums(sums_wanted ? plan.pixels : 0, s.in_channels);
 #pragma omp parallel num_threads(threads)
   {
     const FlushDenormals flush;
@@ -171,12 +175,16 @@ void gradients(const ConvGradients& p) {
                         [&]<Activation known>() { products.pack_gradient<known>(first, count, end); });
         products.input_gradient(first, count, end);
         products.pack_input(reading, first, count, end);
+        if (sums_wanted)
+          norm_sums.add_rows(p.norm->activation, reading.lines(), p.input_gradient, p.input, true, first,
+                             first + count);
         products.weight_gradient(count, first == begin, sums + range * plan.sums());
       }
     }
 #pragma omp for schedule(static)
     for (int64_t k = 0; k < s.out_channels; ++k) add_ranges(weights, plan, sums, k, 0);
   }
+  if (sums_wanted) norm_sums.leave(*p.norm, p.norm_weight_gradient, p.norm_bias_gradient);
 }
 
 // Ranges enough for many threads. What a thread goes back to is the weight, its gradient, the packed gradient of some

@@ -31,6 +31,7 @@ class Reading {
         lines_(norm ? AffineLines(*norm, channels, space_.floats(AffineLines::floats(channels))) : AffineLines{}) {}
 
   bool changes() const { return norm_ != nullptr; }
+  const AffineLines& lines() const { return lines_; }
   // Calls use(way) with one of the two.
   template <class Use>
   PYCONVOPT_INLINE void with(Use use) const {

@@ -66,7 +66,7 @@ PYCONVOPT_INLINE void for_each_row_vector(bool blocks, int64_t begin, int64_t en
         channels, [&](int64_t c, auto part) __attribute__((always_inline)) { body(constants(c, part), row, c, part); });
 }
 
-// sums[q][stride] += Σ over the rows; term(row, c, part, s) adds to the vectors s[0..quantities).
+// sums[q][stride] += Σ over the rows, one after the other; term(row, c, part, s) adds to the vectors s[0..quantities).
 template <int quantities, class Term>
 PYCONVOPT_INLINE void sum_rows(bool blocks, int64_t begin, int64_t end, int64_t channels, float* sums, int64_t stride,
                                Term term) {
@@ -75,14 +75,11 @@ PYCONVOPT_INLINE void sum_rows(bool blocks, int64_t begin, int64_t end, int64_t 
     for_each_vector(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
       Vec s[quantities];
 #pragma GCC unroll 4
-      for (int q = 0; q < quantities; ++q) s[q] = Vec{};
+      for (int q = 0; q < quantities; ++q) s[q] = load(sums + q * stride + c);  // lines are padded to whole vectors
 #pragma GCC unroll 8
       for (int i = 0; i < rows; ++i) term(row + i, c, part, s);
 #pragma GCC unroll 4
-      for (int q = 0; q < quantities; ++q) {
-        float* sum = sums + q * stride + c;
-        store(sum, load(sum) + s[q]);  // lines are padded to whole vectors
-      }
+      for (int q = 0; q < quantities; ++q) store(sums + q * stride + c, s[q]);
     });
   };
   for (; blocks && row + row_block <= end; row += row_block) block.template operator()<int(row_block)>();

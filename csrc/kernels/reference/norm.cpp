@@ -107,6 +107,7 @@ void backward(const BatchNormBackward& p) {
       sum += g[at];
       product += g[at] * (p.input[at] - mean) * invstd;
     }
+    if (p.known_weight_gradient) product = p.known_weight_gradient[c], sum = p.known_bias_gradient[c];
     if (p.weight_gradient) p.weight_gradient[c] = float(product);
     if (p.bias_gradient) p.bias_gradient[c] = float(sum);
     for (int64_t row = 0; row < rows; ++row) {
