@@ -1,5 +1,5 @@
 // Plain loops with double accumulation: the meaning of every kernel, and the last resort of the table.
-#include "../conv.hpp"
+#include "../norm.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -8,6 +8,9 @@
 #include "reference.hpp"
 
 namespace pyconvopt {
+
+extern const Kernel<BatchNormBackward> reference_batch_norm_backward;
+
 namespace {
 
 // Walks every (output element, weight element, input element) triple that the convolution multiplies.
@@ -161,23 +164,6 @@ void weight_gradient(const ConvWeightGradient& p) {
         }
 }
 
-// What the backward of the input's batch norm sums up of the input's gradient.
-void norm_sums(const ConvGradients& p) {
-  const ConvShape& s = p.shape;
-  const InputNorm& norm = *p.norm;
-  const int64_t channels = s.in_channels, rows = s.batch * s.in_height * s.in_width;
-  for (int64_t c = 0; c < channels; ++c) {
-    const double weight = norm.weight ? norm.weight[c] : 1.0, bias = norm.bias ? norm.bias[c] : 0.0;
-    double product = 0, sum = 0;
-    for (int64_t i = c; i < rows * channels; i += channels) {
-      const double x = (double(p.input[i]) - norm.mean[c]) * norm.invstd[c];
-      const double g = reference::let_through(norm.activation, p.input_gradient[i], x * weight + bias);
-      product += g * x, sum += g;
-    }
-    p.norm_weight_gradient[c] = float(product), p.norm_bias_gradient[c] = float(sum);
-  }
-}
-
 // The gradient between the convolution and its batch norm, then the two of the convolution.
 void gradients(const ConvGradients& p) {
   const ConvShape& s = p.shape;
@@ -200,7 +186,17 @@ void gradients(const ConvGradients& p) {
                    .weight_gradient = p.weight_gradient,
                    .weight_strides = p.weight_gradient_strides,
                    .norm = p.norm});
-  if (p.norm_weight_gradient) norm_sums(p);
+  if (!p.norm_weight_gradient) return;
+  reference_batch_norm_backward.run({.shape = {s.batch, s.in_height, s.in_width, s.in_channels},
+                                     .output_gradient = p.input_gradient,
+                                     .input = p.input,
+                                     .weight = p.norm->weight,
+                                     .bias = p.norm->bias,
+                                     .saved_mean = p.norm->mean,
+                                     .saved_invstd = p.norm->invstd,
+                                     .activation = p.norm->activation,
+                                     .weight_gradient = p.norm_weight_gradient,
+                                     .bias_gradient = p.norm_bias_gradient});
 }
 
 }  // namespace
